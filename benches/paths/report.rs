@@ -1,0 +1,141 @@
+//! The table on stdout and the JSON file: medians, and their ratios to the native disk.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use serde_json::{Map, Value, json};
+
+use crate::measure::{Sample, median};
+
+type Numbers = Map<String, Value>;
+
+pub struct Report {
+    rounds: usize,
+    size_bytes: u64,
+    /// Workload, subject, samples in the order of the rounds.
+    samples: BTreeMap<String, Vec<(&'static str, Vec<Sample>)>>,
+}
+
+impl Report {
+    pub fn new(rounds: usize, size_bytes: u64) -> Self {
+        Self {
+            rounds,
+            size_bytes,
+            samples: BTreeMap::new(),
+        }
+    }
+
+    pub fn add(&mut self, workload: &str, subject: &'static str, sample: Sample) {
+        let subjects = self.samples.entry(workload.to_owned()).or_default();
+        match subjects.iter_mut().find(|(name, _)| *name == subject) {
+            Some((_, samples)) => samples.push(sample),
+            None => subjects.push((subject, vec![sample])),
+        }
+    }
+
+    /// Prints medians and, after a slash, their ratio to native.
+    pub fn print_workload(&self, workload: &str) {
+        let Some(subjects) = self.samples.get(workload) else {
+            println!("{workload}: skipped, nobody to measure or not root");
+            return;
+        };
+        println!("{workload}");
+        let native = subjects
+            .iter()
+            .find(|(name, _)| *name == "native")
+            .map(|(_, samples)| medians(samples));
+        for (subject, samples) in subjects {
+            let line: Vec<String> = medians(samples)
+                .iter()
+                .filter_map(|(key, value)| {
+                    let value = value.as_f64()?;
+                    let ratio = native
+                        .as_ref()
+                        .filter(|_| *subject != "native")
+                        .and_then(|native| ratio(value, native.get(key)?.as_f64()?))
+                        .map_or(String::new(), |ratio| format!(" /{ratio:.2}"));
+                    Some(format!("{key} {value:.1}{ratio}"))
+                })
+                .collect();
+            println!("  {subject:<14} {}", line.join("  "));
+        }
+    }
+
+    /// Writes `bench/paths.json` into the target directory that this program was built in.
+    pub fn write_json(&self) -> anyhow::Result<()> {
+        let mut workloads = Map::new();
+        for (workload, subjects) in &self.samples {
+            let native = subjects
+                .iter()
+                .find(|(name, _)| *name == "native")
+                .map(|(_, samples)| medians(samples));
+            let mut entries = Map::new();
+            for (subject, samples) in subjects {
+                let numbers = medians(samples);
+                let ratios: Numbers = native
+                    .iter()
+                    .flat_map(|native| {
+                        numbers.iter().filter_map(|(key, value)| {
+                            Some((
+                                key.clone(),
+                                json!(ratio(value.as_f64()?, native.get(key)?.as_f64()?)?),
+                            ))
+                        })
+                    })
+                    .collect();
+                entries.insert(
+                    (*subject).to_owned(),
+                    json!({"median": numbers, "to_native": ratios, "rounds": samples}),
+                );
+            }
+            workloads.insert(workload.clone(), Value::Object(entries));
+        }
+        let text = serde_json::to_string_pretty(
+            &json!({"rounds": self.rounds, "size_bytes": self.size_bytes, "workloads": workloads}),
+        )?;
+        let path = target_directory()?.join("bench/paths.json");
+        std::fs::create_dir_all(path.parent().context("the path has a folder")?)?;
+        std::fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
+        println!("written: {}", path.display());
+        Ok(())
+    }
+}
+
+fn ratio(value: f64, native: f64) -> Option<f64> {
+    (native > 0.0).then(|| value / native)
+}
+
+/// The median of every number that the samples have.
+fn medians(samples: &[Sample]) -> Numbers {
+    let rounds: Vec<Numbers> = samples
+        .iter()
+        .filter_map(|sample| match serde_json::to_value(sample) {
+            Ok(Value::Object(numbers)) => Some(numbers),
+            _ => None,
+        })
+        .collect();
+    let keys = rounds
+        .first()
+        .map(|first| first.keys().cloned().collect::<Vec<_>>())
+        .unwrap_or_default();
+    keys.into_iter()
+        .filter_map(|key| {
+            let values = rounds
+                .iter()
+                .filter_map(|numbers| numbers.get(&key)?.as_f64())
+                .collect();
+            Some((key, json!(median(values)?)))
+        })
+        .collect()
+}
+
+/// Cargo puts this program into TARGET/release/deps.
+pub fn target_directory() -> anyhow::Result<PathBuf> {
+    let program = std::env::current_exe()?;
+    program
+        .ancestors()
+        .nth(3)
+        .map(PathBuf::from)
+        .context("the program is not in a target directory")
+}

@@ -1,0 +1,184 @@
+//! [`Backend`] on a real directory, held by descriptor: a mount over its path, or a rename of it, changes
+//! nothing for us.
+
+use super::filesystems::FilesystemDescription;
+use super::locate::{Located, Tree};
+use super::source::DirectoryFile;
+use super::stream::OpenDirectory;
+use super::{
+    Backend, BackendSpace, DirectoryStream, FilesystemIndex, Found, Place, SourceFile, counted,
+};
+use crate::metrics::BackendMetrics;
+use crate::sys::stat::{self, Freshness};
+use crate::sys::{path, xattr};
+use crate::types::{Attributes, FileKind};
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub struct DirectoryBackend {
+    tree: Arc<Tree>,
+    metrics: Arc<BackendMetrics>,
+}
+
+impl DirectoryBackend {
+    /// Opens the directory `path`, whose name is not used again. Symbolic links in `path` are followed.
+    /// ENOENT, ENOTDIR or EACCES as open(2) has them. Blocks on the filesystem.
+    pub fn open(path: &Path, metrics: Arc<BackendMetrics>) -> io::Result<Arc<DirectoryBackend>> {
+        Self::from_root(path::open_directory(path)?, metrics)
+    }
+
+    /// The tree below a directory open for reading. Blocks on the filesystem.
+    pub fn from_root(
+        root: OwnedFd,
+        metrics: Arc<BackendMetrics>,
+    ) -> io::Result<Arc<DirectoryBackend>> {
+        Ok(Arc::new(Self {
+            tree: Arc::new(Tree::new(root)?),
+            metrics,
+        }))
+    }
+
+    /// The filesystems met so far, the root's own first. Does not block.
+    pub fn filesystems(&self) -> Vec<FilesystemDescription> {
+        self.tree.filesystems.descriptions()
+    }
+
+    #[cfg(test)]
+    pub(super) fn each_filesystem(&self, action: impl Fn(&super::filesystems::Filesystem)) {
+        for one in self.filesystems() {
+            if let Some(filesystem) = self.tree.filesystems.get(one.index) {
+                action(&filesystem);
+            }
+        }
+    }
+
+    fn counted<T>(&self, call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        counted(&self.metrics, call)
+    }
+}
+
+impl Backend for DirectoryBackend {
+    fn root(&self) -> io::Result<(Place, Attributes)> {
+        self.counted(|| {
+            let stat = stat::stat(self.tree.root(), Freshness::Server)?;
+            let place = Place {
+                filesystem: FilesystemIndex(0),
+                key: self.tree.root_key().clone(),
+                inode: stat.attributes.inode,
+                path: PathBuf::new(),
+            };
+            Ok((place, stat.attributes))
+        })
+    }
+
+    fn lookup(&self, parent: &Place, name: &OsStr) -> io::Result<Found> {
+        self.counted(|| {
+            self.tree
+                .in_directory(parent, |directory| self.tree.find(directory, name))
+        })
+    }
+
+    fn attributes(&self, place: &Place) -> io::Result<Attributes> {
+        self.counted(|| {
+            let located = self.tree.locate(place)?;
+            if located.is_fresh {
+                return Ok(located.stat.attributes);
+            }
+            let stat = stat::stat(located.fd.as_fd(), Freshness::Server)?;
+            if stat.attributes.inode != place.inode {
+                return Err(io::Error::from_raw_os_error(libc::ESTALE));
+            }
+            Ok(stat.attributes)
+        })
+    }
+
+    fn open_directory(&self, place: &Place) -> io::Result<Box<dyn DirectoryStream>> {
+        self.counted(|| {
+            let flags = libc::O_RDONLY | libc::O_DIRECTORY;
+            let directory = self.tree.in_directory(place, |directory| {
+                path::open_beneath(directory, OsStr::new("."), flags)
+            })?;
+            let stream = OpenDirectory::new(self.tree.clone(), directory, self.metrics.clone());
+            Ok(Box::new(stream) as Box<dyn DirectoryStream>)
+        })
+    }
+
+    fn read_link(&self, place: &Place) -> io::Result<Vec<u8>> {
+        self.counted(|| {
+            let located = self.tree.locate(place)?;
+            if located.stat.attributes.kind != FileKind::Symlink {
+                return Err(io::Error::from_raw_os_error(libc::EINVAL));
+            }
+            path::read_link(located.fd.as_fd())
+        })
+    }
+
+    fn open(&self, place: &Place) -> io::Result<Arc<dyn SourceFile>> {
+        self.counted(|| {
+            let Located {
+                fd,
+                filesystem,
+                stat,
+                is_fresh: _,
+            } = self.tree.locate(place)?;
+            // Opening a pipe or a device would do something to it.
+            let refusal = match stat.attributes.kind {
+                FileKind::Regular => None,
+                FileKind::Directory => Some(libc::EISDIR),
+                FileKind::Symlink => Some(libc::ELOOP),
+                FileKind::Fifo
+                | FileKind::Socket
+                | FileKind::CharDevice
+                | FileKind::BlockDevice => Some(libc::ENXIO),
+            };
+            if let Some(errno) = refusal {
+                return Err(io::Error::from_raw_os_error(errno));
+            }
+            let (file, direct_refused) = DirectoryFile::open(
+                &fd,
+                stat.attributes.inode,
+                filesystem.reads_direct(),
+                self.metrics.clone(),
+            )?;
+            if direct_refused {
+                filesystem.give_up_direct();
+            }
+            Ok(Arc::new(file) as Arc<dyn SourceFile>)
+        })
+    }
+
+    fn space(&self, place: &Place) -> io::Result<BackendSpace> {
+        self.counted(|| {
+            let located = self.tree.locate(place)?;
+            let facts = stat::filesystem_stat(located.fd.as_fd())?;
+            Ok(BackendSpace {
+                block_size_bytes: facts.block_size_bytes,
+                fragment_size_bytes: facts.fragment_size_bytes,
+                blocks: facts.blocks,
+                blocks_free: facts.blocks_free,
+                blocks_available: facts.blocks_available,
+                files: facts.files,
+                files_free: facts.files_free,
+                name_length_max: facts.name_length_max,
+            })
+        })
+    }
+
+    fn list_xattr(&self, place: &Place) -> io::Result<Vec<u8>> {
+        self.counted(|| xattr::list(self.tree.locate(place)?.fd.as_fd()))
+    }
+
+    fn get_xattr(&self, place: &Place, name: &OsStr) -> io::Result<Vec<u8>> {
+        self.counted(|| xattr::get(self.tree.locate(place)?.fd.as_fd(), name))
+    }
+
+    fn has_local_clock(&self, filesystem: FilesystemIndex) -> bool {
+        self.tree
+            .filesystems
+            .get(filesystem)
+            .is_some_and(|filesystem| filesystem.traits.local_clock)
+    }
+}

@@ -1,0 +1,564 @@
+//! Whether the backend answers. Every call is noted with its start; from what runs, what was answered last, and
+//! errors that mean "server gone" follows the state:
+//!
+//! - `Away`: a prompt call has waited for `revalidate_timeout` (at least 100 ms) while no call was answered since it
+//!   began; or the last thing heard was such an error. Ends with the next answer of any call.
+//! - `Slow`: a call has waited that long, but others are answered, or it only moves data, which a thin link may
+//!   take long over. The probe finds out which it is.
+//! - `Reachable`: everything else.
+//!
+//! Only what the server itself said is an answer: work on this machine (closing, what the kernel had in its
+//! caches) must not end an absence.
+
+use super::Backend;
+use super::probe;
+use super::watchdog::{Watchdog, Watched};
+use crate::metrics::BackendMetrics;
+use hdrhistogram::Histogram;
+use parking_lot::{Condvar, Mutex};
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+/// A server is not called away for a delay that the machine's own scheduling can cause.
+const AWAY_AFTER_MIN: Duration = Duration::from_millis(100);
+const LATENCY_MAX_US: u64 = 3_600_000_000;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HealthSettings {
+    /// How long what is known may wait for the backend; the backend counts as away after that.
+    pub revalidate_timeout: Duration,
+    /// After this long a call's thread counts as lost.
+    pub backend_timeout: Duration,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum HealthState {
+    Reachable,
+    Slow,
+    Away,
+}
+
+/// How long calls took, over the life of the daemon.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Latency {
+    pub calls: u64,
+    pub p50: Duration,
+    pub p99: Duration,
+    pub max: Duration,
+}
+
+/// What the end of a call tells, and how long it may take.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CallKind {
+    /// The server itself has to answer, and soon.
+    Prompt,
+    /// The server should answer soon, but this kernel's caches may do so in its place.
+    Cacheable,
+    /// Moves file data: how long it takes is a matter of the link.
+    Transfer,
+}
+
+/// What an error says of the server.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    /// It is there: the error is about a file.
+    Answered,
+    /// EIO: a soft mount's time-out, if it came late; else an error of that file.
+    Doubtful,
+    Gone,
+}
+
+pub struct Health {
+    settings: HealthSettings,
+    metrics: Arc<BackendMetrics>,
+    calls: Mutex<Calls>,
+    not_reachable: Condvar,
+    watchdog: Watchdog,
+    this: Weak<Health>,
+}
+
+struct Calls {
+    /// The calls that run, in the order of their starts.
+    running: BTreeMap<u64, Running>,
+    next: u64,
+    last_answer: Option<Instant>,
+    /// The error that says the server is gone, if nothing was answered since.
+    gone: Option<String>,
+    state: HealthState,
+    since: Instant,
+    latency: Histogram<u64>,
+}
+
+#[derive(Clone, Copy)]
+struct Running {
+    started: Instant,
+    kind: CallKind,
+}
+
+/// One call under way; tell its end with [`Call::end`], on any thread. Dropped without, it counts as not
+/// answered.
+pub struct Call {
+    health: Arc<Health>,
+    id: u64,
+    running: Running,
+    /// The error that says the server is gone, where one did.
+    verdict: Option<(Verdict, String)>,
+}
+
+impl Health {
+    /// Starts no thread.
+    pub fn new(settings: HealthSettings, metrics: Arc<BackendMetrics>) -> Arc<Health> {
+        let health = Arc::new_cyclic(|this: &Weak<Health>| Health {
+            settings,
+            metrics,
+            calls: Mutex::new(Calls {
+                running: BTreeMap::new(),
+                next: 0,
+                last_answer: None,
+                gone: None,
+                state: HealthState::Reachable,
+                since: Instant::now(),
+                latency: Histogram::new_with_bounds(1, LATENCY_MAX_US, 2)
+                    .expect("1 us to an hour with two digits are valid bounds"),
+            }),
+            not_reachable: Condvar::new(),
+            watchdog: Watchdog::new(),
+            this: this.clone(),
+        });
+        let member: Weak<Health> = Arc::downgrade(&health);
+        health.watchdog.watch(member);
+        health
+    }
+
+    pub fn settings(&self) -> HealthSettings {
+        self.settings
+    }
+
+    pub fn metrics(&self) -> &BackendMetrics {
+        &self.metrics
+    }
+
+    pub(super) fn watchdog(&self) -> &Watchdog {
+        &self.watchdog
+    }
+
+    /// Notes that a call begins.
+    pub fn begin(&self, kind: CallKind) -> Call {
+        let call = {
+            let mut calls = self.calls.lock();
+            // Taken under the lock, so that starts are in the order of ids.
+            let running = Running {
+                started: Instant::now(),
+                kind,
+            };
+            Call {
+                health: self.this.upgrade().expect("alive while borrowed"),
+                id: calls.begin(running),
+                running,
+                verdict: None,
+            }
+        };
+        self.watchdog.call_began();
+        call
+    }
+
+    /// Makes a call and notes how it went.
+    pub fn observe<T>(
+        &self,
+        kind: CallKind,
+        make: impl FnOnce() -> io::Result<T>,
+    ) -> io::Result<T> {
+        let call = self.begin(kind);
+        let result = make();
+        call.end(result.as_ref().err());
+        result
+    }
+
+    pub fn state(&self) -> HealthState {
+        let mut calls = self.calls.lock();
+        self.refresh(&mut calls, Instant::now());
+        calls.state
+    }
+
+    pub fn is_away(&self) -> bool {
+        self.state() == HealthState::Away
+    }
+
+    /// When the backend will be away if nothing is answered until then.
+    pub fn away_at(&self) -> Option<Instant> {
+        let calls = self.calls.lock();
+        let oldest = calls.oldest_unanswered()?;
+        Some(oldest.started + self.away_after())
+    }
+
+    /// How long an absent backend may still be waited for: `backend_timeout` from when it fell silent. Whoever comes
+    /// later need not find out anew. `None` while it is not away.
+    pub fn patience_left(&self) -> Option<Duration> {
+        let now = Instant::now();
+        let mut calls = self.calls.lock();
+        self.refresh(&mut calls, now);
+        if calls.state != HealthState::Away {
+            return None;
+        }
+        let silent_since = calls
+            .oldest_unanswered()
+            .map_or(calls.since, |call| call.started.min(calls.since));
+        Some((silent_since + self.settings.backend_timeout).saturating_duration_since(now))
+    }
+
+    /// When the present state began.
+    pub fn since(&self) -> Instant {
+        let mut calls = self.calls.lock();
+        self.refresh(&mut calls, Instant::now());
+        calls.since
+    }
+
+    /// Why the state is not `Reachable`, for the operator.
+    pub fn reason(&self) -> Option<String> {
+        let now = Instant::now();
+        let mut calls = self.calls.lock();
+        self.refresh(&mut calls, now);
+        calls.reason(now)
+    }
+
+    pub fn latency(&self) -> Latency {
+        let calls = self.calls.lock();
+        let at = |quantile| Duration::from_micros(calls.latency.value_at_quantile(quantile));
+        match calls.latency.len() {
+            0 => Latency::default(),
+            count => Latency {
+                calls: count,
+                p50: at(0.5),
+                p99: at(0.99),
+                max: Duration::from_micros(calls.latency.max()),
+            },
+        }
+    }
+
+    /// While not reachable, asks the root's attributes every second on a thread of its own, so that an absence behind
+    /// slow transfers, and a return, are noticed without anybody else asking. The thread ends with `self`.
+    pub fn start_probe(&self, backend: Arc<dyn Backend>) -> io::Result<()> {
+        probe::start(self.this.clone(), backend)
+    }
+
+    /// Waits until the backend is away or slow, at most `timeout`. Whether it is.
+    pub(super) fn wait_until_not_reachable(&self, timeout: Duration) -> bool {
+        let mut calls = self.calls.lock();
+        if calls.state == HealthState::Reachable {
+            self.not_reachable.wait_for(&mut calls, timeout);
+        }
+        calls.state != HealthState::Reachable
+    }
+
+    fn away_after(&self) -> Duration {
+        self.settings.revalidate_timeout.max(AWAY_AFTER_MIN)
+    }
+
+    fn refresh(&self, calls: &mut Calls, now: Instant) {
+        let state = calls.judge(now, self.away_after());
+        if state == calls.state {
+            return;
+        }
+        let reason = calls.reason(now).unwrap_or_default();
+        match state {
+            HealthState::Reachable => tracing::info!("the backend answers again"),
+            HealthState::Slow => tracing::warn!(reason, "the backend is slow"),
+            HealthState::Away => tracing::warn!(reason, "the backend is away"),
+        }
+        calls.state = state;
+        calls.since = now;
+        if state != HealthState::Reachable {
+            self.not_reachable.notify_all();
+        }
+    }
+
+    fn ended(&self, call: &mut Call) {
+        let now = Instant::now();
+        let Running { started, kind } = call.running;
+        let duration = now.saturating_duration_since(started);
+        let mut calls = self.calls.lock();
+        calls.running.remove(&call.id);
+        let micros = u64::try_from(duration.as_micros()).unwrap_or(LATENCY_MAX_US);
+        calls.latency.saturating_record(micros);
+        match call.verdict.take() {
+            Some((Verdict::Answered, _)) if kind != CallKind::Cacheable => calls.answered(now),
+            Some((Verdict::Gone, error)) => calls.gone = Some(error),
+            Some((Verdict::Doubtful, error)) if duration >= self.away_after() => {
+                calls.gone = Some(error);
+            }
+            Some((Verdict::Answered | Verdict::Doubtful, _)) | None => {}
+        }
+        self.refresh(&mut calls, now);
+    }
+}
+
+impl Watched for Health {
+    fn sweep(&self, now: Instant) -> bool {
+        let mut calls = self.calls.lock();
+        self.refresh(&mut calls, now);
+        !calls.running.is_empty()
+    }
+}
+
+impl Call {
+    /// The call returned, with this error if it failed. Counts as an answer of the server, whatever it says, unless
+    /// it says that the server is gone.
+    pub fn end(mut self, error: Option<&io::Error>) {
+        self.verdict = Some(match error {
+            None => (Verdict::Answered, String::new()),
+            Some(error) => (judge(error), error.to_string()),
+        });
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        let health = self.health.clone();
+        health.ended(self);
+    }
+}
+
+impl Calls {
+    fn begin(&mut self, running: Running) -> u64 {
+        let id = self.next;
+        self.next += 1;
+        self.running.insert(id, running);
+        id
+    }
+
+    fn answered(&mut self, now: Instant) {
+        self.last_answer = Some(now);
+        self.gone = None;
+    }
+
+    fn judge(&self, now: Instant, away_after: Duration) -> HealthState {
+        let is_overdue = |call: &Running| now.saturating_duration_since(call.started) >= away_after;
+        let oldest = self.running.values().next();
+        if self.gone.is_some() || self.oldest_unanswered().is_some_and(is_overdue) {
+            HealthState::Away
+        } else if oldest.is_some_and(is_overdue) {
+            HealthState::Slow
+        } else {
+            HealthState::Reachable
+        }
+    }
+
+    /// The oldest of the calls that began after the last answer and should not take long.
+    fn oldest_unanswered(&self) -> Option<&Running> {
+        self.running.values().find(|call| {
+            call.kind != CallKind::Transfer
+                && self.last_answer.is_none_or(|answer| call.started > answer)
+        })
+    }
+
+    fn reason(&self, now: Instant) -> Option<String> {
+        if self.state == HealthState::Reachable && self.gone.is_none() && self.running.is_empty() {
+            return None;
+        }
+        if let Some(error) = &self.gone {
+            return Some(error.clone());
+        }
+        let oldest = self.running.values().next()?;
+        let waited = now.saturating_duration_since(oldest.started);
+        Some(format!(
+            "{} calls run, the oldest for {:.1} s",
+            self.running.len(),
+            waited.as_secs_f64()
+        ))
+    }
+}
+
+fn judge(error: &io::Error) -> Verdict {
+    match error.raw_os_error() {
+        Some(
+            libc::ETIMEDOUT
+            | libc::ENOTCONN
+            | libc::EHOSTDOWN
+            | libc::EHOSTUNREACH
+            | libc::ENETDOWN
+            | libc::ENETUNREACH
+            | libc::ECONNREFUSED
+            | libc::ECONNRESET
+            | libc::ECONNABORTED
+            | libc::ESHUTDOWN,
+        ) => Verdict::Gone,
+        Some(libc::EIO) => Verdict::Doubtful,
+        _ => Verdict::Answered,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AWAY_AFTER: Duration = Duration::from_secs(1);
+
+    fn calls(now: Instant) -> Calls {
+        Calls {
+            running: BTreeMap::new(),
+            next: 0,
+            last_answer: None,
+            gone: None,
+            state: HealthState::Reachable,
+            since: now,
+            latency: Histogram::new(2).unwrap(),
+        }
+    }
+
+    fn health(revalidate_timeout: Duration) -> Arc<Health> {
+        let settings = HealthSettings {
+            revalidate_timeout,
+            backend_timeout: Duration::from_secs(10),
+        };
+        Health::new(settings, Arc::default())
+    }
+
+    fn prompt(started: Instant) -> Running {
+        Running {
+            started,
+            kind: CallKind::Prompt,
+        }
+    }
+
+    fn error(errno: i32) -> io::Error {
+        io::Error::from_raw_os_error(errno)
+    }
+
+    #[test]
+    fn away_means_one_call_overdue_and_none_answered_since_it_began() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut calls = calls(start);
+        let hung = calls.begin(prompt(at(0)));
+        assert_eq!(calls.judge(at(999), AWAY_AFTER), HealthState::Reachable);
+        assert_eq!(calls.judge(at(1000), AWAY_AFTER), HealthState::Away);
+        calls.answered(at(1100));
+        assert_eq!(calls.judge(at(1100), AWAY_AFTER), HealthState::Slow);
+        // The next silence counts from the first call after that answer.
+        calls.begin(prompt(at(1500)));
+        assert_eq!(calls.judge(at(2499), AWAY_AFTER), HealthState::Slow);
+        assert_eq!(calls.judge(at(2500), AWAY_AFTER), HealthState::Away);
+        calls.running.remove(&hung);
+        calls.answered(at(2600));
+        calls.running.clear();
+        assert_eq!(calls.judge(at(9000), AWAY_AFTER), HealthState::Reachable);
+    }
+
+    #[test]
+    fn a_long_transfer_alone_is_slow_and_a_prompt_call_behind_it_decides() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut calls = calls(start);
+        calls.begin(Running {
+            started: at(0),
+            kind: CallKind::Transfer,
+        });
+        assert_eq!(calls.judge(at(60_000), AWAY_AFTER), HealthState::Slow);
+        calls.begin(prompt(at(60_000)));
+        assert_eq!(calls.judge(at(61_000), AWAY_AFTER), HealthState::Away);
+    }
+
+    #[test]
+    fn a_slow_backend_is_not_away_however_long_the_work_takes() {
+        let health = health(Duration::from_millis(100));
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_millis(400) {
+            let call = health.begin(CallKind::Prompt);
+            std::thread::sleep(Duration::from_millis(20));
+            assert!(!health.is_away() || began.elapsed() > Duration::from_secs(2));
+            call.end(None);
+        }
+    }
+
+    #[test]
+    fn what_the_kernel_may_have_said_by_itself_is_no_answer() {
+        let health = health(AWAY_AFTER);
+        health
+            .begin(CallKind::Prompt)
+            .end(Some(&error(libc::EHOSTDOWN)));
+        assert!(health.is_away());
+        health.begin(CallKind::Cacheable).end(None);
+        assert!(health.is_away());
+        health
+            .begin(CallKind::Cacheable)
+            .end(Some(&error(libc::ENODATA)));
+        assert!(health.is_away());
+        drop(health.begin(CallKind::Prompt));
+        assert!(health.is_away());
+        health
+            .begin(CallKind::Prompt)
+            .end(Some(&error(libc::ENOENT)));
+        assert!(!health.is_away());
+    }
+
+    #[test]
+    fn an_error_that_says_gone_is_away_until_the_next_answer() {
+        let health = health(AWAY_AFTER);
+        let failed = health.observe(CallKind::Prompt, || Err::<(), _>(error(libc::ETIMEDOUT)));
+        assert!(failed.is_err());
+        assert!(health.is_away(), "the failed call itself is no answer");
+        assert!(health.reason().is_some());
+        health.observe(CallKind::Prompt, || Ok(())).unwrap();
+        assert_eq!(health.state(), HealthState::Reachable);
+        assert_eq!(health.reason(), None);
+        assert_eq!(health.latency().calls, 2);
+    }
+
+    #[test]
+    fn errors_of_a_file_say_nothing_about_the_server() {
+        let health = health(AWAY_AFTER);
+        for errno in [libc::ENOENT, libc::EACCES, libc::ESTALE, libc::EIO] {
+            health.begin(CallKind::Prompt).end(Some(&error(errno)));
+            assert_eq!(health.state(), HealthState::Reachable, "errno {errno}");
+        }
+    }
+
+    #[test]
+    fn a_late_io_error_is_the_time_out_of_a_soft_mount() {
+        let health = health(Duration::ZERO);
+        let call = health.begin(CallKind::Prompt);
+        assert!(health.away_at().is_some());
+        std::thread::sleep(AWAY_AFTER_MIN + Duration::from_millis(20));
+        assert!(health.is_away());
+        call.end(Some(&error(libc::EIO)));
+        assert!(health.is_away());
+        assert_eq!(health.away_at(), None);
+        health.begin(CallKind::Transfer).end(None);
+        assert!(!health.is_away());
+    }
+
+    #[test]
+    fn patience_runs_out_backend_timeout_after_the_silence_began() {
+        let settings = HealthSettings {
+            revalidate_timeout: Duration::from_millis(100),
+            backend_timeout: Duration::from_millis(300),
+        };
+        let health = Health::new(settings, Arc::default());
+        let hung = health.begin(CallKind::Prompt);
+        assert_eq!(health.patience_left(), None);
+        assert!(health.wait_until_not_reachable(Duration::from_secs(5)));
+        let left = health.patience_left().expect("it is away");
+        assert!(left <= Duration::from_millis(200), "{left:?}");
+        std::thread::sleep(left);
+        let late = health.begin(CallKind::Prompt);
+        assert_eq!(health.patience_left(), Some(Duration::ZERO));
+        hung.end(None);
+        assert_eq!(health.patience_left(), None);
+        late.end(None);
+    }
+
+    #[test]
+    fn a_stuck_call_that_returns_ends_the_absence() {
+        let health = health(Duration::from_millis(100));
+        let call = health.begin(CallKind::Prompt);
+        let began = Instant::now();
+        assert!(health.wait_until_not_reachable(Duration::from_secs(5)));
+        assert!(health.is_away());
+        assert!(began.elapsed() >= Duration::from_millis(99));
+        assert!(health.since() >= began);
+        call.end(None);
+        assert_eq!(health.state(), HealthState::Reachable);
+    }
+}

@@ -1,0 +1,251 @@
+//! From a [`Place`] or a name to a descriptor: by handle where the filesystem keeps them, else by a walk beneath
+//! the root whose end must have the key expected. All descriptors here are O_PATH ones.
+
+use super::filesystems::{Filesystem, Filesystems};
+use super::{FilesystemIndex, Found, Place};
+use crate::sys::stat::{self, Freshness, Stat};
+use crate::sys::{handle, path};
+use crate::types::{FileKey, FileKind};
+use lru::LruCache;
+use parking_lot::Mutex;
+use std::ffi::OsStr;
+use std::io;
+use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path};
+use std::sync::Arc;
+
+/// Directories whose descriptors are kept for the next lookup in them.
+const OPEN_DIRECTORIES_MAX: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
+
+/// Something found: never a symbolic link followed, never outside the tree.
+pub struct Located {
+    pub fd: Arc<OwnedFd>,
+    pub filesystem: Arc<Filesystem>,
+    pub stat: Stat,
+    /// `stat` was just asked of the server; else it is as known here.
+    pub is_fresh: bool,
+}
+
+/// The backend directory and what is below it.
+pub struct Tree {
+    root: Arc<OwnedFd>,
+    root_key: FileKey,
+    pub filesystems: Filesystems,
+    directories: Mutex<LruCache<(FilesystemIndex, FileKey), Arc<OwnedFd>>>,
+}
+
+impl Tree {
+    /// `root` is open for reading. Its filesystem gets index 0.
+    pub fn new(root: OwnedFd) -> io::Result<Self> {
+        let filesystems = Filesystems::default();
+        let stat = stat::stat(root.as_fd(), Freshness::Server)?;
+        let filesystem = filesystems.of(root.as_fd(), &stat)?;
+        let root_key = filesystem.key(root.as_fd(), &stat)?;
+        Ok(Self {
+            root: Arc::new(root),
+            root_key,
+            filesystems,
+            directories: Mutex::new(LruCache::new(OPEN_DIRECTORIES_MAX)),
+        })
+    }
+
+    pub fn root(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+
+    pub fn root_key(&self) -> &FileKey {
+        &self.root_key
+    }
+
+    /// Finds the file that `place` names. ESTALE if it is gone, or another is in its place.
+    pub fn locate(&self, place: &Place) -> io::Result<Located> {
+        let filesystem = self.filesystems.get(place.filesystem).ok_or_else(stale)?;
+        if place.key == self.root_key {
+            let stat = stat::stat(self.root(), Freshness::Known)?;
+            return Ok(Located {
+                fd: self.root.clone(),
+                filesystem,
+                stat,
+                is_fresh: false,
+            });
+        }
+        match self.locate_by_handle(&filesystem, place) {
+            Some(Ok(located)) => return Ok(located),
+            Some(Err(error)) if !may_be_found_by_path(&error) => return Err(error),
+            Some(Err(_)) | None => {}
+        }
+        self.locate_by_path(place)
+    }
+
+    /// `None` where the key holds no handle that could be opened.
+    fn locate_by_handle(
+        &self,
+        filesystem: &Arc<Filesystem>,
+        place: &Place,
+    ) -> Option<io::Result<Located>> {
+        let (mount, handle) = filesystem.handle(&place.key)?;
+        let opened = handle::open_by_handle(mount, &handle, libc::O_PATH);
+        if let Err(error) = &opened
+            && error.raw_os_error() == Some(libc::EPERM)
+        {
+            filesystem.give_up_handles();
+        }
+        Some(opened.and_then(|fd| {
+            let stat = stat::stat(fd.as_fd(), Freshness::Known)?;
+            if stat.attributes.inode != place.inode {
+                return Err(stale());
+            }
+            Ok(Located {
+                fd: Arc::new(fd),
+                filesystem: filesystem.clone(),
+                stat,
+                is_fresh: false,
+            })
+        }))
+    }
+
+    fn locate_by_path(&self, place: &Place) -> io::Result<Located> {
+        if !is_plain(&place.path) {
+            return Err(stale());
+        }
+        let flags = libc::O_PATH | libc::O_NOFOLLOW;
+        let fd =
+            path::open_beneath(self.root(), place.path.as_os_str(), flags).map_err(|error| {
+                if leads_elsewhere(&error) {
+                    stale()
+                } else {
+                    error
+                }
+            })?;
+        // A key without a handle rests on the inode number, and what this kernel remembers of that need not be
+        // what the server says: a FUSE lookup may give another number than a later getattr.
+        let stat = stat::stat(fd.as_fd(), Freshness::Server)?;
+        let filesystem = self.filesystems.of(fd.as_fd(), &stat)?;
+        let key = filesystem.key(fd.as_fd(), &stat)?;
+        if key != place.key || stat.attributes.inode != place.inode {
+            return Err(stale());
+        }
+        Ok(Located {
+            fd: Arc::new(fd),
+            filesystem,
+            stat,
+            is_fresh: true,
+        })
+    }
+
+    /// Calls `action` with a descriptor of the directory that `place` names; once more with a new one if
+    /// the one kept has gone stale.
+    pub fn in_directory<T>(
+        &self,
+        place: &Place,
+        mut action: impl FnMut(BorrowedFd<'_>) -> io::Result<T>,
+    ) -> io::Result<T> {
+        if place.key == self.root_key {
+            return action(self.root());
+        }
+        let id = (place.filesystem, place.key.clone());
+        let kept = self.directories.lock().get(&id).cloned();
+        if let Some(fd) = kept {
+            match action(fd.as_fd()) {
+                Err(error) if is_stale(&error) => drop(self.directories.lock().pop(&id)),
+                result => return result,
+            }
+        }
+        let located = self.locate(place)?;
+        // A descriptor of anything else must not be kept: it would make an unlink on NFS a rename.
+        if located.stat.attributes.kind != FileKind::Directory {
+            return Err(io::Error::from_raw_os_error(libc::ENOTDIR));
+        }
+        self.directories.lock().put(id, located.fd.clone());
+        action(located.fd.as_fd())
+    }
+
+    /// Looks one name up, relative to an open directory, with attributes fresh from the server. A name out
+    /// of date in this kernel's caches is looked up once more after the directory was asked for anew.
+    pub fn find(&self, directory: BorrowedFd<'_>, name: &OsStr) -> io::Result<Found> {
+        check_name(name)?;
+        match self.find_once(directory, name) {
+            Ok((found, filesystem))
+                if found.attributes.link_count != 0 || !filesystem.has_stale_names() =>
+            {
+                return Ok(found);
+            }
+            Err(error) if !is_stale(&error) => return Err(error),
+            Ok(_) | Err(_) => {}
+        }
+        stat::stat(directory, Freshness::Server)?;
+        self.find_once(directory, name).map(|(found, _)| found)
+    }
+
+    fn find_once(
+        &self,
+        directory: BorrowedFd<'_>,
+        name: &OsStr,
+    ) -> io::Result<(Found, Arc<Filesystem>)> {
+        let mut fd = path::open_beneath(directory, name, libc::O_PATH | libc::O_NOFOLLOW)?;
+        let mut stat = stat::stat(fd.as_fd(), Freshness::Server)?;
+        let mut filesystem = self.filesystems.of(fd.as_fd(), &stat)?;
+        let is_trigger = stat.is_automount_point || filesystem.is_autofs();
+        if is_trigger && stat.attributes.kind == FileKind::Directory {
+            // O_PATH alone does not mount what is to be mounted here; with O_DIRECTORY it does.
+            fd = path::open_beneath(directory, name, libc::O_PATH | libc::O_DIRECTORY)?;
+            stat = stat::stat(fd.as_fd(), Freshness::Server)?;
+            filesystem = self.filesystems.of(fd.as_fd(), &stat)?;
+        }
+        let found = Found {
+            filesystem: filesystem.index,
+            key: filesystem.key(fd.as_fd(), &stat)?,
+            attributes: stat.attributes,
+        };
+        Ok((found, filesystem))
+    }
+}
+
+/// One component, neither "." nor "..".
+fn check_name(name: &OsStr) -> io::Result<()> {
+    let bytes = name.as_bytes();
+    if bytes.is_empty() || bytes == b"." || bytes == b".." || bytes.contains(&b'/') {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    Ok(())
+}
+
+/// Relative and without "..", so that a walk needs no way back.
+fn is_plain(path: &Path) -> bool {
+    let mut components = path.components().peekable();
+    components.peek().is_some()
+        && components.all(|component| matches!(component, Component::Normal(_)))
+}
+
+/// Whether a file may still be found by its path after opening its handle failed like this.
+fn may_be_found_by_path(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::ESTALE
+                | libc::ENOENT
+                | libc::EPERM
+                | libc::EACCES
+                | libc::EOPNOTSUPP
+                | libc::EINVAL
+        )
+    )
+}
+
+/// Whether a walk ended because what the path named is not there any more.
+fn leads_elsewhere(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP | libc::EXDEV)
+    )
+}
+
+fn is_stale(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ESTALE)
+}
+
+fn stale() -> io::Error {
+    io::Error::from_raw_os_error(libc::ESTALE)
+}

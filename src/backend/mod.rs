@@ -1,0 +1,155 @@
+//! The backend: the directory being cached. [`Backend`] is the seam (a real directory, or a fake in unit
+//! tests); every call of it blocks for as long as the server likes, so it is only called on
+//! the threads of a [`lanes::Lane`], which can be lost to a hung server.
+//!
+//! What always holds: names are resolved beneath the root without following a symbolic link;
+//! no descriptor of a regular file is kept longer than its [`SourceFile`] lives (NFS silly rename).
+//!
+//! - `directory`: `Backend` on a real directory: openat2, handles, statx with AT_STATX_FORCE_SYNC
+//! - `locate`: from a place or a name to a descriptor, never outside the tree
+//! - `source`, `stream`: an open file, an open directory
+//! - `filesystems`: the filesystems of the tree: submounts, nested exports
+//! - `identity`: filesystem ids, which filesystems keep their handles, file keys
+//! - `lanes`: expendable threads; `watchdog`: who notices that they are overdue
+//! - `health`: reachable, slow or away; `observed`: tells it of every call; `probe`: asks while nobody else does
+//! - `deadline`: timers
+
+use crate::io::FillSource;
+use crate::metrics::BackendMetrics;
+use crate::types::{Attributes, FileKey, FileKind};
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+pub use directory::DirectoryBackend;
+
+pub mod deadline;
+pub mod directory;
+#[cfg(test)]
+mod directory_tests;
+pub mod filesystems;
+pub mod health;
+pub mod identity;
+pub mod lanes;
+mod locate;
+pub mod observed;
+mod probe;
+mod source;
+mod stream;
+#[cfg(test)]
+mod testing;
+mod watchdog;
+
+/// Index of one filesystem of the backend tree: 0 is the root's own, others are submounts and nested
+/// exports, numbered as they are met. Valid while the daemon lives.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub struct FilesystemIndex(pub u16);
+
+/// Where a backend file is. With a handle in the key the path is only a fallback; without, the path is
+/// walked and the inode found there must be the one expected, else ESTALE.
+#[derive(Clone, Debug)]
+pub struct Place {
+    pub filesystem: FilesystemIndex,
+    pub key: FileKey,
+    pub inode: u64,
+    /// Relative to the backend's root; empty for the root itself.
+    pub path: PathBuf,
+}
+
+/// A name that was found.
+#[derive(Clone, Debug)]
+pub struct Found {
+    pub filesystem: FilesystemIndex,
+    pub key: FileKey,
+    pub attributes: Attributes,
+}
+
+/// One name in a listing.
+#[derive(Clone, Debug)]
+pub struct ListedName {
+    pub name: OsString,
+    pub inode: u64,
+    pub kind: FileKind,
+}
+
+/// Statistics of the backend's filesystem, as statvfs(3).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct BackendSpace {
+    pub block_size_bytes: u32,
+    pub fragment_size_bytes: u32,
+    pub blocks: u64,
+    pub blocks_free: u64,
+    pub blocks_available: u64,
+    pub files: u64,
+    pub files_free: u64,
+    pub name_length_max: u32,
+}
+
+/// Every call blocks without bound and returns the server's errno as `io::Error`.
+pub trait Backend: Send + Sync + 'static {
+    fn root(&self) -> io::Result<(Place, Attributes)>;
+    /// One name in a directory: ENOENT if absent. Never follows a symlink, crosses mount points.
+    fn lookup(&self, parent: &Place, name: &OsStr) -> io::Result<Found>;
+    /// Fresh attributes from the server (AT_STATX_FORCE_SYNC). ESTALE if the file is another one.
+    fn attributes(&self, place: &Place) -> io::Result<Attributes>;
+    fn open_directory(&self, place: &Place) -> io::Result<Box<dyn DirectoryStream>>;
+    fn read_link(&self, place: &Place) -> io::Result<Vec<u8>>;
+    /// Opens a regular file for reading.
+    fn open(&self, place: &Place) -> io::Result<Arc<dyn SourceFile>>;
+    fn space(&self, place: &Place) -> io::Result<BackendSpace>;
+    /// The names of extended attributes, each followed by a zero byte.
+    fn list_xattr(&self, place: &Place) -> io::Result<Vec<u8>>;
+    fn get_xattr(&self, place: &Place, name: &OsStr) -> io::Result<Vec<u8>>;
+    /// Whether this filesystem's clock is this machine's (ext4, xfs, btrfs, tmpfs...), so that the age of a
+    /// timestamp can be told exactly.
+    fn has_local_clock(&self, filesystem: FilesystemIndex) -> bool;
+}
+
+/// An open directory, read in order. "." and ".." are left out.
+pub trait DirectoryStream: Send {
+    /// Appends the next names, none at the end. Bounded: at most a few hundred a call.
+    fn next_names(&mut self, into: &mut Vec<ListedName>) -> io::Result<()>;
+    /// Back to the beginning (rewinddir(3)).
+    fn rewind(&mut self) -> io::Result<()>;
+    /// Looks a listed name up relative to the open directory.
+    fn lookup(&self, name: &OsStr) -> io::Result<Found>;
+}
+
+/// A backend file open for reading.
+pub trait SourceFile: Send + Sync + 'static {
+    /// Fresh attributes from the server (AT_STATX_FORCE_SYNC).
+    fn attributes(&self) -> io::Result<Attributes>;
+    /// What a fill reads from (O_DIRECT where the filesystem is remote).
+    fn source(&self) -> FillSource;
+    /// Like pread(2).
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+    /// Whether a program of this machine has the file open or mapped for writing, where that can be told (local
+    /// filesystems). One write(2) is stamped when it begins, however long it takes: until it has ended, the
+    /// version does not tell its bytes from those before.
+    fn has_writer(&self) -> bool;
+    /// lseek(2) with SEEK_DATA or SEEK_HOLE.
+    fn seek(&self, offset: u64, whence: SeekWhence) -> io::Result<u64>;
+}
+
+/// Which end of a run of data lseek(2) looks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SeekWhence {
+    Data,
+    Hole,
+}
+
+/// Makes one backend call, counting it, and its error unless that is a plain "there is none".
+fn counted<T>(metrics: &BackendMetrics, call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    metrics.operations.add(1);
+    let result = call();
+    if let Err(error) = &result
+        && !matches!(
+            error.raw_os_error(),
+            Some(libc::ENOENT | libc::ENODATA | libc::ENXIO | libc::EOPNOTSUPP)
+        )
+    {
+        metrics.errors.add(1);
+    }
+    result
+}

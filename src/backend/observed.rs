@@ -1,0 +1,132 @@
+//! Tells [`Health`] of every call of a backend, and how it ended. One call here is one question to the server, so that
+//! a long piece of work made of many of them is not taken for silence.
+
+use super::health::{CallKind, Health};
+use super::{
+    Backend, BackendSpace, DirectoryStream, FilesystemIndex, Found, ListedName, Place, SeekWhence,
+    SourceFile,
+};
+use crate::io::FillSource;
+use crate::types::Attributes;
+use std::ffi::OsStr;
+use std::io;
+use std::sync::Arc;
+
+pub struct ObservedBackend {
+    inner: Arc<dyn Backend>,
+    health: Arc<Health>,
+}
+
+impl ObservedBackend {
+    pub fn new(inner: Arc<dyn Backend>, health: Arc<Health>) -> Arc<Self> {
+        Arc::new(Self { inner, health })
+    }
+}
+
+impl Backend for ObservedBackend {
+    fn root(&self) -> io::Result<(Place, Attributes)> {
+        self.health.observe(CallKind::Prompt, || self.inner.root())
+    }
+
+    fn lookup(&self, parent: &Place, name: &OsStr) -> io::Result<Found> {
+        self.health
+            .observe(CallKind::Prompt, || self.inner.lookup(parent, name))
+    }
+
+    fn attributes(&self, place: &Place) -> io::Result<Attributes> {
+        self.health
+            .observe(CallKind::Prompt, || self.inner.attributes(place))
+    }
+
+    fn open_directory(&self, place: &Place) -> io::Result<Box<dyn DirectoryStream>> {
+        let inner = self
+            .health
+            .observe(CallKind::Cacheable, || self.inner.open_directory(place))?;
+        let health = self.health.clone();
+        Ok(Box::new(ObservedStream { inner, health }))
+    }
+
+    fn read_link(&self, place: &Place) -> io::Result<Vec<u8>> {
+        self.health
+            .observe(CallKind::Cacheable, || self.inner.read_link(place))
+    }
+
+    fn open(&self, place: &Place) -> io::Result<Arc<dyn SourceFile>> {
+        let inner = self
+            .health
+            .observe(CallKind::Cacheable, || self.inner.open(place))?;
+        let health = self.health.clone();
+        Ok(Arc::new(ObservedFile { inner, health }))
+    }
+
+    fn space(&self, place: &Place) -> io::Result<BackendSpace> {
+        self.health
+            .observe(CallKind::Prompt, || self.inner.space(place))
+    }
+
+    fn list_xattr(&self, place: &Place) -> io::Result<Vec<u8>> {
+        self.health
+            .observe(CallKind::Cacheable, || self.inner.list_xattr(place))
+    }
+
+    fn get_xattr(&self, place: &Place, name: &OsStr) -> io::Result<Vec<u8>> {
+        self.health
+            .observe(CallKind::Cacheable, || self.inner.get_xattr(place, name))
+    }
+
+    fn has_local_clock(&self, filesystem: FilesystemIndex) -> bool {
+        self.inner.has_local_clock(filesystem)
+    }
+}
+
+struct ObservedStream {
+    inner: Box<dyn DirectoryStream>,
+    health: Arc<Health>,
+}
+
+impl DirectoryStream for ObservedStream {
+    fn next_names(&mut self, into: &mut Vec<ListedName>) -> io::Result<()> {
+        self.health
+            .observe(CallKind::Cacheable, || self.inner.next_names(into))
+    }
+
+    fn rewind(&mut self) -> io::Result<()> {
+        self.health
+            .observe(CallKind::Cacheable, || self.inner.rewind())
+    }
+
+    fn lookup(&self, name: &OsStr) -> io::Result<Found> {
+        self.health
+            .observe(CallKind::Prompt, || self.inner.lookup(name))
+    }
+}
+
+struct ObservedFile {
+    inner: Arc<dyn SourceFile>,
+    health: Arc<Health>,
+}
+
+impl SourceFile for ObservedFile {
+    fn attributes(&self) -> io::Result<Attributes> {
+        self.health
+            .observe(CallKind::Prompt, || self.inner.attributes())
+    }
+
+    fn source(&self) -> FillSource {
+        self.inner.source()
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.health
+            .observe(CallKind::Transfer, || self.inner.read_at(buffer, offset))
+    }
+
+    fn has_writer(&self) -> bool {
+        self.inner.has_writer()
+    }
+
+    fn seek(&self, offset: u64, whence: SeekWhence) -> io::Result<u64> {
+        self.health
+            .observe(CallKind::Cacheable, || self.inner.seek(offset, whence))
+    }
+}

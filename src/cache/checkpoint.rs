@@ -1,0 +1,208 @@
+//! From memory to the index: data is made durable first, then claimed.
+
+use super::directory::CacheDirectory;
+use super::file::CachedFile;
+use super::index::Change;
+use super::layout;
+use super::record::ObjectId;
+use crate::types::FileKey;
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// More changed objects than this are made durable by one syncfs instead of one fsync each.
+const SYNC_EACH_MAX: usize = 32;
+/// Object ids set aside per checkpoint beyond those in use; more than a checkpoint interval can make.
+const OBJECT_ID_SLACK: u64 = 10_000_000;
+/// So many files that the index does not know are reason for a checkpoint before its time: each is about a
+/// kilobyte of memory until then.
+const DIRTY_FILES_DUE: usize = 4096;
+/// With so many, new data passes by uncached.
+const DIRTY_FILES_MAX: usize = 65_536;
+
+/// What the index does not know yet.
+#[derive(Default)]
+pub(super) struct Pending {
+    dirty: HashMap<FileKey, Arc<CachedFile>>,
+    removed: HashSet<(FileKey, ObjectId)>,
+    /// Removals of the checkpoint under way: the index still has these records.
+    being_removed: HashSet<(FileKey, ObjectId)>,
+    touched: HashMap<FileKey, u64>,
+    /// Age entries that lead nowhere.
+    stray_ages: Vec<(FileKey, u64)>,
+}
+
+impl Pending {
+    fn is_empty(&self) -> bool {
+        self.dirty.is_empty() && self.removed.is_empty() && self.touched.is_empty()
+    }
+}
+
+impl CacheDirectory {
+    /// Takes a file's content out of the index, its object to be removed when nobody has it. Once, however
+    /// often it is called.
+    pub(super) fn retire(&self, file: &CachedFile) {
+        let mut pending = self.pending.lock();
+        // In one step with the removal: an object that its file gave up is never taken for a stored one.
+        let taken = file.take_object();
+        if let Some((object, _)) = taken {
+            pending.removed.insert((file.key.clone(), object));
+        }
+        let is_own = |dirty: &mut Arc<CachedFile>| std::ptr::eq(&**dirty, file);
+        let dirty = match pending.dirty.get_mut(&file.key).is_some_and(is_own) {
+            true => pending.dirty.remove(&file.key),
+            false => None,
+        };
+        drop(pending);
+        drop(dirty);
+        if let Some((object, occupied_bytes)) = taken {
+            self.doom(object, occupied_bytes);
+        }
+    }
+
+    /// Takes this object from a file, which starts empty.
+    pub(super) fn forget(&self, file: &CachedFile, object: ObjectId) {
+        let mut pending = self.pending.lock();
+        let Some(occupied_bytes) = file.clear_object(object) else {
+            return;
+        };
+        pending.removed.insert((file.key.clone(), object));
+        drop(pending);
+        self.doom(object, occupied_bytes);
+    }
+
+    /// The next checkpoint takes the record out, if it still tells of this object.
+    pub(super) fn remove_record(&self, key: &FileKey, object: ObjectId) {
+        self.pending.lock().removed.insert((key.clone(), object));
+    }
+
+    /// The record of this object is to be taken out of the index.
+    pub(super) fn is_leaving(&self, key: &FileKey, object: ObjectId) -> bool {
+        let pending = self.pending.lock();
+        let entry = (key.clone(), object);
+        pending.removed.contains(&entry) || pending.being_removed.contains(&entry)
+    }
+
+    /// The file is in use now.
+    pub(super) fn touch(&self, key: &FileKey) {
+        let now = self.clock.fetch_add(1, Ordering::Relaxed);
+        self.pending.lock().touched.insert(key.clone(), now);
+    }
+
+    /// The file has bytes that the index does not know.
+    pub(super) fn mark_dirty(&self, file: &Arc<CachedFile>) -> bool {
+        let mut pending = self.pending.lock();
+        // Under the lock: whoever retires the file comes here afterwards.
+        let replaced = match file.is_gone() {
+            true => None,
+            false => pending.dirty.insert(file.key.clone(), file.clone()),
+        };
+        let due = pending.dirty.len() >= DIRTY_FILES_DUE;
+        drop(pending);
+        drop(replaced);
+        due
+    }
+
+    /// Whether new data may be filled in: not while the disk is so slow to make it durable that the files which wait
+    /// for it would take ever more memory.
+    pub(super) fn takes_more(&self) -> bool {
+        self.is_usable() && self.pending.lock().dirty.len() < DIRTY_FILES_MAX
+    }
+
+    /// Since the last checkpoint: the index has an older age of it, or none.
+    pub(super) fn was_used_lately(&self, key: &FileKey) -> bool {
+        self.pending.lock().touched.contains_key(key)
+    }
+
+    pub(super) fn drop_age(&self, key: &FileKey, age: u64) {
+        self.pending.lock().stray_ages.push((key.clone(), age));
+    }
+
+    /// Makes what was filled durable, then claims it in the index. Blocks on the local disk. What is
+    /// filled meanwhile waits for the next one.
+    pub fn checkpoint(&self) {
+        let _one_at_a_time = self.checkpointing.lock();
+        self.forget_unused();
+        if !self.is_usable() {
+            return;
+        }
+        let (dirty, removed, touched, stray_ages) = {
+            let mut pending = self.pending.lock();
+            if pending.is_empty() {
+                return;
+            }
+            pending.being_removed = std::mem::take(&mut pending.removed);
+            (
+                std::mem::take(&mut pending.dirty),
+                pending.being_removed.clone(),
+                std::mem::take(&mut pending.touched),
+                std::mem::take(&mut pending.stray_ages),
+            )
+        };
+        let now = self.clock.load(Ordering::Relaxed);
+        // Records are taken before the sync, so that it covers all they claim.
+        let mut changes: Vec<Change> = removed
+            .into_iter()
+            .map(|(key, object)| Change::Remove(key, object))
+            .collect();
+        let mut objects = Vec::new();
+        for (key, file) in &dirty {
+            let age = touched.get(key).copied().unwrap_or(now);
+            if let Some(record) = file.record(age) {
+                objects.push(record.object);
+                changes.push(Change::Put(key.clone(), record));
+            }
+        }
+        if let Err(error) = self.sync_objects(&objects) {
+            self.fail(format!("making cached data durable: {error}"));
+            return;
+        }
+        let slack = self.file_count() / 8;
+        for (key, age) in touched {
+            if !dirty.contains_key(&key) && self.is_worth_noting(&key, age, slack) {
+                changes.push(Change::Touch(key, age));
+            }
+        }
+        let strays = stray_ages.into_iter();
+        changes.extend(strays.map(|(key, age)| Change::DropAge(key, age)));
+        let next_object = self.next_object.load(Ordering::Relaxed) + OBJECT_ID_SLACK;
+        match self.index.commit(&changes, next_object, now) {
+            Ok(totals) => self.files.store(totals.files, Ordering::Relaxed),
+            Err(error) => return self.fail(error.to_string()),
+        }
+        // In this order, and before `dirty` lets go of its files: see `look_up`.
+        self.commits.fetch_add(1, Ordering::AcqRel);
+        self.pending.lock().being_removed.clear();
+    }
+
+    /// The eviction order needs a file's place among all files, not its exact age: a file already near
+    /// the young end is not written again.
+    fn is_worth_noting(&self, key: &FileKey, age: u64, slack: u64) -> bool {
+        match self.index.get(key) {
+            Ok(Some(record)) => age.saturating_sub(record.age) > slack,
+            _ => false,
+        }
+    }
+
+    fn sync_objects(&self, objects: &[ObjectId]) -> io::Result<()> {
+        if objects.len() > SYNC_EACH_MAX {
+            return self.io.sync_all();
+        }
+        for object in objects {
+            match self.open_object(*object) {
+                // With its modification time, which a later life compares.
+                Ok(file) => file.sync_all()?,
+                // Evicted meanwhile; its removal is in the next checkpoint.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) if matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
+                    return self.io.sync_all();
+                }
+                Err(error) => return Err(error),
+            }
+            self.io
+                .sync_directory(&format!("{}/{:02x}", layout::OBJECTS, object.0 & 0xff))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,468 @@
+//! One version of one backend file: which of its bytes are in its object, and what is under way for the rest.
+//!
+//! Invariants: an extent is in the map only after its bytes are readable from the object and the
+//! version was seen unchanged after they were read; a file that is `gone` takes no more bytes; one whose
+//! backend file changed serves none, one that was merely dropped serves its older handles what it has.
+
+use super::directory::CacheDirectory;
+use super::extents::ExtentMap;
+use super::pieces::Pieces;
+use super::record::{FileRecord, ObjectId, occupied_bytes};
+use crate::backend::{Place, SourceFile};
+use crate::io::IoFile;
+use crate::types::{ByteRange, FileKey, Version};
+use parking_lot::Mutex;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+pub struct CachedFile {
+    /// `None`: this file passes by uncached.
+    pub(super) directory: Option<Arc<CacheDirectory>>,
+    pub key: FileKey,
+    pub version: Version,
+    pub(super) state: Mutex<State>,
+    /// Held across the opening of the object; apart from `state`, which is never held across I/O.
+    object_file: Mutex<Option<Arc<dyn IoFile>>>,
+    /// Nodes that have the file open.
+    users: AtomicUsize,
+}
+
+pub(super) struct State {
+    pub extents: ExtentMap,
+    pub object: Option<StoredObject>,
+    pub gone: Option<Gone>,
+    /// The object was given to the kernel: it never changes again.
+    pub given_to_kernel: bool,
+    /// Reads go past the cache: no room, or the disk refused.
+    pub bypass: bool,
+    pub filled_at_seconds: i64,
+    /// Where to fetch from; set at open.
+    pub place: Option<Place>,
+    /// When this version was first seen; `None` if in an earlier life.
+    pub first_seen: Option<Instant>,
+    /// The object's modification time was noted after the last bytes came in.
+    pub mtime_is_noted: bool,
+    /// After this version was seen, nobody had the file open for writing: a write begun since shows in the version.
+    pub writers_ruled_out: bool,
+    /// Bytes of this version were given out while somebody had the file open for writing.
+    pub given_while_written: bool,
+    pub pieces: Pieces,
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct StoredObject {
+    pub id: ObjectId,
+    pub inode: u64,
+    pub mtime_ns: i64,
+    /// Its facts were compared with the record, or it was made in this life.
+    pub trusted: bool,
+}
+
+/// Why a file serves nothing any more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Gone {
+    /// The backend has another version.
+    Changed,
+    /// Evicted or replaced; opening it anew begins afresh.
+    Dropped,
+}
+
+impl CachedFile {
+    pub(super) fn new(
+        directory: Option<Arc<CacheDirectory>>,
+        key: FileKey,
+        version: Version,
+        record: Option<FileRecord>,
+    ) -> Arc<Self> {
+        let bypass = directory.is_none();
+        let stored = record.is_some();
+        let (extents, object, filled_at_seconds) = match record {
+            Some(record) => (
+                record.extents,
+                Some(StoredObject {
+                    id: record.object,
+                    inode: record.object_inode,
+                    mtime_ns: record.object_mtime_ns,
+                    trusted: false,
+                }),
+                record.filled_at_seconds,
+            ),
+            None => (ExtentMap::new(), None, crate::clock::wall_clock().seconds),
+        };
+        Arc::new(Self {
+            directory,
+            key,
+            version,
+            state: Mutex::new(State {
+                extents,
+                object,
+                gone: None,
+                given_to_kernel: false,
+                bypass,
+                filled_at_seconds,
+                place: None,
+                first_seen: (!stored).then(Instant::now),
+                mtime_is_noted: stored,
+                writers_ruled_out: stored,
+                given_while_written: false,
+                pieces: Pieces::default(),
+            }),
+            object_file: Mutex::new(None),
+            users: AtomicUsize::new(0),
+        })
+    }
+
+    pub fn size_bytes(&self) -> u64 {
+        self.version.size_bytes
+    }
+
+    fn whole(&self) -> ByteRange {
+        ByteRange::new(0, self.size_bytes())
+    }
+
+    /// All bytes are in the object.
+    pub fn is_complete(&self) -> bool {
+        let state = self.state.lock();
+        state.gone.is_none()
+            && !state.bypass
+            && self.is_served()
+            && state.extents.contains(self.whole())
+    }
+
+    /// Its directory is in use. After a failed sync the disk may have other bytes than were written: nothing
+    /// is read from a directory out of use.
+    pub(super) fn is_served(&self) -> bool {
+        self.directory
+            .as_ref()
+            .is_some_and(|directory| directory.is_usable())
+    }
+
+    pub fn is_gone(&self) -> bool {
+        self.state.lock().gone.is_some()
+    }
+
+    /// The backend was seen to have another version.
+    pub fn is_changed(&self) -> bool {
+        self.state.lock().gone == Some(Gone::Changed)
+    }
+
+    /// Bytes of this version were given out while it was being written: nobody may keep them as the version's.
+    pub fn was_given_while_written(&self) -> bool {
+        self.state.lock().given_while_written
+    }
+
+    /// Whether a write may be under way that the version does not show (see [`SourceFile::has_writer`]). Asked
+    /// after the version has settled, and until the answer was no once.
+    pub(super) fn may_be_written(&self, source: &dyn SourceFile) -> bool {
+        if self.state.lock().writers_ruled_out {
+            return false;
+        }
+        let written = source.has_writer();
+        let mut state = self.state.lock();
+        state.writers_ruled_out = !written;
+        state.given_while_written |= written;
+        written
+    }
+
+    /// Reads of this file go past the cache.
+    pub fn is_bypassed(&self) -> bool {
+        self.state.lock().bypass
+    }
+
+    /// The bytes can be read from the object. Older handles of a dropped file keep what they have.
+    pub(super) fn holds(&self, range: ByteRange) -> bool {
+        let state = self.state.lock();
+        state.gone != Some(Gone::Changed) && self.is_served() && state.extents.contains(range)
+    }
+
+    /// The cached extents, for `seek` and for showing.
+    pub fn extents(&self) -> ExtentMap {
+        self.state.lock().extents.clone()
+    }
+
+    /// Counts a node that has the file open; `place` is where the backend has it now.
+    pub fn begin_use(&self, place: Place, first_seen: Instant) {
+        let is_first = self.users.fetch_add(1, Ordering::AcqRel) == 0;
+        let mut state = self.state.lock();
+        // There may be room by now.
+        state.bypass &= self.directory.is_none() || !is_first;
+        state.place = Some(place);
+        if let Some(seen) = &mut state.first_seen {
+            *seen = first_seen.min(*seen);
+        }
+    }
+
+    /// Ends what `begin_use` began. After the last one descriptors are closed, the backend's first:
+    /// an open file that is unlinked leaves an .nfsXXXX behind.
+    pub fn end_use(&self) {
+        if self.users.fetch_sub(1, Ordering::AcqRel) != 1 {
+            return;
+        }
+        if let Some(directory) = &self.directory {
+            directory.touch(&self.key);
+        }
+        let source = {
+            let mut state = self.state.lock();
+            if state.pieces.is_idle() {
+                state.pieces.close_source()
+            } else {
+                None
+            }
+        };
+        drop(source);
+        if self.state.lock().pieces.is_idle() {
+            *self.object_file.lock() = None;
+        }
+    }
+
+    /// A descriptor of the backend is open for it: closing it may wait for the server.
+    pub fn has_source(&self) -> bool {
+        self.state.lock().pieces.source().is_some()
+    }
+
+    pub fn is_used(&self) -> bool {
+        self.users.load(Ordering::Acquire) > 0
+    }
+
+    /// From now on the object belongs to the kernel too and never changes. The descriptor to register;
+    /// `None` if the file is not complete or the object cannot be had. Opens it, on the local disk.
+    pub fn give_to_kernel(&self) -> Option<Arc<dyn IoFile>> {
+        let file = self.object_file().ok()??;
+        let mut state = self.state.lock();
+        let complete = state.extents.contains(self.whole());
+        if state.gone.is_some() || !self.is_served() || !complete {
+            return None;
+        }
+        state.given_to_kernel = true;
+        Some(file)
+    }
+
+    /// The open object, if the file has one. One stored in an earlier life is compared with its record
+    /// first; on any doubt the file starts empty. Waits for the local disk.
+    pub(super) fn object_file(&self) -> io::Result<Option<Arc<dyn IoFile>>> {
+        let mut slot = self.object_file.lock();
+        if let Some(file) = &*slot {
+            return Ok(Some(file.clone()));
+        }
+        let (Some(directory), Some(object)) = (&self.directory, self.state.lock().object) else {
+            return Ok(None);
+        };
+        let opened = directory.open_object(object.id);
+        let file = match opened {
+            Ok(file) if object.trusted => file,
+            Ok(file) => match self.doubt(&*file, &object) {
+                None => {
+                    if let Some(object) = &mut self.state.lock().object {
+                        object.trusted = true;
+                    }
+                    file
+                }
+                Some(reason) => {
+                    self.forget_object(&object, &reason);
+                    return Ok(None);
+                }
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                // Gone files lose their objects in the course of things.
+                if !self.is_gone() {
+                    self.lose_object(&object);
+                }
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
+        let complete = self.state.lock().extents.contains(self.whole());
+        file.set_random_access(!complete);
+        *slot = Some(file.clone());
+        Ok(Some(file))
+    }
+
+    /// Why an object found on disk is not the one the record tells of.
+    fn doubt(&self, file: &dyn IoFile, object: &StoredObject) -> Option<String> {
+        let facts = match file.facts() {
+            Ok(facts) => facts,
+            Err(error) => return Some(format!("its attributes cannot be read: {error}")),
+        };
+        let complete = self.state.lock().extents.contains(self.whole());
+        if !facts.is_regular || facts.link_count != 1 {
+            Some("it is not a plain file of its own".to_owned())
+        } else if facts.inode != object.inode {
+            Some("another file was put in its place".to_owned())
+        } else if facts.size_bytes != self.size_bytes() {
+            Some(format!(
+                "it has {} bytes, not {}",
+                facts.size_bytes,
+                self.size_bytes()
+            ))
+        } else if complete && facts.mtime_ns != i128::from(object.mtime_ns) {
+            Some("it was written to by somebody else".to_owned())
+        } else {
+            None
+        }
+    }
+
+    fn note_doubt(&self, object: &StoredObject, reason: &str) {
+        if let Some(directory) = &self.directory {
+            tracing::warn!(directory = %directory.name, object = object.id.0, reason, "cached object not believed, fetching it again");
+            directory.metrics.doubted.add(1);
+        }
+    }
+
+    /// The object is another one than was recorded: the file starts empty.
+    fn forget_object(&self, object: &StoredObject, reason: &str) {
+        self.note_doubt(object, reason);
+        if let Some(directory) = &self.directory {
+            directory.forget(self, object.id);
+        }
+    }
+
+    /// The object is not there, although nobody evicted it. One of an earlier life may never have been
+    /// durable: the file starts empty. One of this life was removed under our hands, and what is on its way
+    /// to it is lost: older handles read past the cache, the next open begins afresh.
+    fn lose_object(&self, object: &StoredObject) {
+        const REASON: &str = "the object file is missing";
+        if !object.trusted {
+            return self.forget_object(object, REASON);
+        }
+        self.note_doubt(object, REASON);
+        if let Some(directory) = &self.directory {
+            directory.retire(self);
+        }
+    }
+
+    /// Empties the file of this object; the bytes it took.
+    pub(super) fn clear_object(&self, id: ObjectId) -> Option<u64> {
+        let mut state = self.state.lock();
+        state.object.take_if(|object| object.id == id)?;
+        let occupied = occupied_bytes(&state.extents);
+        state.extents.clear();
+        state.filled_at_seconds = crate::clock::wall_clock().seconds;
+        Some(occupied)
+    }
+
+    /// Gives the file a new, empty object if it has none; `None` if the file is gone. Waits for the local disk.
+    pub(super) fn ensure_object(&self) -> io::Result<Option<Arc<dyn IoFile>>> {
+        if let Some(file) = self.object_file()? {
+            return Ok(Some(file));
+        }
+        let mut slot = self.object_file.lock();
+        if let Some(file) = &*slot {
+            return Ok(Some(file.clone()));
+        }
+        let directory = self
+            .directory
+            .as_ref()
+            .ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))?;
+        if self.is_gone() {
+            return Ok(None);
+        }
+        let (id, file, facts) = directory.create_object(self.size_bytes())?;
+        file.set_random_access(true);
+        let mut state = self.state.lock();
+        if state.gone.is_some() {
+            drop(state);
+            drop(file);
+            directory.doom(id, 0);
+            return Ok(None);
+        }
+        state.object = Some(StoredObject {
+            id,
+            inode: facts.inode,
+            mtime_ns: facts.mtime_ns as i64,
+            trusted: true,
+        });
+        drop(state);
+        *slot = Some(file.clone());
+        Ok(Some(file))
+    }
+
+    /// The descriptor if it is open already. Never blocks on a disk.
+    pub(super) fn open_object_file(&self) -> Option<Arc<dyn IoFile>> {
+        self.object_file.try_lock()?.clone()
+    }
+
+    /// Notes the object's modification time once the last byte is in, so that a later life can tell
+    /// whether anybody wrote to it.
+    pub(super) fn note_complete(&self, file: &dyn IoFile) {
+        file.set_random_access(false);
+        if let Ok(facts) = file.facts() {
+            let mut state = self.state.lock();
+            if let Some(object) = &mut state.object {
+                object.mtime_ns = facts.mtime_ns as i64;
+                state.mtime_is_noted = true;
+            }
+        }
+    }
+
+    /// The record for the index; `None` when there is nothing to claim, or not yet.
+    pub(super) fn record(&self, age: u64) -> Option<FileRecord> {
+        let state = self.state.lock();
+        let object = state.object?;
+        // A complete file is compared with its modification time later, so it is not claimed without.
+        let unproven = !state.mtime_is_noted && state.extents.contains(self.whole());
+        if state.gone.is_some() || state.extents.is_empty() || unproven {
+            return None;
+        }
+        Some(FileRecord {
+            version: self.version,
+            object: object.id,
+            object_inode: object.inode,
+            object_mtime_ns: object.mtime_ns,
+            age,
+            filled_at_seconds: state.filled_at_seconds,
+            extents: state.extents.clone(),
+        })
+    }
+
+    /// Marks the content gone and hands its object over to be removed: id and bytes on disk. Reads that
+    /// began keep their descriptor.
+    pub(super) fn take_object(&self) -> Option<(ObjectId, u64)> {
+        let mut state = self.state.lock();
+        state.gone.get_or_insert(Gone::Dropped);
+        let occupied = occupied_bytes(&state.extents);
+        let object = state.object.take();
+        drop(state);
+        object.map(|object| (object.id, occupied))
+    }
+
+    /// Sets the file aside for its eviction if this is its object, nobody uses it and nothing is on its
+    /// way to it. To be followed by [`CachedFile::take_object`] or [`CachedFile::cancel_eviction`].
+    pub(super) fn begin_eviction(&self, id: ObjectId) -> bool {
+        let mut state = self.state.lock();
+        let is_its = state.object.is_some_and(|object| object.id == id);
+        if !is_its || state.gone.is_some() || self.is_used() || !state.pieces.is_idle() {
+            return false;
+        }
+        state.gone = Some(Gone::Dropped);
+        drop(state);
+        self.close_object_file();
+        true
+    }
+
+    /// The object stays after all, unless the file was found changed meanwhile.
+    pub(super) fn cancel_eviction(&self) {
+        let mut state = self.state.lock();
+        if state.gone == Some(Gone::Dropped) && state.object.is_some() {
+            state.gone = None;
+        }
+    }
+
+    pub(super) fn close_object_file(&self) {
+        *self.object_file.lock() = None;
+    }
+}
+
+impl Drop for CachedFile {
+    /// An object that nothing came into has no record: nobody would ever find it.
+    fn drop(&mut self) {
+        let state = self.state.get_mut();
+        if let Some(directory) = &self.directory
+            && let Some(object) = state.object
+            && state.extents.is_empty()
+        {
+            directory.doom(object.id, 0);
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! The cache: clean copies of backend data in sparse objects on one or several local directories.
+//!
+//! What always holds: bytes are given out only of the version asked for, and only after that version was seen
+//! unchanged after they were read; data is durable before the index claims it; the space limit counts what is in
+//! flight; an object the kernel has open or mapped is never changed, punched or counted as gone.
+//!
+//! - `file`: one version of one file: extents, object, users ([`CachedFile`])
+//! - `reading`: reads, from the object or past the cache
+//! - `fetch`, `whole`: backend to object, in pieces or in one go; `pieces`: what is on its way, and who waits;
+//!   `scheduler`: which piece goes next; `verify`: how pieces become extents or are given up; `settling`: how
+//!   fresh a version may be; `server_clock`: what a server's own timestamps tell of its clock
+//! - `directory`: one cache directory: index, space, failure; `checkpoint`: from memory to the index;
+//!   `objects`: object files and their removal
+//! - `index`, `record`, `storage`: redb and what is in it
+//! - `layout`: names on disk and the format mark
+//! - `extents`: which bytes are there
+//! - `space`: the limit
+//! - `reclaim`: eviction; `recovery`: the sweep after start-up; `spread`: which directory holds what
+
+use crate::backend::deadline::Timers;
+use crate::backend::health::Health;
+use crate::backend::lanes::Lane;
+use crate::backend::{Backend, FilesystemIndex};
+use crate::io::Buffer;
+use crate::metrics::{BackendMetrics, CacheMetrics};
+use crate::types::{ByteRange, FileKey, Timestamp, Version};
+use parking_lot::{Condvar, Mutex};
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+pub use directory::{CacheDirectory, OpenError};
+pub use fetch::FetchError;
+pub use file::CachedFile;
+pub use layout::LayoutError;
+pub use reclaim::Evicted;
+
+mod checkpoint;
+pub mod directory;
+mod extents;
+mod fetch;
+mod file;
+mod index;
+mod layout;
+mod objects;
+mod pieces;
+mod reading;
+mod reclaim;
+mod record;
+mod recovery;
+mod scheduler;
+mod server_clock;
+mod settling;
+mod space;
+mod spread;
+pub mod storage;
+mod verify;
+mod whole;
+#[cfg(test)]
+mod tests;
+
+/// Values the cache works with.
+#[derive(Clone, Debug)]
+pub struct CacheSettings {
+    /// Pieces in flight at once, over all files.
+    pub fill_parallelism: usize,
+    /// How far the server's clock and ours may differ.
+    pub clock_skew: Duration,
+    /// Content older than this is fetched anew; `None`: kept as long as it is right.
+    pub ttl: Option<Duration>,
+    /// Files smaller than this pass by uncached.
+    pub min_file_size_bytes: u64,
+    /// Time between checkpoints of the index.
+    pub checkpoint_interval: Duration,
+}
+
+/// Gives a buffer of at least so many bytes, from a pool or of its own.
+pub type TakeBuffer = Arc<dyn Fn(usize) -> Buffer + Send + Sync>;
+
+/// Receives the buffer and the number of bytes at its front.
+pub type ReadDone = Box<dyn FnOnce(Result<(Buffer, usize), FetchError>) + Send>;
+
+/// The outcome of an attempt that does not wait.
+pub enum Attempt {
+    Done(Buffer, usize),
+    /// All bytes are in the object, but not in memory.
+    OnDisk(Buffer),
+    /// Some bytes have to come from the backend.
+    Missing(Buffer),
+}
+
+/// One read and what to fetch along with it.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadPlan {
+    pub offset: u64,
+    pub length_bytes: usize,
+    /// Fetches are rounded out to this.
+    pub block_bytes: u64,
+    /// Fetched too, with nobody waiting.
+    pub ahead: ByteRange,
+    /// Cold reads here are scattered: no use for the page cache's readahead.
+    pub random: bool,
+}
+
+pub struct Cache {
+    settings: CacheSettings,
+    directories: Vec<Arc<CacheDirectory>>,
+    backend: Arc<dyn Backend>,
+    demand_lane: Arc<Lane>,
+    timers: Arc<Timers>,
+    health: Arc<Health>,
+    scheduler: Mutex<scheduler::Scheduler>,
+    server_clock: server_clock::ServerClock,
+    reclaim: reclaim::Reclaim,
+    take_buffer: TakeBuffer,
+    pub metrics: Arc<CacheMetrics>,
+    backend_metrics: Arc<BackendMetrics>,
+    stopping: Mutex<bool>,
+    stop: Condvar,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// What a cache is made of.
+pub struct CacheParts {
+    pub settings: CacheSettings,
+    pub directories: Vec<Arc<CacheDirectory>>,
+    pub backend: Arc<dyn Backend>,
+    pub demand_lane: Arc<Lane>,
+    pub timers: Arc<Timers>,
+    pub health: Arc<Health>,
+    pub take_buffer: TakeBuffer,
+    pub metrics: Arc<CacheMetrics>,
+    pub backend_metrics: Arc<BackendMetrics>,
+}
+
+impl Cache {
+    /// Starts the checkpoint, reclaim and sweep threads.
+    pub fn start(parts: CacheParts) -> io::Result<Arc<Self>> {
+        let cache = Arc::new(Self {
+            settings: parts.settings,
+            directories: parts.directories,
+            backend: parts.backend,
+            demand_lane: parts.demand_lane,
+            timers: parts.timers,
+            health: parts.health,
+            scheduler: Mutex::default(),
+            server_clock: server_clock::ServerClock::default(),
+            reclaim: reclaim::Reclaim::default(),
+            take_buffer: parts.take_buffer,
+            metrics: parts.metrics,
+            backend_metrics: parts.backend_metrics,
+            stopping: Mutex::new(false),
+            stop: Condvar::new(),
+            threads: Mutex::new(Vec::new()),
+        });
+        let mut threads = vec![
+            cache.spawn("cache-reclaim", |cache| cache.reclaim_loop())?,
+            cache.spawn("cache-checkpoint", |cache| cache.checkpoint_loop())?,
+            cache.spawn("cache-sweep", |cache| cache.sweep())?,
+        ];
+        cache.threads.lock().append(&mut threads);
+        cache.reclaim.wake();
+        Ok(cache)
+    }
+
+    fn spawn(
+        self: &Arc<Self>,
+        name: &str,
+        body: impl FnOnce(Arc<Self>) + Send + 'static,
+    ) -> io::Result<JoinHandle<()>> {
+        let cache = self.clone();
+        std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || body(cache))
+    }
+
+    fn checkpoint_loop(&self) {
+        loop {
+            let mut stopping = self.stopping.lock();
+            if !*stopping {
+                self.stop
+                    .wait_for(&mut stopping, self.settings.checkpoint_interval);
+            }
+            let last = *stopping;
+            drop(stopping);
+            for directory in &self.directories {
+                directory.checkpoint();
+                if directory.doomed_count() > 0 {
+                    self.reclaim.wake();
+                }
+            }
+            if last {
+                return;
+            }
+        }
+    }
+
+    fn sweep(&self) {
+        for directory in &self.directories {
+            let swept = directory.sweep_orphans(&|| *self.stopping.lock());
+            if swept.orphans > 0 {
+                tracing::info!(directory = %directory.name, orphans = swept.orphans, "objects without a record removed");
+            }
+        }
+    }
+
+    /// Ends the threads after a last checkpoint. Waits for the local disk, never for the backend.
+    pub fn shutdown(&self) {
+        *self.stopping.lock() = true;
+        self.stop.notify_all();
+        self.reclaim.stop();
+        for thread in std::mem::take(&mut *self.threads.lock()) {
+            let _ = thread.join();
+        }
+    }
+
+    pub fn directories(&self) -> &[Arc<CacheDirectory>] {
+        &self.directories
+    }
+
+    /// Pieces on their way to a disk now.
+    pub fn pieces_in_flight(&self) -> usize {
+        self.scheduler.lock().in_flight()
+    }
+
+    /// The cached file of this key and version, empty if nothing of it is cached. May wait for the local disk.
+    pub fn file(&self, key: &FileKey, version: Version) -> Arc<CachedFile> {
+        let chosen = if version.size_bytes < self.settings.min_file_size_bytes {
+            None
+        } else {
+            let usable = self
+                .directories
+                .iter()
+                .enumerate()
+                .filter(|(_, directory)| directory.is_usable())
+                .map(|(index, directory)| {
+                    let weight = directory.space.limit_bytes().max(1) as f64;
+                    (index, directory.name.as_str(), weight)
+                });
+            spread::choose(key, usable)
+        };
+        match chosen {
+            Some(index) => self.directories[index].file(
+                key,
+                version,
+                self.settings.ttl.map(|ttl| ttl.as_secs() as i64),
+            ),
+            None => CachedFile::new(None, key.clone(), version, None),
+        }
+    }
+
+    /// Notes a change time just seen on a filesystem of the backend.
+    pub fn observe_clock(&self, filesystem: FilesystemIndex, ctime: Timestamp) {
+        self.server_clock
+            .observe(filesystem, ctime, self.settings.clock_skew);
+    }
+}

@@ -1,0 +1,150 @@
+//! Object files: made, opened, and removed once nobody has them.
+//!
+//! Invariant: the space of an object is given back once, by whoever removed it or found it missing; a file
+//! and the index give an object up in one step, so that there is one such.
+
+use super::directory::CacheDirectory;
+use super::layout;
+use super::record::ObjectId;
+use crate::io::{FileFacts, IoFile, OpenMode};
+use crate::types::FileKey;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// An object without a record that the kernel may still have open or mapped.
+pub(super) struct Doomed {
+    object: ObjectId,
+    occupied_bytes: u64,
+}
+
+/// What became of an object that was to be removed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Removal {
+    Removed,
+    /// It was not there.
+    Absent,
+    /// Somebody has it open or mapped: it stays, and counts.
+    InUse,
+}
+
+/// What became of a file that was to be evicted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Eviction {
+    Evicted { bytes: u64 },
+    InUse,
+    NoRecord,
+}
+
+impl CacheDirectory {
+    /// A new object file of `size_bytes`, sparse, open for reading and writing.
+    pub(super) fn create_object(
+        &self,
+        size_bytes: u64,
+    ) -> io::Result<(ObjectId, Arc<dyn IoFile>, FileFacts)> {
+        let object = ObjectId(self.next_object.fetch_add(1, Ordering::Relaxed));
+        let file = self
+            .io
+            .open(&layout::object_path(object), OpenMode::CreateNew)?;
+        match file.set_size(size_bytes).and_then(|()| file.facts()) {
+            Ok(facts) => Ok((object, file, facts)),
+            Err(error) => {
+                drop(file);
+                self.doom(object, 0);
+                Err(error)
+            }
+        }
+    }
+
+    pub(super) fn open_object(&self, object: ObjectId) -> io::Result<Arc<dyn IoFile>> {
+        self.io
+            .open(&layout::object_path(object), OpenMode::ReadWrite)
+    }
+
+    /// From now on the object waits for the kernel to let go of it.
+    pub(super) fn doom(&self, object: ObjectId, occupied_bytes: u64) {
+        self.doomed.lock().push(Doomed {
+            object,
+            occupied_bytes,
+        });
+    }
+
+    /// Removes doomed objects that nobody has open or mapped any more; the bytes freed.
+    pub(super) fn sweep_doomed(&self) -> u64 {
+        let doomed = std::mem::take(&mut *self.doomed.lock());
+        let mut freed_bytes = 0;
+        let mut kept = Vec::new();
+        for entry in doomed {
+            match self.remove_if_unused(entry.object) {
+                Ok(Removal::Removed | Removal::Absent) => {
+                    self.space.release(entry.occupied_bytes);
+                    freed_bytes += entry.occupied_bytes;
+                }
+                Ok(Removal::InUse) => kept.push(entry),
+                Err(error) => {
+                    self.report_disk_error("removing an object", &error);
+                    kept.push(entry);
+                }
+            }
+        }
+        self.doomed.lock().extend(kept);
+        freed_bytes
+    }
+
+    /// Objects waiting for the kernel to let go of them.
+    pub fn doomed_count(&self) -> usize {
+        self.doomed.lock().len()
+    }
+
+    /// Removes an object unless somebody has it open or mapped.
+    fn remove_if_unused(&self, object: ObjectId) -> io::Result<Removal> {
+        let file = match self.open_object(object) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Removal::Absent),
+            Err(error) => return Err(error),
+        };
+        if !file.is_exclusive() {
+            return Ok(Removal::InUse);
+        }
+        self.io.remove_file(&layout::object_path(object))?;
+        Ok(Removal::Removed)
+    }
+
+    /// Removes the object of a file that nobody uses, and its record with the next checkpoint.
+    pub(super) fn evict(&self, key: &FileKey) -> io::Result<Eviction> {
+        let _opening = self.opening.lock();
+        let (active, record) = match self.look_up(key) {
+            Ok(found) => found,
+            Err(error) => {
+                self.fail(error.to_string());
+                return Ok(Eviction::InUse);
+            }
+        };
+        let Some(record) = record else {
+            return Ok(Eviction::NoRecord);
+        };
+        let object = record.object;
+        if active
+            .as_ref()
+            .is_some_and(|file| !file.begin_eviction(object))
+        {
+            return Ok(Eviction::InUse);
+        }
+        let removal = self.remove_if_unused(object);
+        if !matches!(removal, Ok(Removal::Removed | Removal::Absent)) {
+            if let Some(file) = active {
+                file.cancel_eviction();
+            }
+            return removal.map(|_| Eviction::InUse);
+        }
+        self.remove_record(key, object);
+        let bytes = match active {
+            // More than the record tells of, if there was more to come in the next checkpoint. If the
+            // file was found changed meanwhile, its object is doomed and counts until that is swept.
+            Some(file) => file.take_object().map_or(0, |(_, bytes)| bytes),
+            None => record.occupied_bytes(),
+        };
+        self.space.release(bytes);
+        Ok(Eviction::Evicted { bytes })
+    }
+}

@@ -1,0 +1,180 @@
+//! Making room: a thread that removes the least recently used whole objects once a directory is over its
+//! high watermark, until it is under the low one.
+//!
+//! Objects go whole, and only when a write lease shows that nobody has them open or mapped: a mapping made
+//! through passthrough outlives its handle, and bytes it holds on disk would escape the limit.
+
+use super::Cache;
+use super::directory::CacheDirectory;
+use super::objects::Eviction;
+use crate::types::FileKey;
+use parking_lot::{Condvar, Mutex};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Records looked at per step.
+const BATCH: usize = 64;
+/// Doomed objects are looked at this often while there are any.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Wakes the reclaim thread.
+#[derive(Default)]
+pub(super) struct Reclaim {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    wanted: bool,
+    stopping: bool,
+}
+
+impl Reclaim {
+    pub(super) fn wake(&self) {
+        let mut state = self.state.lock();
+        if !state.wanted {
+            state.wanted = true;
+            self.changed.notify_all();
+        }
+    }
+
+    pub(super) fn stop(&self) {
+        self.state.lock().stopping = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits for work; false when it is time to end.
+    fn wait(&self, timeout: Option<Duration>) -> bool {
+        let mut state = self.state.lock();
+        if !state.wanted && !state.stopping {
+            match timeout {
+                Some(timeout) => {
+                    self.changed.wait_for(&mut state, timeout);
+                }
+                None => self.changed.wait(&mut state),
+            }
+        }
+        state.wanted = false;
+        !state.stopping
+    }
+}
+
+/// What an eviction did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
+pub struct Evicted {
+    pub files: u64,
+    pub bytes: u64,
+    /// Files that stay because they are open, mapped or being filled.
+    pub in_use: u64,
+}
+
+impl Cache {
+    /// Body of the reclaim thread.
+    pub(super) fn reclaim_loop(self: &Arc<Self>) {
+        loop {
+            let waiting = self.directories.iter().any(|dir| dir.doomed_count() > 0);
+            if !self.reclaim.wait(waiting.then_some(SWEEP_INTERVAL)) {
+                return;
+            }
+            for directory in self.directories.iter().filter(|dir| dir.is_usable()) {
+                directory.sweep_doomed();
+                if directory.space.excess_over_high() > 0 {
+                    self.free_space(directory);
+                }
+            }
+        }
+    }
+
+    fn free_space(&self, directory: &Arc<CacheDirectory>) {
+        let more = || directory.space.excess_over_low() > 0;
+        // A checkpoint waits for the disk, and fills go past the cache meanwhile: what has not been used since the
+        // last one can go without.
+        self.evict_while(directory, more, |key| !directory.was_used_lately(key));
+        if more() {
+            directory.checkpoint();
+            self.evict_while(directory, more, |_| true);
+        }
+        // The records go with the next checkpoint.
+        self.stop.notify_all();
+    }
+
+    /// Evicts everything that can go.
+    pub fn evict_all(&self) -> Evicted {
+        let mut total = Evicted::default();
+        for directory in self.directories.iter().filter(|dir| dir.is_usable()) {
+            directory.checkpoint();
+            directory.sweep_doomed();
+            let evicted = self.evict_while(directory, || true, |_| true);
+            directory.checkpoint();
+            total.files += evicted.files;
+            total.bytes += evicted.bytes;
+            total.in_use += evicted.in_use;
+        }
+        total
+    }
+
+    /// Evicts one file.
+    pub fn evict_file(&self, key: &FileKey) -> Evicted {
+        let mut evicted = Evicted::default();
+        for directory in self.directories.iter().filter(|dir| dir.is_usable()) {
+            directory.checkpoint();
+            self.evict(directory, key, &mut evicted);
+            directory.checkpoint();
+        }
+        evicted
+    }
+
+    /// From the least recently used on, while `more` says so, what `may_go`.
+    fn evict_while(
+        &self,
+        directory: &Arc<CacheDirectory>,
+        more: impl Fn() -> bool,
+        may_go: impl Fn(&FileKey) -> bool,
+    ) -> Evicted {
+        let mut evicted = Evicted::default();
+        let mut after: Option<(u64, FileKey)> = None;
+        while more() {
+            let batch = match directory.index.oldest(after.as_ref(), BATCH) {
+                Ok(batch) => batch,
+                Err(error) => {
+                    directory.fail(error.to_string());
+                    break;
+                }
+            };
+            let Some(last) = batch.last() else {
+                break;
+            };
+            after = Some(last.clone());
+            for (age, key) in &batch {
+                if !more() {
+                    break;
+                }
+                if may_go(key) && !self.evict(directory, key, &mut evicted) {
+                    directory.drop_age(key, *age);
+                }
+            }
+        }
+        evicted
+    }
+
+    /// False when there is no record to evict.
+    pub(super) fn evict(
+        &self,
+        directory: &CacheDirectory,
+        key: &FileKey,
+        evicted: &mut Evicted,
+    ) -> bool {
+        match directory.evict(key) {
+            Ok(Eviction::NoRecord) => return false,
+            Ok(Eviction::InUse) => evicted.in_use += 1,
+            Ok(Eviction::Evicted { bytes }) => {
+                directory.metrics.objects_evicted.add(1);
+                evicted.files += 1;
+                evicted.bytes += bytes;
+            }
+            Err(error) => directory.report_disk_error("evicting an object", &error),
+        }
+        true
+    }
+}

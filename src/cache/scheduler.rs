@@ -1,0 +1,160 @@
+//! Which pieces go next, over all files.
+
+use super::Cache;
+use super::fetch::FetchError;
+use super::file::CachedFile;
+use super::pieces::Priority;
+use super::record::occupied;
+use crate::backend::health::CallKind;
+use crate::io::FillError;
+use crate::types::ByteRange;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// Queues of pieces by file and start. Bounded in flight, so that the disk is not flooded and a hung
+/// server holds no more than this many chains.
+#[derive(Default)]
+pub(super) struct Scheduler {
+    in_flight: usize,
+    demand: VecDeque<(Arc<CachedFile>, u64)>,
+    ahead: VecDeque<(Arc<CachedFile>, u64)>,
+}
+
+impl Scheduler {
+    pub fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    /// The next piece, counted as in flight, while there is room for it.
+    fn take(&mut self, in_flight_max: usize) -> Option<(Arc<CachedFile>, u64)> {
+        if self.in_flight >= in_flight_max {
+            return None;
+        }
+        let next = self.demand.pop_front().or_else(|| self.ahead.pop_front())?;
+        self.in_flight += 1;
+        Some(next)
+    }
+}
+
+impl Cache {
+    pub(super) fn schedule(self: &Arc<Self>, file: &Arc<CachedFile>, queued: Vec<(u64, Priority)>) {
+        let mut scheduler = self.scheduler.lock();
+        for (start, priority) in queued {
+            match priority {
+                Priority::Demand => scheduler.demand.push_back((file.clone(), start)),
+                Priority::Ahead => scheduler.ahead.push_back((file.clone(), start)),
+            }
+        }
+        drop(scheduler);
+        self.pump();
+    }
+
+    /// Starts queued pieces while there is room in flight. Any thread; does not block.
+    fn pump(self: &Arc<Self>) {
+        loop {
+            let next = self.scheduler.lock().take(self.settings.fill_parallelism);
+            let Some((file, start)) = next else {
+                return;
+            };
+            if !self.start_piece(&file, start) {
+                self.scheduler.lock().in_flight -= 1;
+            }
+        }
+    }
+
+    /// False when there is nothing to start: another queue entry began the piece, or it cannot begin.
+    fn start_piece(self: &Arc<Self>, file: &Arc<CachedFile>, start: u64) -> bool {
+        let Some(directory) = &file.directory else {
+            return false;
+        };
+        let Some((range, source)) = file.state.lock().pieces.begin(start) else {
+            return false;
+        };
+        let Some(object) = file.open_object_file() else {
+            file.state.lock().pieces.put_back(start);
+            self.open_object_first(file);
+            return false;
+        };
+        if !directory.takes_more() || !directory.space.reserve(occupied(range)) {
+            self.reclaim.wake();
+            self.fail_piece(file, range, &FetchError::Bypass);
+            return false;
+        }
+        directory.metrics.pieces_in_flight.add(1);
+        let (cache, filled) = (self.clone(), file.clone());
+        let call = self.health.begin(CallKind::Transfer);
+        object.submit_fill(
+            source.source(),
+            range.start,
+            range.length_bytes(),
+            Box::new(move |result| {
+                match &result {
+                    Ok(_) => call.end(None),
+                    Err(FillError::Source(error)) => call.end(Some(error)),
+                    // Says nothing about the backend.
+                    Err(FillError::Destination(_)) => drop(call),
+                }
+                cache.piece_ended(&filled, range, result);
+            }),
+        );
+        true
+    }
+
+    /// The object's slot is being opened or closed by another thread: take the long way.
+    fn open_object_first(self: &Arc<Self>, file: &Arc<CachedFile>) {
+        let (cache, again) = (self.clone(), file.clone());
+        let submitted = self
+            .demand_lane
+            .submit(move || match again.ensure_object() {
+                Ok(Some(_)) => cache.drive(&again),
+                Ok(None) => cache.fail_fetch(&again, &FetchError::Bypass),
+                Err(error) => {
+                    if let Some(directory) = &again.directory {
+                        directory.report_disk_error("opening an object", &error);
+                    }
+                    cache.fail_fetch(&again, &FetchError::Bypass);
+                }
+            });
+        if submitted.is_err() {
+            self.fail_fetch(file, &FetchError::Overloaded);
+        }
+    }
+
+    fn piece_ended(
+        self: &Arc<Self>,
+        file: &Arc<CachedFile>,
+        range: ByteRange,
+        result: Result<u64, FillError>,
+    ) {
+        self.scheduler.lock().in_flight -= 1;
+        let Some(directory) = &file.directory else {
+            return;
+        };
+        directory.metrics.pieces_in_flight.add(-1);
+        match result {
+            Ok(copied) if copied == range.length_bytes() => {
+                self.backend_metrics.bytes_read.add(copied);
+                self.piece_landed(file, range);
+            }
+            Ok(copied) => {
+                // The source is shorter than its version says: another version.
+                self.backend_metrics.bytes_read.add(copied);
+                directory.space.cancel(occupied(range));
+                file.state.lock().pieces.remove(range);
+                self.discard(file);
+            }
+            Err(FillError::Source(error)) => {
+                directory.space.cancel(occupied(range));
+                self.fail_piece(file, range, &FetchError::of_backend(error));
+            }
+            Err(FillError::Destination(error)) => {
+                directory.space.cancel(occupied(range));
+                directory.report_disk_error("filling an object", &error);
+                file.state.lock().bypass = true;
+                self.reclaim.wake();
+                self.fail_piece(file, range, &FetchError::Bypass);
+            }
+        }
+        self.pump();
+    }
+}

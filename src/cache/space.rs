@@ -1,0 +1,130 @@
+//! How many bytes the cache may hold and how many it holds, what is in flight included.
+//!
+//! Invariant: `used + reserved <= limit` at every instant; a fill reserves before its first byte.
+
+use parking_lot::Mutex;
+
+/// The space of one cache directory.
+#[derive(Debug, Default)]
+pub struct Space {
+    counts: Mutex<Counts>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Counts {
+    limit_bytes: u64,
+    used_bytes: u64,
+    reserved_bytes: u64,
+}
+
+impl Space {
+    /// Nothing fits until [`Space::set_limit`].
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    pub fn set_limit(&self, limit_bytes: u64) {
+        self.counts.lock().limit_bytes = limit_bytes;
+    }
+
+    /// Sets what is on the disk already, as start-up finds it; may be over the limit.
+    pub fn set_used(&self, used_bytes: u64) {
+        self.counts.lock().used_bytes = used_bytes;
+    }
+
+    /// Sets bytes aside for a fill; false when the limit would be passed.
+    pub fn reserve(&self, bytes: u64) -> bool {
+        let mut counts = self.counts.lock();
+        if counts.used_bytes + counts.reserved_bytes + bytes > counts.limit_bytes {
+            return false;
+        }
+        counts.reserved_bytes += bytes;
+        true
+    }
+
+    /// The fill landed: reserved bytes become used ones.
+    pub fn commit(&self, bytes: u64) {
+        let mut counts = self.counts.lock();
+        counts.reserved_bytes = counts.reserved_bytes.saturating_sub(bytes);
+        counts.used_bytes += bytes;
+    }
+
+    /// The fill did not happen.
+    pub fn cancel(&self, bytes: u64) {
+        let mut counts = self.counts.lock();
+        counts.reserved_bytes = counts.reserved_bytes.saturating_sub(bytes);
+    }
+
+    /// Bytes that left the disk.
+    pub fn release(&self, bytes: u64) {
+        let mut counts = self.counts.lock();
+        counts.used_bytes = counts.used_bytes.saturating_sub(bytes);
+    }
+
+    pub fn used_bytes(&self) -> u64 {
+        self.counts.lock().used_bytes
+    }
+
+    pub fn limit_bytes(&self) -> u64 {
+        self.counts.lock().limit_bytes
+    }
+
+    /// Bytes over the high watermark: reclaim starts when there are any. Reservations count.
+    pub fn excess_over_high(&self) -> u64 {
+        let counts = *self.counts.lock();
+        counts.excess_over(counts.limit_bytes - counts.headroom())
+    }
+
+    /// Bytes over the low watermark: what reclaim frees once it has started.
+    pub fn excess_over_low(&self) -> u64 {
+        let counts = *self.counts.lock();
+        counts.excess_over(counts.limit_bytes - 2 * counts.headroom())
+    }
+}
+
+impl Counts {
+    /// A twentieth of the limit, and room for what is in flight where the cache is not tiny.
+    fn headroom(&self) -> u64 {
+        (self.limit_bytes / 20).max((16 << 20).min(self.limit_bytes / 8))
+    }
+
+    fn excess_over(&self, mark_bytes: u64) -> u64 {
+        (self.used_bytes + self.reserved_bytes).saturating_sub(mark_bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    impl Space {
+        pub(in crate::cache) fn reserved_bytes(&self) -> u64 {
+            self.counts.lock().reserved_bytes
+        }
+
+        /// All that the limit is for.
+        pub(in crate::cache) fn held_bytes(&self) -> u64 {
+            let counts = *self.counts.lock();
+            counts.used_bytes + counts.reserved_bytes
+        }
+    }
+
+    #[test]
+    fn the_limit_counts_what_is_in_flight() {
+        let space = Space::new();
+        space.set_limit(1000);
+        assert!(space.reserve(600));
+        assert!(!space.reserve(401));
+        assert!(space.reserve(400));
+        space.commit(600);
+        space.cancel(400);
+        assert_eq!(space.used_bytes(), 600);
+        assert_eq!(space.excess_over_high(), 0);
+        assert!(space.reserve(300));
+        assert_eq!(space.excess_over_high(), 25);
+        assert_eq!(space.excess_over_low(), 150);
+        space.cancel(300);
+        space.release(600);
+        assert!(space.reserve(1000));
+    }
+}

@@ -1,0 +1,304 @@
+//! The promises of the cache, kept on simulated disks before a backend in memory that changes, fails and
+//! hangs when a test wants it to. Each test is named after its promise; random ones print their seed, take one
+//! from CACHEFS_SEED, and run longer with CACHEFS_LONG=1.
+
+mod backend;
+mod crashes;
+mod eviction;
+mod faults;
+mod files;
+mod gate;
+mod limit;
+mod many_disks;
+mod one_version;
+mod settling;
+mod single_flight;
+
+use super::{
+    Cache, CacheDirectory, CacheParts, CacheSettings, CachedFile, FetchError, ReadDone, ReadPlan,
+};
+use crate::backend::deadline::Timers;
+use crate::backend::health::{Health, HealthSettings};
+use crate::backend::lanes::{Lane, LaneSettings};
+use crate::io::simulator::{FaultPlan, Simulation};
+use crate::io::{Buffer, Io};
+use crate::metrics::{BackendMetrics, CacheMetrics};
+use crate::types::{ByteRange, FileKey};
+use backend::FakeBackend;
+use crossbeam_channel::{Receiver, bounded};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const MIB: u64 = 1 << 20;
+/// Whatever takes longer is stuck.
+const SOON: Duration = Duration::from_secs(20);
+const INDEX_CACHE_BYTES: usize = 1 << 20;
+
+/// A cache with everything around it.
+struct World {
+    simulation: Arc<Simulation>,
+    backend: Arc<FakeBackend>,
+    cache: Arc<Cache>,
+    metrics: Arc<CacheMetrics>,
+}
+
+struct Setup {
+    seed: u64,
+    devices: Vec<&'static str>,
+    /// Of each directory.
+    limit_bytes: u64,
+    fill_parallelism: usize,
+    checkpoint_interval: Duration,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            seed: 1,
+            devices: vec!["disk"],
+            limit_bytes: 1 << 30,
+            fill_parallelism: 4,
+            // Tests say when.
+            checkpoint_interval: Duration::from_secs(3600),
+        }
+    }
+}
+
+/// How often a random test does what it does.
+fn rounds(usual: u64, long: u64) -> u64 {
+    let is_long = std::env::var_os("CACHEFS_LONG").is_some();
+    if is_long { long } else { usual }
+}
+
+fn open_directory(
+    disk: Arc<dyn Io>,
+    name: &str,
+    limit_bytes: u64,
+    metrics: &Arc<CacheMetrics>,
+) -> Result<Arc<CacheDirectory>, super::OpenError> {
+    let directory =
+        CacheDirectory::open(name.to_owned(), disk, INDEX_CACHE_BYTES, metrics.clone())?;
+    directory.space.set_limit(limit_bytes);
+    Ok(directory)
+}
+
+fn start_cache(
+    setup: &Setup,
+    directories: Vec<Arc<CacheDirectory>>,
+    backend: &Arc<FakeBackend>,
+    metrics: &Arc<CacheMetrics>,
+) -> Arc<Cache> {
+    let backend_metrics = Arc::new(BackendMetrics::default());
+    let settings = HealthSettings {
+        revalidate_timeout: Duration::from_secs(10),
+        backend_timeout: Duration::from_secs(60),
+    };
+    let health = Health::new(settings, backend_metrics.clone());
+    let lane = LaneSettings {
+        max_threads: 8,
+        max_lost_threads: 8,
+        queue_limit: 10_000,
+    };
+    Cache::start(CacheParts {
+        settings: CacheSettings {
+            fill_parallelism: setup.fill_parallelism,
+            clock_skew: Duration::ZERO,
+            ttl: None,
+            min_file_size_bytes: 0,
+            checkpoint_interval: setup.checkpoint_interval,
+        },
+        directories,
+        backend: backend.clone(),
+        demand_lane: Lane::new("demand", lane, health.clone()),
+        timers: Timers::start().unwrap(),
+        health,
+        take_buffer: Arc::new(Buffer::unpooled),
+        metrics: metrics.clone(),
+        backend_metrics,
+    })
+    .unwrap()
+}
+
+impl World {
+    fn new(setup: &Setup) -> Self {
+        let simulation = Arc::new(Simulation::new(setup.seed, FaultPlan::none()));
+        let backend = FakeBackend::new(setup.seed);
+        Self::on(setup, simulation, backend)
+    }
+
+    /// A life of the cache on a machine that runs.
+    fn on(setup: &Setup, simulation: Arc<Simulation>, backend: Arc<FakeBackend>) -> Self {
+        let metrics = Arc::new(CacheMetrics::default());
+        let directories = setup
+            .devices
+            .iter()
+            .map(|name| {
+                open_directory(simulation.device(name), name, setup.limit_bytes, &metrics).unwrap()
+            })
+            .collect();
+        let cache = start_cache(setup, directories, &backend, &metrics);
+        Self {
+            simulation,
+            backend,
+            cache,
+            metrics,
+        }
+    }
+
+    /// A clean end and a new start.
+    fn restart(self, setup: &Setup) -> Self {
+        self.cache.shutdown();
+        self.simulation.run_until_idle();
+        self.simulation.restart();
+        Self::on(setup, self.simulation.clone(), self.backend.clone())
+    }
+
+    fn directory(&self) -> &Arc<CacheDirectory> {
+        &self.cache.directories()[0]
+    }
+
+    /// The newest version, in use.
+    fn open(&self, key: &FileKey) -> Arc<CachedFile> {
+        let version = self.backend.version(key);
+        let file = self.cache.file(key, version);
+        file.begin_use(self.backend.place(key), Instant::now());
+        file
+    }
+
+    fn start_read(
+        &self,
+        file: &Arc<CachedFile>,
+        plan: ReadPlan,
+    ) -> Receiver<Result<Vec<u8>, FetchError>> {
+        let (sender, receiver) = bounded(1);
+        let done: ReadDone = Box::new(move |outcome| {
+            let bytes = outcome.map(|(buffer, length_bytes)| buffer[..length_bytes].to_vec());
+            let _ = sender.send(bytes);
+        });
+        let buffer = self.cache.buffer(plan.length_bytes);
+        self.cache.read(file, plan, buffer, done);
+        receiver
+    }
+
+    fn read(&self, file: &Arc<CachedFile>, range: ByteRange) -> Result<Vec<u8>, FetchError> {
+        let reading = self.start_read(file, plan(range));
+        reading.recv_timeout(SOON).expect("the read is answered")
+    }
+
+    /// Reads, and checks the bytes against the version that the file is of.
+    fn check(&self, file: &Arc<CachedFile>, range: ByteRange) {
+        let bytes = self.read(file, range).expect("nothing is planned to fail");
+        self.compare(file, range, &bytes);
+    }
+
+    fn compare(&self, file: &CachedFile, range: ByteRange, bytes: &[u8]) {
+        let content = self.backend.content(&file.version);
+        let end = (range.end as usize).min(content.len());
+        let start = (range.start as usize).min(end);
+        assert!(
+            bytes == &content[start..end],
+            "{range:?} of {:?} is not what {:?} has",
+            file.key,
+            file.version
+        );
+    }
+
+    fn fill(&self, key: &FileKey) {
+        let file = self.open(key);
+        self.check(&file, whole(&file));
+        assert!(file.is_complete() || file.is_bypassed());
+        file.end_use();
+    }
+
+    fn fetch_whole(&self, file: &Arc<CachedFile>) -> Result<(), FetchError> {
+        let (sender, receiver) = bounded(1);
+        let woken = Box::new(move |outcome| {
+            let _ = sender.send(outcome);
+        });
+        self.cache.fetch_whole(file, woken);
+        receiver.recv_timeout(SOON).expect("the fetch is answered")
+    }
+
+    /// With nobody using anything: all can be evicted, and then nothing is left, on the books or on the disk.
+    fn check_books(&self) {
+        let directory = self.directory();
+        let deadline = Instant::now() + SOON;
+        loop {
+            let evicted = self.cache.evict_all();
+            directory.sweep_doomed();
+            if self.used_bytes() == 0 && directory.doomed_count() == 0 {
+                break;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "{} bytes in use, {} claimed, {} doomed, at last {evicted:?}",
+                self.used_bytes(),
+                recount(directory),
+                directory.doomed_count()
+            );
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        directory.checkpoint();
+        assert_eq!(directory.space.held_bytes(), 0);
+        assert_eq!(recount(directory), 0);
+        assert_eq!(directory.index.oldest(None, 1).unwrap(), []);
+        eventually("no object is left", || self.objects().is_empty());
+    }
+
+    /// The names of all objects on the first disk.
+    fn objects(&self) -> Vec<String> {
+        let disk = self.simulation.device(&self.directory().name);
+        let mut names = Vec::new();
+        for low in 0..=0xff {
+            let listed = disk.list(&format!("objects/{low:02x}"), &mut |name| {
+                names.push(name.to_owned());
+                true
+            });
+            listed.unwrap();
+        }
+        names
+    }
+
+    fn used_bytes(&self) -> u64 {
+        self.directory().space.used_bytes()
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.backend.release();
+        self.cache.shutdown();
+    }
+}
+
+fn whole(file: &CachedFile) -> ByteRange {
+    ByteRange::new(0, file.size_bytes())
+}
+
+fn plan(range: ByteRange) -> ReadPlan {
+    ReadPlan {
+        offset: range.start,
+        length_bytes: range.length_bytes() as usize,
+        block_bytes: 16 << 10,
+        ahead: ByteRange::default(),
+        random: false,
+    }
+}
+
+fn eventually(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + SOON;
+    while !condition() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// What the records claim, counted anew.
+fn recount(directory: &CacheDirectory) -> u64 {
+    let mut bytes = 0;
+    let scanned = directory.index.scan(|_, record| {
+        bytes += record.map_or(0, |record| record.occupied_bytes());
+    });
+    scanned.unwrap();
+    bytes
+}

@@ -1,0 +1,74 @@
+//! `nfs-cachefs evict MOUNTPOINT [PATH...]`
+
+use super::status::ask;
+use super::{complain, say};
+use crate::daemon::control::{Reply, Request, WirePath, relative_to_mount};
+use crate::daemon::error::exit_status;
+use crate::daemon::unmount::find;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Exit status: 0 everything asked for is gone, 1 usage, 2 error, 3 files in use were left."
+)]
+pub struct Arguments {
+    /// The mount whose cache is meant
+    mountpoint: PathBuf,
+    /// Files, or directories with all beneath them: absolute, or relative to MOUNTPOINT; without any, everything goes
+    paths: Vec<OsString>,
+}
+
+/// Some files are open or mapped and were left in the cache.
+const FILES_IN_USE: i32 = 3;
+
+pub fn run(arguments: &Arguments) -> i32 {
+    let paths = match wire_paths(arguments) {
+        Ok(paths) => paths,
+        Err(error) => {
+            complain(error);
+            return exit_status::USAGE;
+        }
+    };
+    match ask(&arguments.mountpoint, &Request::Evict { paths }) {
+        Ok(Reply::Evicted(evicted)) => {
+            say(&format!(
+                "{} files, {} bytes evicted; {} files in use left\n",
+                evicted.files, evicted.bytes, evicted.files_in_use
+            ));
+            match evicted.files_in_use {
+                0 => exit_status::SUCCESS,
+                _ => FILES_IN_USE,
+            }
+        }
+        Ok(Reply::Error { message }) | Err(message) => {
+            complain(message);
+            exit_status::SYSTEM
+        }
+        Ok(other) => {
+            complain(format_args!("unexpected answer {other:?}"));
+            exit_status::SYSTEM
+        }
+    }
+}
+
+/// The paths relative to the mount's root. An absolute path may name the mountpoint as the operator does or
+/// resolved.
+fn wire_paths(arguments: &Arguments) -> Result<Vec<WirePath>, String> {
+    let given = std::path::absolute(&arguments.mountpoint).map_err(|error| error.to_string())?;
+    let (resolved, _) = find(&arguments.mountpoint)
+        .map_err(|error| format!("{}: {error}", arguments.mountpoint.display()))?;
+    let relative = |path: &OsString| {
+        relative_to_mount(&given, path)
+            .or_else(|| relative_to_mount(&resolved, path))
+            .map(|path| WirePath::from(path.as_path()))
+            .ok_or_else(|| {
+                format!(
+                    "{}: not inside {}",
+                    Path::new(path).display(),
+                    arguments.mountpoint.display()
+                )
+            })
+    };
+    arguments.paths.iter().map(relative).collect()
+}

@@ -1,0 +1,127 @@
+//! The command line of `nfs-cachefs` and of the mount helper; one file per subcommand.
+//!
+//! Exit statuses are those of mount(8): 0 it worked, 1 wrong usage or permissions, 2 system error, 32
+//! the mount (or unmount) failed. `check` exits 1 when the daemon cannot run on this machine.
+//!
+//! - `mount`, `umount`, `status`, `evict`, `check`, `options`: the subcommands
+//! - `helper`: what mount(8) runs as /sbin/mount.cachefs
+
+mod check;
+mod evict;
+pub mod helper;
+mod mount;
+mod options;
+mod status;
+mod umount;
+
+use crate::daemon::error::exit_status;
+use clap::{Parser, Subcommand};
+use std::ffi::OsString;
+
+const AFTER_HELP: &str = "\
+Example:
+  nfs-cachefs mount /mnt/nfs /mnt/cached -o cache_dir=/nvme/cache,cache_size=200G
+  nfs-cachefs status /mnt/cached
+  nfs-cachefs umount /mnt/cached
+
+The same in /etc/fstab:
+  /mnt/nfs /mnt/cached cachefs cache_dir=/nvme/cache,cache_size=200G,_netdev 0 0
+
+Exit status: 0 success, 1 usage or permissions, 2 system error, 32 mount or unmount failed.";
+
+/// Puts a local disk in front of a slow or remote directory: what was read once is read from the disk.
+#[derive(Debug, Parser)]
+#[command(name = "nfs-cachefs", version, arg_required_else_help = true, after_help = AFTER_HELP)]
+struct Arguments {
+    /// The same as the command `check`
+    #[arg(long, exclusive = true)]
+    check_io_uring: bool,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show BACKEND at MOUNTPOINT, cached on local disk; needs root
+    Mount(mount::Arguments),
+    /// Unmount and wait until the daemon has ended; a daemon that is dead or hangs is cut off
+    Umount(umount::Arguments),
+    /// Show how a mount is doing: backend, cache, and options that have no effect here
+    Status(status::Arguments),
+    /// Drop cached data of a mount; it is fetched again when it is read
+    Evict(evict::Arguments),
+    /// Show what this kernel and machine can do, and what is lost without it
+    Check(check::Arguments),
+    /// Print all mount options with their values and defaults, as Markdown
+    Options,
+}
+
+/// Runs the command line and returns the exit status. Called while the process has one thread.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> i32 {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let _ = error.print();
+            return match error.use_stderr() {
+                true => exit_status::USAGE,
+                false => exit_status::SUCCESS,
+            };
+        }
+    };
+    if arguments.check_io_uring {
+        return check::run(&check::Arguments::default());
+    }
+    match arguments.command {
+        Some(Command::Mount(arguments)) => mount::run(arguments),
+        Some(Command::Umount(arguments)) => umount::run(&arguments),
+        Some(Command::Status(arguments)) => status::run(&arguments),
+        Some(Command::Evict(arguments)) => evict::run(&arguments),
+        Some(Command::Check(arguments)) => check::run(&arguments),
+        Some(Command::Options) => options::run(),
+        None => exit_status::USAGE,
+    }
+}
+
+/// Prints an error the way all commands do.
+fn complain(error: impl std::fmt::Display) {
+    eprintln!("nfs-cachefs: {error}");
+}
+
+/// Prints to stdout; a reader that went away is no error.
+fn say(text: &str) {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn run_words(words: &[&str]) -> i32 {
+        run(words.iter().map(OsString::from))
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn wrong_usage_exits_with_1_and_help_with_0() {
+        assert_eq!(run_words(&["nfs-cachefs", "mount", "/only-one"]), 1);
+        assert_eq!(run_words(&["nfs-cachefs", "dance"]), 1);
+        assert_eq!(run_words(&["nfs-cachefs", "--help"]), 0);
+        assert_eq!(
+            run_words(&["nfs-cachefs", "mount", "/a", "/b", "-o", "cahce_dir=/x"]),
+            1
+        );
+    }
+
+    #[test]
+    fn commands_on_what_is_not_mounted_fail() {
+        assert_eq!(run_words(&["nfs-cachefs", "umount", "/proc"]), 32);
+        assert_ne!(run_words(&["nfs-cachefs", "status", "/proc"]), 0);
+    }
+}

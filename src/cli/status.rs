@@ -1,0 +1,75 @@
+//! `nfs-cachefs status MOUNTPOINT [--json]`
+
+use super::{complain, say};
+use crate::daemon::control::{Client, Reply, Request, socket_directory};
+use crate::daemon::error::exit_status;
+use crate::daemon::unmount::{find, is_dead};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Exit status: 0 the daemon answered, 1 usage, 2 it did not, or nothing is mounted there."
+)]
+pub struct Arguments {
+    /// The mount to show
+    mountpoint: PathBuf,
+    /// Print JSON; the keys below state, backend, cache, journal and writeback stay in later versions
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(arguments: &Arguments) -> i32 {
+    let status = match ask(&arguments.mountpoint, &Request::Status) {
+        Ok(Reply::Status(status)) => status,
+        Ok(other) => return fail(format_args!("unexpected answer {other:?}")),
+        Err(error) => return fail(error),
+    };
+    if arguments.json {
+        match serde_json::to_string_pretty(&status) {
+            Ok(text) => say(&(text + "\n")),
+            Err(error) => return fail(error),
+        }
+    } else {
+        say(&status.in_words());
+    }
+    exit_status::SUCCESS
+}
+
+fn fail(error: impl std::fmt::Display) -> i32 {
+    complain(error);
+    exit_status::SYSTEM
+}
+
+/// Asks the daemon of the mount at `mountpoint`; errors say what to do.
+pub fn ask(mountpoint: &Path, request: &Request) -> Result<Reply, String> {
+    let shown = mountpoint.display();
+    let (path, mount) = find(mountpoint).map_err(|error| format!("{shown}: {error}"))?;
+    let client = Client::connect(&socket_directory(), &path).map_err(|error| {
+        match (mount.is_some(), error.kind()) {
+            (_, io::ErrorKind::PermissionDenied) => {
+                format!("{shown}: only the user who mounted it and root may ask")
+            }
+            (false, _) => format!("{shown}: not a mount of nfs-cachefs"),
+            (true, _) => format!(
+                "{shown}: its daemon is gone ({error}); `nfs-cachefs umount {shown}` cleans up"
+            ),
+        }
+    })?;
+    if client.daemon_pid().is_ok_and(is_dead) {
+        return Err(format!(
+            "{shown}: its daemon is dead; `nfs-cachefs umount {shown}` cleans up"
+        ));
+    }
+    client
+        .ask(request, ANSWER_TIMEOUT)
+        .map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+                format!("{shown}: the daemon does not answer")
+            }
+            _ => format!("{shown}: {error}"),
+        })
+}

@@ -1,0 +1,36 @@
+//! What is wrong with an option list: each message names the option and says what to write instead.
+
+/// An option list that cannot be accepted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    #[error("unknown option '{name}'{}", hint(.nearest))]
+    Unknown {
+        name: String,
+        nearest: Option<String>,
+    },
+    #[error(
+        "option '{name}' is not yet supported: {what} comes with a later version; leave it out"
+    )]
+    NotYet { name: String, what: &'static str },
+    #[error("option '{name}' needs a value: {name}={expected}")]
+    MissingValue { name: String, expected: String },
+    #[error("option '{name}' takes no value, but '{value}' was given")]
+    UnwantedValue { name: String, value: String },
+    #[error("option '{name}={value}': expected {expected}")]
+    BadValue {
+        name: String,
+        value: String,
+        expected: String,
+    },
+    #[error("option list '{list}': a quotation mark is opened and never closed")]
+    OpenQuote { list: String },
+    #[error("options contradict each other: {0}")]
+    Contradiction(String),
+}
+
+fn hint(nearest: &Option<String>) -> String {
+    match nearest {
+        Some(name) => format!("; did you mean '{name}'?"),
+        None => "; `nfs-cachefs options` lists all of them".to_owned(),
+    }
+}

@@ -1,0 +1,162 @@
+//! Rows about the backend: where it is, how long it may take and how long it is believed.
+
+use super::{Kind, OptionRow};
+use crate::config::settings::{LookupCache, Settings};
+use crate::config::units::show_duration;
+use std::time::Duration;
+
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(86_400);
+
+const fn duration(min: Duration, max: Duration, set: fn(&mut Settings, Duration)) -> Kind {
+    Kind::Duration {
+        bare_unit: SECOND,
+        min,
+        max,
+        set,
+    }
+}
+
+fn set_all_timeouts(settings: &mut Settings, timeout: Duration) {
+    settings.attributes.file_min = timeout;
+    settings.attributes.file_max = timeout;
+    settings.attributes.directory_min = timeout;
+    settings.attributes.directory_max = timeout;
+}
+
+pub const ROWS: &[OptionRow] = &[
+    OptionRow {
+        name: "nfs_backend",
+        kind: Kind::Path(|s, path| s.backend = Some(path)),
+        show: Some(|s| {
+            s.backend.as_ref().map_or_else(
+                || "the source of the mount".to_owned(),
+                |path| path.to_string_lossy().into_owned(),
+            )
+        }),
+        help: "the directory being cached",
+    },
+    OptionRow {
+        name: "backend_timeout",
+        kind: duration(Duration::from_millis(100), HOUR, |s, timeout| {
+            s.backend_timeout = timeout
+        }),
+        show: Some(|s| show_duration(s.backend_timeout)),
+        help: "a call on the backend that takes longer is an error (ETIMEDOUT)",
+    },
+    OptionRow {
+        name: "revalidate_timeout",
+        kind: duration(Duration::ZERO, HOUR, |s, timeout| {
+            s.revalidate_timeout = timeout
+        }),
+        show: Some(|s| show_duration(s.revalidate_timeout)),
+        help: "what is known is answered after this long when the backend has not answered",
+    },
+    OptionRow {
+        name: "stale",
+        kind: duration(
+            Duration::ZERO,
+            Duration::from_secs(3650 * 86_400),
+            |s, stale| s.stale = stale,
+        ),
+        show: Some(|s| show_duration(s.stale)),
+        help: "how old an answer may be that stands in for a backend that does not answer",
+    },
+    OptionRow {
+        name: "clock_skew",
+        kind: duration(Duration::ZERO, DAY, |s, skew| s.clock_skew = skew),
+        show: Some(|s| show_duration(s.clock_skew)),
+        help: "how far the server's clock and this machine's may differ; a file that may have changed just now by that reckoning is fetched 20 ms later (2 s where the server keeps whole seconds)",
+    },
+    OptionRow {
+        name: "actimeo",
+        kind: duration(Duration::ZERO, DAY, set_all_timeouts),
+        show: None,
+        help: "sets acregmin, acregmax, acdirmin and acdirmax",
+    },
+    OptionRow {
+        name: "acregmin",
+        kind: duration(Duration::ZERO, DAY, |s, timeout| {
+            s.attributes.file_min = timeout
+        }),
+        show: Some(|s| show_duration(s.attributes.file_min)),
+        help: "attributes of a file are believed at least this long",
+    },
+    OptionRow {
+        name: "acregmax",
+        kind: duration(Duration::ZERO, DAY, |s, timeout| {
+            s.attributes.file_max = timeout
+        }),
+        show: Some(|s| show_duration(s.attributes.file_max)),
+        help: "attributes of a file are believed at most this long",
+    },
+    OptionRow {
+        name: "acdirmin",
+        kind: duration(Duration::ZERO, DAY, |s, timeout| {
+            s.attributes.directory_min = timeout
+        }),
+        show: Some(|s| show_duration(s.attributes.directory_min)),
+        help: "attributes and names of a directory are believed at least this long",
+    },
+    OptionRow {
+        name: "acdirmax",
+        kind: duration(Duration::ZERO, DAY, |s, timeout| {
+            s.attributes.directory_max = timeout
+        }),
+        show: Some(|s| show_duration(s.attributes.directory_max)),
+        help: "attributes and names of a directory are believed at most this long",
+    },
+    OptionRow {
+        name: "ac",
+        kind: Kind::Word(|s| s.attributes = Settings::default().attributes),
+        show: None,
+        help: "the default timeouts again",
+    },
+    OptionRow {
+        name: "noac",
+        kind: Kind::Word(|s| set_all_timeouts(s, Duration::ZERO)),
+        show: None,
+        help: "actimeo=0",
+    },
+    OptionRow {
+        name: "cto",
+        kind: Kind::Word(|s| s.attributes.close_to_open = true),
+        show: Some(|s| {
+            if s.attributes.close_to_open {
+                "on"
+            } else {
+                "off"
+            }
+            .to_owned()
+        }),
+        help: "every open asks the backend whether the file is still the same",
+    },
+    OptionRow {
+        name: "nocto",
+        kind: Kind::Word(|s| s.attributes.close_to_open = false),
+        show: None,
+        help: "an open believes attributes that are within their timeout",
+    },
+    OptionRow {
+        name: "lookupcache",
+        kind: Kind::Choice {
+            values: &[
+                ("all", |s| s.lookup_cache = LookupCache::All),
+                ("positive", |s| s.lookup_cache = LookupCache::Positive),
+                ("pos", |s| s.lookup_cache = LookupCache::Positive),
+                ("none", |s| s.lookup_cache = LookupCache::None),
+            ],
+            later: &[],
+        },
+        show: Some(|s| {
+            match s.lookup_cache {
+                LookupCache::All => "all",
+                LookupCache::Positive => "positive",
+                LookupCache::None => "none",
+            }
+            .to_owned()
+        }),
+        help: "which names are remembered: those that exist and those that do not, the former only, or none",
+    },
+];

@@ -1,0 +1,42 @@
+//! Options whose capability does not exist yet: refused by name, so that nobody believes in them.
+
+use super::{Kind, OptionRow};
+
+const fn later(name: &'static str, what: &'static str) -> OptionRow {
+    OptionRow {
+        name,
+        kind: Kind::Later(what),
+        show: None,
+        help: "",
+    }
+}
+
+const WRITING: &str = "writing through the mount";
+const JOURNAL: &str = "the write journal";
+const WRITE_BACK: &str = "write-back";
+const IDENTITY: &str = "access decisions per user";
+const TUNING: &str = "tuning by itself";
+
+pub const ROWS: &[OptionRow] = &[
+    later("write_mode", WRITING),
+    later("sync", WRITING),
+    later("dirsync", WRITING),
+    later("fsync", JOURNAL),
+    later("close", JOURNAL),
+    later("journal_dir", JOURNAL),
+    later("journal_size", JOURNAL),
+    later("batch_interval", JOURNAL),
+    later("erasure", JOURNAL),
+    later("writeback_parallel", WRITE_BACK),
+    later("conflicts", WRITE_BACK),
+    later("identity", IDENTITY),
+    later("locks", "locks shared with the backend"),
+    later("adaptive", TUNING),
+    later("transport", "the FUSE ring transport"),
+    later("pin", "pinning files in the cache"),
+    later("warm", "warming the cache up"),
+    later("metrics_address", "metrics over HTTP"),
+    later("peers", "caches that read from each other"),
+    later("encryption", "encrypted cache contents"),
+    later("config", "settings files"),
+];

@@ -1,0 +1,98 @@
+//! The option table. A row is a name, what its value looks like and what it changes, how the value
+//! in effect is shown, and one line of help; nothing else knows an option by name.
+//!
+//! - `cache`: places, sizes and policy of the cache
+//! - `disk`: how local disks are driven
+//! - `backend`: timeouts and trust towards the backend
+//! - `mount`: the mount itself, and words of mount(8)
+//! - `later`: what is refused by name
+//! - `kind`: the kinds of value
+
+mod backend;
+mod cache;
+mod disk;
+mod kind;
+mod later;
+mod mount;
+
+pub use kind::Kind;
+
+use super::settings::Settings;
+
+/// One option.
+pub struct OptionRow {
+    pub name: &'static str,
+    pub kind: Kind,
+    /// The value in effect, as an operator would write it; `None` for words that set no value.
+    pub show: Option<fn(&Settings) -> String>,
+    /// One line for the README.
+    pub help: &'static str,
+}
+
+/// Groups of rows with their headings, in the order of the README.
+const GROUPS: [(&str, &[OptionRow]); 4] = [
+    ("The cache", cache::ROWS),
+    ("The backend", backend::ROWS),
+    ("Local disks", disk::ROWS),
+    ("The mount", mount::ROWS),
+];
+
+/// Every row, the refused and the passed-over ones included.
+pub fn all() -> impl Iterator<Item = &'static OptionRow> {
+    GROUPS
+        .iter()
+        .flat_map(|(_, rows)| rows.iter())
+        .chain(mount::PASSED_OVER)
+        .chain(later::ROWS)
+}
+
+/// The row of a name; the families `x-*` and `X-*` of mount(8) share one.
+pub fn find(name: &str) -> Option<&'static OptionRow> {
+    let family = if name.starts_with("x-") || name.starts_with("X-") {
+        "x-*"
+    } else {
+        name
+    };
+    all().find(|row| row.name == family)
+}
+
+impl Settings {
+    /// Every option that has a value with the value in effect, in table order.
+    pub fn in_effect(&self) -> Vec<(&'static str, String)> {
+        all()
+            .filter_map(|row| row.show.map(|show| (row.name, show(self))))
+            .collect()
+    }
+}
+
+/// The option table of the README, in Markdown.
+pub fn options_markdown() -> String {
+    let defaults = Settings::default();
+    let mut text = String::new();
+    for (heading, rows) in GROUPS {
+        text.push_str(&format!(
+            "**{heading}**\n\n| option | value | default | what it does |\n|---|---|---|---|\n"
+        ));
+        for row in rows {
+            let default = row.show.map_or_else(String::new, |show| show(&defaults));
+            text.push_str(&format!(
+                "| `{}` | {} | {default} | {} |\n",
+                row.name,
+                row.kind.expected_in_words().replace('|', "\\|"),
+                row.help
+            ));
+        }
+        text.push('\n');
+    }
+    text.push_str(&format!(
+        "Passed over, for mount(8), fstab and systemd: {}.\n\nRefused with \"not yet\": {}.\n",
+        quoted_names(mount::PASSED_OVER),
+        quoted_names(later::ROWS)
+    ));
+    text
+}
+
+fn quoted_names(rows: &[OptionRow]) -> String {
+    let names: Vec<String> = rows.iter().map(|row| format!("`{}`", row.name)).collect();
+    names.join(", ")
+}

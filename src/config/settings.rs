@@ -1,0 +1,307 @@
+//! [`Settings`]: everything an operator can choose, as plain data. Fields that are `None` are chosen
+//! by the daemon from what it finds.
+
+use super::cache_size::{CacheSize, MINIMUM_CACHE_BYTES};
+use super::error::ConfigError;
+use super::units::{KIB, MIB, show_duration, show_size};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Everything an operator can choose for one mount.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The directory being cached, when named by an option.
+    pub backend: Option<PathBuf>,
+    /// Empty: one directory under /var/cache/nfs-cachefs.
+    pub cache_directories: Vec<PathBuf>,
+    pub cache_size: CacheSize,
+    /// A power of two; `None`: by file size and access pattern.
+    pub block_size_bytes: Option<u64>,
+    /// Fill pieces on their way to the cache disks at once.
+    pub max_concurrent_fills: usize,
+    pub eviction: EvictionPolicy,
+    pub checksum: ChecksumKind,
+    /// Content first fetched longer ago than this is fetched anew at the next open; `None`: kept for as long as it is right.
+    pub cache_ttl: Option<Duration>,
+    /// Reads of every handle come to the daemon and bypass the kernel's page cache.
+    pub direct_io: bool,
+    /// The largest readahead window; 0: none.
+    pub readahead_max_bytes: u64,
+    /// Smaller files are read past the cache.
+    pub min_cache_file_size_bytes: u64,
+    /// Files up to this size are filled whole before an open replies, and never given to passthrough.
+    pub small_file_size_bytes: u64,
+    /// `None`: everybody when the daemon runs as root, else the owner.
+    pub access: Option<Access>,
+    pub mount_flags: MountFlags,
+    pub io: IoSettings,
+    pub passthrough: PassthroughChoice,
+    pub attributes: AttributeTimeouts,
+    pub lookup_cache: LookupCache,
+    /// How long a call on the backend may take before it is an error.
+    pub backend_timeout: Duration,
+    /// How long an operation that could be answered from what is known waits for the backend.
+    pub revalidate_timeout: Duration,
+    /// How long what is known may be served while the backend is away.
+    pub stale: Duration,
+    /// How far the server's clock may be from ours.
+    pub clock_skew: Duration,
+    /// Threads that read requests; `None`: by the number of CPUs.
+    pub fuse_threads: Option<usize>,
+    pub log: LogLevel,
+    /// `None`: stderr in the foreground, syslog in the background.
+    pub log_file: Option<PathBuf>,
+    /// How this mount is called in logs and status; `None`: the mountpoint.
+    pub name: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EvictionPolicy {
+    Lru,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChecksumKind {
+    None,
+}
+
+/// Who may use the mount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    Owner,
+    OwnerAndRoot,
+    Everybody,
+}
+
+/// Words of mount(8) that the kernel keeps with the mount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MountFlags {
+    pub read_only: bool,
+    pub allow_suid: bool,
+    pub allow_devices: bool,
+    pub allow_exec: bool,
+    pub update_atime: bool,
+}
+
+/// How local disks are read and written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IoSettings {
+    pub engine: EngineChoice,
+    /// The older spelling; `None` when not given. Checked against `engine`.
+    pub nvme_use_io_uring: Option<bool>,
+    pub queue_depth: u32,
+    /// Completions are polled for instead of waited for (IORING_SETUP_IOPOLL).
+    pub polling: bool,
+    /// A kernel thread takes submissions and sleeps after this idle time; `None`: no such thread.
+    pub submission_polling_idle: Option<Duration>,
+    pub fixed_buffers: bool,
+    pub huge_pages: bool,
+    pub numa_aware: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EngineChoice {
+    Auto,
+    Uring,
+    Blocking,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PassthroughChoice {
+    Auto,
+    Off,
+}
+
+/// How long attributes, names and listings are believed, as nfs(5) has it: between the two bounds, the
+/// longer the older the last change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AttributeTimeouts {
+    pub file_min: Duration,
+    pub file_max: Duration,
+    pub directory_min: Duration,
+    pub directory_max: Duration,
+    /// Every open asks the backend whether the file is still the same.
+    pub close_to_open: bool,
+}
+
+/// Which names are remembered, as nfs(5) has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LookupCache {
+    All,
+    Positive,
+    None,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            backend: None,
+            cache_directories: Vec::new(),
+            cache_size: CacheSize::Derived,
+            block_size_bytes: None,
+            max_concurrent_fills: 16,
+            eviction: EvictionPolicy::Lru,
+            checksum: ChecksumKind::None,
+            cache_ttl: None,
+            direct_io: false,
+            readahead_max_bytes: 32 * MIB,
+            min_cache_file_size_bytes: 0,
+            small_file_size_bytes: 256 * KIB,
+            access: None,
+            mount_flags: MountFlags {
+                read_only: false,
+                allow_suid: true,
+                allow_devices: true,
+                allow_exec: true,
+                update_atime: true,
+            },
+            io: IoSettings {
+                engine: EngineChoice::Auto,
+                nvme_use_io_uring: None,
+                queue_depth: 128,
+                polling: false,
+                submission_polling_idle: None,
+                fixed_buffers: true,
+                huge_pages: false,
+                numa_aware: false,
+            },
+            passthrough: PassthroughChoice::Auto,
+            attributes: AttributeTimeouts {
+                file_min: Duration::from_secs(3),
+                file_max: Duration::from_secs(60),
+                directory_min: Duration::from_secs(30),
+                directory_max: Duration::from_secs(60),
+                close_to_open: true,
+            },
+            lookup_cache: LookupCache::All,
+            backend_timeout: Duration::from_secs(30),
+            revalidate_timeout: Duration::from_secs(1),
+            stale: Duration::from_secs(24 * 3600),
+            clock_skew: Duration::from_secs(3600),
+            fuse_threads: None,
+            log: LogLevel::Info,
+            log_file: None,
+            name: None,
+        }
+    }
+}
+
+impl Settings {
+    /// The checks that need more than one option; called once, at the end of parsing.
+    pub(super) fn validated(mut self) -> Result<Self, ConfigError> {
+        self.check_cache_size()?;
+        self.check_attribute_bounds()?;
+        self.check_deadlines()?;
+        self.choose_engine()?;
+        Ok(self)
+    }
+
+    fn check_cache_size(&self) -> Result<(), ConfigError> {
+        let CacheSize::Bytes(cache_bytes) = self.cache_size else {
+            return Ok(());
+        };
+        if let Some(block_bytes) = self.block_size_bytes
+            && block_bytes > cache_bytes
+        {
+            return Err(ConfigError::Contradiction(format!(
+                "block_size={} is larger than cache_size={}; make the cache larger or the blocks smaller",
+                show_size(block_bytes),
+                show_size(cache_bytes)
+            )));
+        }
+        if cache_bytes < MINIMUM_CACHE_BYTES {
+            return Err(ConfigError::BadValue {
+                name: "cache_size".to_owned(),
+                value: show_size(cache_bytes),
+                expected: format!("at least {}", show_size(MINIMUM_CACHE_BYTES)),
+            });
+        }
+        Ok(())
+    }
+
+    fn check_attribute_bounds(&self) -> Result<(), ConfigError> {
+        let timeouts = &self.attributes;
+        for (low_name, low, high_name, high) in [
+            ("acregmin", timeouts.file_min, "acregmax", timeouts.file_max),
+            (
+                "acdirmin",
+                timeouts.directory_min,
+                "acdirmax",
+                timeouts.directory_max,
+            ),
+        ] {
+            if low > high {
+                return Err(ConfigError::Contradiction(format!(
+                    "{low_name}={} is longer than {high_name}={}; lower the first or raise the second",
+                    show_duration(low),
+                    show_duration(high)
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_deadlines(&self) -> Result<(), ConfigError> {
+        if self.revalidate_timeout > self.backend_timeout {
+            return Err(ConfigError::Contradiction(format!(
+                "revalidate_timeout={} is longer than backend_timeout={}, which ends every call before; \
+                 lower the first or raise the second",
+                show_duration(self.revalidate_timeout),
+                show_duration(self.backend_timeout)
+            )));
+        }
+        Ok(())
+    }
+
+    fn choose_engine(&mut self) -> Result<(), ConfigError> {
+        match (self.io.nvme_use_io_uring, self.io.engine) {
+            (Some(false), EngineChoice::Uring) | (Some(true), EngineChoice::Blocking) => {
+                return Err(ConfigError::Contradiction(
+                    "nvme_use_io_uring and io_engine ask for different engines; keep io_engine only"
+                        .to_owned(),
+                ));
+            }
+            (Some(false), EngineChoice::Auto) => self.io.engine = EngineChoice::Blocking,
+            (Some(false), EngineChoice::Blocking)
+            | (Some(true), EngineChoice::Auto | EngineChoice::Uring)
+            | (None, _) => {}
+        }
+        let rings_only = [
+            ("nvme_polling_mode", self.io.polling),
+            (
+                "nvme_sq_poll_idle_ms",
+                self.io.submission_polling_idle.is_some(),
+            ),
+        ];
+        if self.io.engine == EngineChoice::Blocking
+            && let Some((name, _)) = rings_only.iter().find(|(_, asked)| *asked)
+        {
+            return Err(ConfigError::Contradiction(format!(
+                "{name} needs io_uring, which is switched off by io_engine=blocking or \
+                 nvme_use_io_uring=0; drop one of them"
+            )));
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Display for LogLevel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        })
+    }
+}

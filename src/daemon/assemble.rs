@@ -1,0 +1,394 @@
+//! Which component gets which setting: the only place where all of them are known.
+
+use super::control::{Evict, Evicted};
+use super::error::StartError;
+use super::prepare::{Prepared, with_timeout};
+use super::report::Reporter;
+use super::status::Status;
+use crate::backend::Backend;
+use crate::backend::DirectoryBackend;
+use crate::backend::deadline::Timers;
+use crate::backend::health::{Health, HealthSettings};
+use crate::backend::lanes::{Lane, LaneSettings};
+use crate::backend::observed::ObservedBackend;
+use crate::cache::{Cache, CacheDirectory, CacheParts, CacheSettings, OpenError};
+use crate::config::{
+    Access, CacheSize, DiskShare, EngineChoice, LookupCache, PassthroughChoice, Settings,
+};
+use crate::events::InvalidationQueue;
+use crate::fs::operations::BackingRegistry;
+use crate::fs::{self, FileSystem, FsParts, FsSettings};
+use crate::fuse::{self, Channel, MountPlan, MountSettings, Passthrough};
+use crate::io::Io;
+use crate::io::engine::{Engine, EngineKind, EngineSettings};
+use crate::io::local::LocalDisk;
+use crate::metrics::{BackendMetrics, CacheMetrics};
+use crate::readahead;
+use anyhow::{Context, bail};
+use nix::mount::MsFlags;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Memory for index pages, over all cache directories: the inner pages for millions of files. Leaves are mostly
+/// found in the kernel's page cache.
+const INDEX_CACHE_BYTES: usize = 12 << 20;
+/// The index is made durable this often; what was filled since is fetched again after a crash.
+const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(3);
+/// Requests of the kernel's own under way: hung readaheads must not stop other reads.
+const MAX_BACKGROUND: u16 = 4096;
+/// What the kernel reads ahead in cached files.
+const KERNEL_READ_AHEAD_BYTES: u64 = 1 << 20;
+const METADATA_THREADS: usize = 32;
+const DEMAND_THREADS: usize = 32;
+const LOCAL_THREADS: usize = 4;
+/// Threads that may hang in the backend for good before further calls are refused.
+const LOST_THREADS_MAX: usize = 256;
+const QUEUE_MAX: usize = 100_000;
+
+/// The running filesystem, as the life cycle sees it.
+pub struct Assembled {
+    /// Returns when the kernel has ended the session (unmounted or aborted). Called once, on a
+    /// thread of its own.
+    pub wait: Box<dyn FnOnce() -> anyhow::Result<()> + Send>,
+    /// Ends the components and makes the index durable. Called once, after the session's end; the
+    /// caller bounds its time.
+    pub shutdown: Box<dyn FnOnce() + Send>,
+    /// The state now; `pid`, `name`, `mountpoint`, `version`, `uptime_seconds` and `options` values
+    /// are filled in by the caller, `no_effect_because` of options is taken from here.
+    pub status: Box<dyn Fn() -> Status + Send + Sync>,
+    /// Drops cached data: [`super::control::Request::Evict`].
+    pub evict: Evict,
+}
+
+/// Makes every component from the settings and mounts. On return the mount serves. Called once, in the
+/// process that stays, with the signals of [`super::run`] blocked.
+pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Assembled> {
+    let backend_metrics = Arc::new(BackendMetrics::default());
+    let cache_metrics = Arc::new(CacheMetrics::default());
+    let engine = start_engine(settings)?;
+    let disks = open_disks(prepared, &engine, &cache_metrics)?;
+    set_limits(settings, &disks)?;
+
+    let health = Health::new(
+        HealthSettings {
+            revalidate_timeout: settings.revalidate_timeout,
+            backend_timeout: settings.backend_timeout,
+        },
+        backend_metrics.clone(),
+    );
+    let root = prepared
+        .backend_root
+        .try_clone()
+        .context("the backend's descriptor")?;
+    let metrics = backend_metrics.clone();
+    let directory = bounded(settings, prepared, move || {
+        DirectoryBackend::from_root(root, metrics)
+    })?;
+    let backend: Arc<dyn Backend> = ObservedBackend::new(directory.clone(), health.clone());
+    let timers = Timers::start().context("starting the timer thread")?;
+
+    let buffers = engine.clone();
+    let cache = Cache::start(CacheParts {
+        settings: cache_settings(settings),
+        directories: disks.iter().map(|disk| disk.cache.clone()).collect(),
+        backend: backend.clone(),
+        demand_lane: lane("demand", DEMAND_THREADS, &health),
+        timers: timers.clone(),
+        health: health.clone(),
+        take_buffer: Arc::new(move |length| buffers.take_buffer(length)),
+        metrics: cache_metrics.clone(),
+        backend_metrics: backend_metrics.clone(),
+    })
+    .context("starting the cache's threads")?;
+
+    let channel = Channel::mount(mount_settings(settings, prepared))?;
+    let protocol = channel.protocol().clone();
+    let registry: Option<Arc<dyn BackingRegistry>> =
+        protocol.passthrough.is_ok().then(|| channel.registry());
+    let (invalidations, invalidated) = InvalidationQueue::new();
+    // Local work must not be taken for calls on the backend.
+    let local_health = Health::new(health.settings(), Arc::default());
+    let parts = FsParts {
+        settings: fs_settings(settings),
+        backend: backend.clone(),
+        metadata_lane: lane("metadata", METADATA_THREADS, &health),
+        local_lane: lane("local", LOCAL_THREADS, &local_health),
+        health: health.clone(),
+        timers,
+        cache: cache.clone(),
+        metrics: cache_metrics.clone(),
+        invalidations,
+        registry,
+    };
+    let filesystem = bounded(settings, prepared, move || FileSystem::new(parts))?;
+    health
+        .start_probe(backend)
+        .context("starting the backend's probe")?;
+    let serving = channel.serve(filesystem.clone(), invalidated)?;
+
+    let reporter = Reporter {
+        backend_path: prepared.backend_path.clone(),
+        backend: directory,
+        backend_metrics,
+        health,
+        cache: cache.clone(),
+        cache_metrics,
+        disks: disks.iter().map(|disk| disk.local.clone()).collect(),
+        lost: prepared.lost_cache_directories.clone(),
+        engine: engine.clone(),
+        protocol,
+        filesystem: filesystem.clone(),
+        settings: settings.clone(),
+        reader_threads: reader_threads(settings),
+    };
+    let evicting = filesystem;
+    Ok(Assembled {
+        wait: Box::new(move || serving.wait().map_err(anyhow::Error::from)),
+        shutdown: Box::new(move || {
+            cache.shutdown();
+            engine.shutdown();
+        }),
+        status: Box::new(move || reporter.status()),
+        evict: Box::new(move |paths| {
+            let evicted = evicting.evict(paths).context("looking at the backend")?;
+            Ok(Evicted {
+                files: evicted.files,
+                bytes: evicted.bytes,
+                files_in_use: evicted.in_use,
+            })
+        }),
+    })
+}
+
+/// Calls the backend on a thread that can be lost to it, for `backend_timeout` at most.
+fn bounded<T: Send + 'static>(
+    settings: &Settings,
+    prepared: &Prepared,
+    call: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> anyhow::Result<T> {
+    let path = &prepared.backend_path;
+    match with_timeout(settings.backend_timeout, call).context("starting a thread")? {
+        Some(outcome) => outcome.with_context(|| format!("backend {}", path.display())),
+        None => Err(anyhow::Error::new(StartError::BackendHung {
+            path: path.clone(),
+            seconds: settings.backend_timeout.as_secs(),
+        })),
+    }
+}
+
+fn lane(name: &'static str, threads: usize, health: &Arc<Health>) -> Arc<Lane> {
+    Lane::new(
+        name,
+        LaneSettings {
+            max_threads: threads,
+            max_lost_threads: LOST_THREADS_MAX,
+            queue_limit: QUEUE_MAX,
+        },
+        health.clone(),
+    )
+}
+
+fn start_engine(settings: &Settings) -> anyhow::Result<Arc<Engine>> {
+    let io = &settings.io;
+    let engine = Engine::start(EngineSettings {
+        kind: match io.engine {
+            EngineChoice::Auto => EngineKind::Auto,
+            EngineChoice::Uring => EngineKind::Uring,
+            EngineChoice::Blocking => EngineKind::Blocking,
+        },
+        queue_depth: io.queue_depth,
+        polling: io.polling,
+        fixed_buffers: io.fixed_buffers,
+        sq_poll_idle: io.submission_polling_idle,
+        huge_pages: io.huge_pages,
+        numa_aware: io.numa_aware,
+        fill_parallelism: settings.max_concurrent_fills,
+        ..EngineSettings::default()
+    })
+    .context("memory for read buffers")?;
+    let report = engine.report();
+    if io.engine == EngineChoice::Uring && report.engine != "uring" {
+        bail!(
+            "io_engine=uring: io_uring cannot be used here: {}; use io_engine=auto to go on without",
+            report.reason
+        );
+    }
+    Ok(engine)
+}
+
+struct Disk {
+    local: Arc<LocalDisk>,
+    cache: Arc<CacheDirectory>,
+    device: u64,
+}
+
+/// Opens the cache in each directory. Where there are several, one whose disk fails is left out.
+fn open_disks(
+    prepared: &Prepared,
+    engine: &Arc<Engine>,
+    metrics: &Arc<CacheMetrics>,
+) -> anyhow::Result<Vec<Disk>> {
+    let several = prepared.cache_directories.len() > 1;
+    let index_cache_bytes = INDEX_CACHE_BYTES / prepared.cache_directories.len().max(1);
+    let mut disks = Vec::new();
+    for directory in &prepared.cache_directories {
+        let name = directory.path.display().to_string();
+        let opened = open_disk(&name, directory, engine, metrics, index_cache_bytes);
+        match opened {
+            Ok(disk) => disks.push(disk),
+            Err(OpenError::Io(error)) if several => {
+                tracing::warn!("cache directory {name} is not used: {error}");
+            }
+            Err(error) => bail!("cache directory {name}: {error}"),
+        }
+    }
+    if disks.is_empty() {
+        bail!("no cache directory can be used; name another with cache_dir");
+    }
+    Ok(disks)
+}
+
+fn open_disk(
+    name: &str,
+    directory: &super::cache_directory::CacheDirectory,
+    engine: &Arc<Engine>,
+    metrics: &Arc<CacheMetrics>,
+    index_cache_bytes: usize,
+) -> Result<Disk, OpenError> {
+    let root = directory.directory.try_clone()?;
+    let local = LocalDisk::open(root, engine.clone())?;
+    let io: Arc<dyn Io> = local.clone();
+    let cache = CacheDirectory::open(name.to_owned(), io, index_cache_bytes, metrics.clone())?;
+    for notice in cache.notices.lock().iter() {
+        tracing::warn!("{notice}");
+    }
+    Ok(Disk {
+        local,
+        cache,
+        device: directory.identity.0,
+    })
+}
+
+/// The limit over all disks, split among the directories in proportion to what each could hold.
+fn set_limits(settings: &Settings, disks: &[Disk]) -> anyhow::Result<()> {
+    let mut shares: BTreeMap<u64, (DiskShare, u64)> = BTreeMap::new();
+    for disk in disks {
+        let space = disk
+            .cache
+            .disk_space()
+            .with_context(|| format!("space of {}", disk.cache.name))?;
+        let (share, directories) = shares.entry(disk.device).or_insert((
+            DiskShare {
+                total_bytes: space.total_bytes,
+                available_bytes: space.available_bytes,
+                used_by_cache_bytes: 0,
+            },
+            0,
+        ));
+        share.used_by_cache_bytes += disk.cache.space.used_bytes();
+        *directories += 1;
+    }
+    let all: Vec<DiskShare> = shares.values().map(|(share, _)| *share).collect();
+    let limit_bytes = settings
+        .cache_size
+        .limit_bytes(&all)
+        .map_err(anyhow::Error::msg)?;
+    let capacity = |share: &DiskShare| (share.available_bytes + share.used_by_cache_bytes).max(1);
+    let total: u64 = all.iter().map(capacity).sum();
+    for disk in disks {
+        let (share, directories) = &shares[&disk.device];
+        let part = u128::from(limit_bytes) * u128::from(capacity(share)) / u128::from(total);
+        disk.cache
+            .space
+            .set_limit((part / u128::from(*directories)) as u64);
+        if let CacheSize::Bytes(wanted) = settings.cache_size
+            && wanted > total
+        {
+            tracing::warn!(
+                "cache_size is larger than what the cache disks have free; when they are full, reads go past the cache"
+            );
+        }
+    }
+    Ok(())
+}
+
+fn cache_settings(settings: &Settings) -> CacheSettings {
+    CacheSettings {
+        fill_parallelism: settings.max_concurrent_fills,
+        clock_skew: settings.clock_skew,
+        ttl: settings.cache_ttl,
+        min_file_size_bytes: settings.min_cache_file_size_bytes,
+        checkpoint_interval: CHECKPOINT_INTERVAL,
+    }
+}
+
+fn fs_settings(settings: &Settings) -> FsSettings {
+    FsSettings {
+        attributes_min: settings.attributes.file_min,
+        attributes_max: settings.attributes.file_max,
+        directory_min: settings.attributes.directory_min,
+        directory_max: settings.attributes.directory_max,
+        lookup_cache: match settings.lookup_cache {
+            LookupCache::All => fs::LookupCache::All,
+            LookupCache::Positive => fs::LookupCache::Positive,
+            LookupCache::None => fs::LookupCache::None,
+        },
+        close_to_open: settings.attributes.close_to_open,
+        revalidate_timeout: settings.revalidate_timeout,
+        backend_timeout: settings.backend_timeout,
+        stale: settings.stale,
+        small_file_bytes: settings.small_file_size_bytes,
+        passthrough: settings.passthrough == PassthroughChoice::Auto,
+        direct_io: settings.direct_io,
+        readahead: readahead::Limits {
+            window_bytes_max: settings.readahead_max_bytes,
+            block_bytes: settings.block_size_bytes,
+        },
+    }
+}
+
+fn reader_threads(settings: &Settings) -> usize {
+    settings.fuse_threads.unwrap_or_else(|| {
+        std::thread::available_parallelism()
+            .map_or(2, usize::from)
+            .clamp(2, 8)
+    })
+}
+
+fn mount_settings(settings: &Settings, prepared: &Prepared) -> MountSettings {
+    let words = &settings.mount_flags;
+    let flags = [
+        (words.read_only, MsFlags::MS_RDONLY),
+        (!words.allow_suid, MsFlags::MS_NOSUID),
+        (!words.allow_devices, MsFlags::MS_NODEV),
+        (!words.allow_exec, MsFlags::MS_NOEXEC),
+        (!words.update_atime, MsFlags::MS_NOATIME),
+    ]
+    .into_iter()
+    .filter(|(wanted, _)| *wanted)
+    .fold(MsFlags::empty(), |flags, (_, flag)| flags | flag);
+    let access = match settings.access {
+        Some(Access::Owner) => fuse::Access::Owner,
+        Some(Access::OwnerAndRoot) => fuse::Access::OwnerAndRoot,
+        Some(Access::Everybody) => fuse::Access::Everyone,
+        None if nix::unistd::geteuid().is_root() => fuse::Access::Everyone,
+        None => fuse::Access::Owner,
+    };
+    MountSettings {
+        plan: MountPlan {
+            mountpoint: prepared.mountpoint.clone(),
+            source_name: prepared.source.to_string_lossy().into_owned(),
+            access,
+            default_permissions: true,
+            flags,
+        },
+        passthrough: match settings.passthrough {
+            PassthroughChoice::Auto => Passthrough::PlainDisk,
+            PassthroughChoice::Off => Passthrough::Off,
+        },
+        reader_threads: reader_threads(settings),
+        max_background: MAX_BACKGROUND,
+        read_ahead_bytes: KERNEL_READ_AHEAD_BYTES,
+    }
+}

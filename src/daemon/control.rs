@@ -1,0 +1,287 @@
+//! The control socket of a mount: a unix stream socket, one JSON request and one JSON reply, a line
+//! each, per connection. Only the user that runs the daemon (and root) may connect.
+//!
+//! Its name is made from the mountpoint, so that a command finds it without touching the mount.
+
+use super::mount_table::path_hash;
+use super::prepare::with_timeout;
+use super::status::Status;
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use serde::{Deserialize, Serialize};
+use std::ffi::OsStr;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+/// The longest request line.
+const REQUEST_BYTES_MAX: u64 = 4 << 20;
+/// Connections served at once; more are turned away.
+const CONNECTIONS_MAX: usize = 16;
+/// How long one side waits for the other to send or take its line.
+const LINE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a client may ask.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case")]
+pub enum Request {
+    Status,
+    /// Drops cached data of these paths, relative to the mount's root, directories with all beneath
+    /// them; none: of everything.
+    Evict {
+        paths: Vec<WirePath>,
+    },
+    /// Unmount and end, as SIGTERM does.
+    Stop,
+}
+
+/// What comes back.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "reply", rename_all = "snake_case")]
+pub enum Reply {
+    Status(Box<Status>),
+    Evicted(Evicted),
+    Stopping,
+    Error { message: String },
+}
+
+/// What an evict request did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Evicted {
+    pub files: u64,
+    pub bytes: u64,
+    /// Files left because they are open or mapped.
+    pub files_in_use: u64,
+}
+
+/// A path in JSON: text where it is UTF-8, else its bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum WirePath {
+    Text(String),
+    Bytes(Vec<u8>),
+}
+
+impl From<&Path> for WirePath {
+    fn from(path: &Path) -> Self {
+        match path.to_str() {
+            Some(text) => Self::Text(text.to_owned()),
+            None => Self::Bytes(path.as_os_str().as_bytes().to_vec()),
+        }
+    }
+}
+
+impl From<WirePath> for PathBuf {
+    fn from(path: WirePath) -> Self {
+        match path {
+            WirePath::Text(text) => PathBuf::from(text),
+            WirePath::Bytes(bytes) => PathBuf::from(std::ffi::OsString::from_vec(bytes)),
+        }
+    }
+}
+
+/// Drops cached data of paths relative to the mount's root.
+pub type Evict = Box<dyn Fn(&[PathBuf]) -> anyhow::Result<Evicted> + Send + Sync>;
+
+/// What the daemon does for each request. Each may block; none is called under a lock.
+pub struct Handlers {
+    pub status: Box<dyn Fn() -> Status + Send + Sync>,
+    pub evict: Evict,
+    pub stop: Box<dyn Fn() + Send + Sync>,
+}
+
+impl Handlers {
+    fn answer(&self, request: Request) -> Reply {
+        match request {
+            Request::Status => Reply::Status(Box::new((self.status)())),
+            Request::Evict { paths } => {
+                let paths: Vec<PathBuf> = paths.into_iter().map(PathBuf::from).collect();
+                match (self.evict)(&paths) {
+                    Ok(evicted) => Reply::Evicted(evicted),
+                    Err(error) => Reply::Error {
+                        message: format!("{error:#}"),
+                    },
+                }
+            }
+            Request::Stop => {
+                (self.stop)();
+                Reply::Stopping
+            }
+        }
+    }
+}
+
+/// Where the sockets of this user's mounts lie.
+pub fn socket_directory() -> PathBuf {
+    let parent = match std::env::var_os("XDG_RUNTIME_DIR") {
+        Some(own) if !nix::unistd::geteuid().is_root() => PathBuf::from(own),
+        _ => PathBuf::from("/run"),
+    };
+    parent.join("nfs-cachefs")
+}
+
+/// The socket of the mount at `mountpoint` (resolved).
+pub fn socket_path(directory: &Path, mountpoint: &Path) -> PathBuf {
+    directory.join(format!("{:016x}.sock", path_hash(mountpoint)))
+}
+
+/// A socket that is being served. Dropping it removes the name, unless another daemon has taken it.
+#[derive(Debug)]
+pub struct ControlSocket {
+    path: PathBuf,
+    identity: (u64, u64),
+}
+
+impl ControlSocket {
+    /// Binds the socket of a mount and serves it from threads of its own. A name left by a dead
+    /// daemon is taken over.
+    pub fn serve(
+        directory: &Path,
+        mountpoint: &Path,
+        handlers: Arc<Handlers>,
+    ) -> io::Result<ControlSocket> {
+        std::fs::DirBuilder::new()
+            .mode(0o755)
+            .recursive(true)
+            .create(directory)?;
+        let path = socket_path(directory, mountpoint);
+        // Bound under another name first: the final name never shows a socket with open permissions.
+        let private = path.with_extension(format!("{}.new", std::process::id()));
+        let _ = std::fs::remove_file(&private);
+        let listener = UnixListener::bind(&private)?;
+        std::fs::set_permissions(&private, std::fs::Permissions::from_mode(0o600))?;
+        let facts = private.symlink_metadata()?;
+        std::fs::rename(&private, &path)?;
+        let socket = ControlSocket {
+            path,
+            identity: (facts.dev(), facts.ino()),
+        };
+        std::thread::Builder::new()
+            .name("control".to_owned())
+            .spawn(move || accept_all(&listener, &handlers))?;
+        Ok(socket)
+    }
+}
+
+impl Drop for ControlSocket {
+    fn drop(&mut self) {
+        let ours = self
+            .path
+            .symlink_metadata()
+            .is_ok_and(|facts| (facts.dev(), facts.ino()) == self.identity);
+        if ours {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn accept_all(listener: &UnixListener, handlers: &Arc<Handlers>) {
+    let connections = Arc::new(AtomicUsize::new(0));
+    for stream in listener.incoming() {
+        let Ok(stream) = stream else { continue };
+        if connections.fetch_add(1, Ordering::AcqRel) >= CONNECTIONS_MAX {
+            connections.fetch_sub(1, Ordering::AcqRel);
+            continue;
+        }
+        let (handlers, open) = (handlers.clone(), connections.clone());
+        let spawned = std::thread::Builder::new()
+            .name("control-client".to_owned())
+            .spawn(move || {
+                if let Err(error) = serve_one(&stream, &handlers) {
+                    tracing::debug!("control connection: {error}");
+                }
+                open.fetch_sub(1, Ordering::AcqRel);
+            });
+        if spawned.is_err() {
+            connections.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+}
+
+fn serve_one(stream: &UnixStream, handlers: &Handlers) -> io::Result<()> {
+    stream.set_read_timeout(Some(LINE_TIMEOUT))?;
+    stream.set_write_timeout(Some(LINE_TIMEOUT))?;
+    let mut line = Vec::new();
+    BufReader::new(stream)
+        .take(REQUEST_BYTES_MAX)
+        .read_until(b'\n', &mut line)?;
+    let reply = match serde_json::from_slice(&line) {
+        Ok(request) => handlers.answer(request),
+        Err(error) => Reply::Error {
+            message: format!("not a request this version knows: {error}"),
+        },
+    };
+    write_line(stream, &reply)
+}
+
+fn write_line(mut stream: &UnixStream, message: &impl Serialize) -> io::Result<()> {
+    let mut line = serde_json::to_vec(message)?;
+    line.push(b'\n');
+    stream.write_all(&line)
+}
+
+/// A connection to the daemon of a mount.
+#[derive(Debug)]
+pub struct Client {
+    stream: UnixStream,
+}
+
+impl Client {
+    /// ENOENT or ECONNREFUSED when no daemon serves this mountpoint. Does not touch the mount. A
+    /// daemon that hangs is still connected to, by its kernel's queue.
+    pub fn connect(directory: &Path, mountpoint: &Path) -> io::Result<Client> {
+        let path = socket_path(directory, mountpoint);
+        // connect(2) waits where the queue of a hung daemon is full.
+        let stream = with_timeout(LINE_TIMEOUT, move || UnixStream::connect(path))?
+            .ok_or_else(|| io::Error::from(io::ErrorKind::TimedOut))??;
+        Ok(Client { stream })
+    }
+
+    /// The daemon's process id, known even when it does not answer.
+    pub fn daemon_pid(&self) -> io::Result<i32> {
+        Ok(getsockopt(&self.stream, PeerCredentials)?.pid())
+    }
+
+    /// Asks and waits up to `timeout` for the reply.
+    pub fn ask(&self, request: &Request, timeout: Duration) -> io::Result<Reply> {
+        self.stream.set_write_timeout(Some(timeout))?;
+        self.stream.set_read_timeout(Some(timeout))?;
+        write_line(&self.stream, request)?;
+        let mut line = Vec::new();
+        BufReader::new(&self.stream).read_until(b'\n', &mut line)?;
+        if line.is_empty() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        serde_json::from_slice(&line).map_err(io::Error::other)
+    }
+}
+
+/// `path` relative to the mount's root: given absolute (lexically beneath the mountpoint) or relative to
+/// it already. `None` when it lies elsewhere.
+pub fn relative_to_mount(mountpoint: &Path, path: &OsStr) -> Option<PathBuf> {
+    let path = Path::new(path);
+    let relative = match path.is_absolute() {
+        true => path.strip_prefix(mountpoint).ok()?,
+        false => path,
+    };
+    let plain = relative.components().all(|part| {
+        matches!(
+            part,
+            std::path::Component::Normal(_) | std::path::Component::CurDir
+        )
+    });
+    plain.then(|| {
+        relative
+            .components()
+            .filter(|part| matches!(part, std::path::Component::Normal(_)))
+            .collect()
+    })
+}
+
+#[cfg(test)]
+#[path = "control_tests.rs"]
+mod tests;

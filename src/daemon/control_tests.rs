@@ -1,0 +1,105 @@
+use super::*;
+use crate::daemon::test_scratch;
+use parking_lot::Mutex;
+
+#[derive(Default)]
+struct Seen {
+    evicted: Mutex<Vec<PathBuf>>,
+    stopped: AtomicUsize,
+}
+
+fn serve(directory: &Path, mountpoint: &Path) -> (ControlSocket, Arc<Seen>) {
+    let seen = Arc::new(Seen::default());
+    let (evicting, stopping) = (seen.clone(), seen.clone());
+    let handlers = Handlers {
+        status: Box::new(|| Status {
+            name: "test".to_owned(),
+            ..Status::default()
+        }),
+        evict: Box::new(move |paths| {
+            anyhow::ensure!(
+                !paths.iter().any(|path| path == Path::new("bad")),
+                "no such file"
+            );
+            evicting.evicted.lock().extend_from_slice(paths);
+            Ok(Evicted {
+                files: paths.len() as u64,
+                ..Evicted::default()
+            })
+        }),
+        stop: Box::new(move || {
+            stopping.stopped.fetch_add(1, Ordering::AcqRel);
+        }),
+    };
+    let socket = ControlSocket::serve(directory, mountpoint, Arc::new(handlers)).expect("socket");
+    (socket, seen)
+}
+
+const SECONDS_5: Duration = Duration::from_secs(5);
+
+#[test]
+fn requests_reach_their_handlers_and_replies_come_back() {
+    let scratch = test_scratch();
+    let mountpoint = Path::new("/mnt/x");
+    let (_socket, seen) = serve(scratch.path(), mountpoint);
+    let ask = |request: &Request| {
+        let client = Client::connect(scratch.path(), mountpoint).expect("connects");
+        assert_eq!(client.daemon_pid().expect("pid"), std::process::id() as i32);
+        client.ask(request, SECONDS_5).expect("answers")
+    };
+    assert!(matches!(ask(&Request::Status), Reply::Status(status) if status.name == "test"));
+    let odd = Path::new(OsStr::from_bytes(b"a/\xff"));
+    let paths = vec![WirePath::from(Path::new("dir/file")), WirePath::from(odd)];
+    let reply = ask(&Request::Evict { paths });
+    assert!(matches!(reply, Reply::Evicted(evicted) if evicted.files == 2));
+    assert_eq!(*seen.evicted.lock(), [Path::new("dir/file"), odd]);
+    let paths = vec![WirePath::from(Path::new("bad"))];
+    assert!(
+        matches!(ask(&Request::Evict { paths }), Reply::Error { message } if message.contains("no such file"))
+    );
+    assert_eq!(ask(&Request::Stop), Reply::Stopping);
+    assert_eq!(seen.stopped.load(Ordering::Acquire), 1);
+}
+
+#[test]
+fn the_socket_is_private_and_nonsense_is_answered() {
+    let scratch = test_scratch();
+    let mountpoint = Path::new("/mnt/x");
+    let (_socket, _) = serve(scratch.path(), mountpoint);
+    let path = socket_path(scratch.path(), mountpoint);
+    assert_eq!(
+        path.metadata().expect("socket").permissions().mode() & 0o777,
+        0o600
+    );
+    let mut stream = UnixStream::connect(&path).expect("connects");
+    stream
+        .write_all(b"{\"command\":\"dance\"}\n")
+        .expect("sent");
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line).expect("reply");
+    assert!(line.contains("\"reply\":\"error\""), "{line}");
+}
+
+#[test]
+fn a_new_daemon_takes_the_name_over_and_the_old_one_leaves_it() {
+    let scratch = test_scratch();
+    let mountpoint = Path::new("/mnt/x");
+    let (old, _) = serve(scratch.path(), mountpoint);
+    let (new, _) = serve(scratch.path(), mountpoint);
+    drop(old);
+    assert!(socket_path(scratch.path(), mountpoint).exists());
+    drop(new);
+    let gone = Client::connect(scratch.path(), mountpoint).unwrap_err();
+    assert_eq!(gone.kind(), io::ErrorKind::NotFound);
+}
+
+#[test]
+fn paths_are_made_relative_without_touching_the_mount() {
+    let mountpoint = Path::new("/mnt/x");
+    let relative = |path: &str| relative_to_mount(mountpoint, OsStr::new(path));
+    assert_eq!(relative("/mnt/x/a/b"), Some(PathBuf::from("a/b")));
+    assert_eq!(relative("./a"), Some(PathBuf::from("a")));
+    assert_eq!(relative("/mnt/x"), Some(PathBuf::new()));
+    assert_eq!(relative("/mnt/other/a"), None);
+    assert_eq!(relative("a/../../b"), None);
+}

@@ -1,0 +1,48 @@
+//! The life of one mount: paths are checked, the process goes into the background, the parts are put
+//! together, requests are served, everything ends within a bounded time.
+//!
+//! What always holds: the backend's root is opened before anything is mounted; no thread starts
+//! before the last fork; the one who called learns of success or of the error text and exit
+//! status, never both, never neither; unmounting ends.
+//!
+//! - `start`: the way from options to a mount that serves
+//! - `prepare`: checks of backend and mountpoint; `cache_directory` those of the cache's disks, `directory_lock`
+//!   who holds one
+//! - `background`: going into the background and telling the caller how it went
+//! - `assemble`: which component gets which setting
+//! - `report`: the components' state, for `status`
+//! - `run`: serving until the end, signals, shutdown
+//! - `control`: the socket that `status`, `evict` and `umount` talk to
+//! - `status`: what `status --json` says for good
+//! - `unmount`: ending a mount from outside, whatever state its daemon is in
+//! - `mount_table`: /proc/self/mountinfo
+//! - `machine`: what this kernel and machine can do, for `check`
+//! - `log`: where messages go
+//! - `error`: why a mount does not come up, and exit statuses
+
+pub mod assemble;
+pub mod background;
+pub mod cache_directory;
+pub mod control;
+mod directory_lock;
+pub mod error;
+pub mod log;
+pub mod machine;
+pub mod mount_table;
+pub mod prepare;
+mod report;
+pub mod run;
+pub mod start;
+pub mod status;
+pub mod unmount;
+
+/// The filesystem type as the kernel shows it: `fuse.` and this.
+pub const FILESYSTEM_SUBTYPE: &str = "cachefs";
+
+/// A scratch directory for tests: under CACHEFS_TEST_DIR, else the system's; removed when dropped.
+#[cfg(test)]
+pub(crate) fn test_scratch() -> tempfile::TempDir {
+    let parent = std::env::var_os("CACHEFS_TEST_DIR")
+        .map_or_else(std::env::temp_dir, std::path::PathBuf::from);
+    tempfile::tempdir_in(parent).expect("a scratch directory can be made")
+}

@@ -1,0 +1,310 @@
+//! Checks of backend, mountpoint and cache directories, and what they yield: open descriptors, so that
+//! nothing later depends on names.
+
+use super::cache_directory::{CacheDirectory, Neighbours, ResolvedPath};
+use super::control::{Client, socket_directory};
+use super::error::{CacheDirectoryProblem, StartError};
+use super::{mount_table, unmount};
+use crate::config::Settings;
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, open};
+use nix::sys::stat::{Mode, fstatat};
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Where caches lie when no cache_dir is given.
+pub const DEFAULT_CACHE_PARENT: &str = "/var/cache/nfs-cachefs";
+
+/// How long a mount that is there already may take to show whether it is alive.
+const LIVENESS_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Everything outside the process that a mount stands on, checked and open.
+#[derive(Debug)]
+pub struct Prepared {
+    /// What the mount table shows as source.
+    pub source: OsString,
+    /// The backend's root, opened before anything is mounted over it.
+    pub backend_root: OwnedFd,
+    /// Resolved, for messages only.
+    pub backend_path: PathBuf,
+    /// Resolved.
+    pub mountpoint: PathBuf,
+    /// At least one.
+    pub cache_directories: Vec<CacheDirectory>,
+    pub lost_cache_directories: Vec<LostCacheDirectory>,
+}
+
+/// A cache directory whose disk does not work: its share is a miss.
+#[derive(Clone, Debug)]
+pub struct LostCacheDirectory {
+    pub path: PathBuf,
+    pub reason: String,
+}
+
+/// Checks and opens everything. `backend` is used when the options name none. Starts threads (a hung
+/// backend must not hang the start), so it is called after the last fork. Blocks up to
+/// `backend_timeout`, and up to 10 s for a daemon that is giving up a cache directory.
+pub fn prepare(
+    settings: &Settings,
+    source: OsString,
+    backend: Option<&Path>,
+    mountpoint: &Path,
+) -> Result<Prepared, StartError> {
+    let backend = settings
+        .backend
+        .as_deref()
+        .or(backend)
+        .ok_or(StartError::NoBackend)?;
+    let mountpoint = find_mountpoint(mountpoint, settings.backend_timeout)?;
+    let (backend_root, backend) = open_backend(backend, settings.backend_timeout)?;
+    if mountpoint.path != backend.path
+        && mountpoint.is_within(&backend)
+        && !backend.is_within(&mountpoint)
+    {
+        return Err(StartError::MountpointInsideBackend {
+            mountpoint: mountpoint.path,
+            backend: backend.path,
+        });
+    }
+    let neighbours = Neighbours {
+        backend: &backend,
+        mountpoint: &mountpoint,
+    };
+    let (cache_directories, lost_cache_directories) =
+        open_cache_directories(settings, neighbours, Path::new(DEFAULT_CACHE_PARENT))?;
+    Ok(Prepared {
+        source,
+        backend_root,
+        backend_path: backend.path,
+        mountpoint: mountpoint.path,
+        cache_directories,
+        lost_cache_directories,
+    })
+}
+
+/// Runs `work` on a thread of its own; `None` when it takes longer than `timeout` (the thread is left
+/// to itself then).
+pub(super) fn with_timeout<T: Send + 'static>(
+    timeout: Duration,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<Option<T>> {
+    let (sender, receiver) = crossbeam_channel::bounded(1);
+    std::thread::Builder::new()
+        .name("bounded-call".to_owned())
+        .spawn(move || {
+            let _ = sender.send(work());
+        })?;
+    Ok(receiver.recv_timeout(timeout).ok())
+}
+
+fn open_backend(path: &Path, timeout: Duration) -> Result<(OwnedFd, ResolvedPath), StartError> {
+    let opening = path.to_owned();
+    let opened = with_timeout(timeout, move || open_directory(&opening))
+        .map_err(|error| StartError::System(format!("starting a thread: {error}")))?;
+    let path = path.to_owned();
+    match opened {
+        Some(Ok(opened)) => Ok(opened),
+        None => Err(StartError::BackendHung {
+            path,
+            seconds: timeout.as_secs(),
+        }),
+        Some(Err(Errno::ENOENT)) => Err(StartError::BackendMissing(path)),
+        Some(Err(Errno::ENOTDIR)) => Err(StartError::BackendNotDirectory(path)),
+        Some(Err(errno)) => Err(StartError::BackendNotReadable {
+            path,
+            uid: nix::unistd::geteuid().as_raw(),
+            source: errno.into(),
+        }),
+    }
+}
+
+/// Opens a directory that can be listed and searched, and finds its resolved name.
+fn open_directory(path: &Path) -> Result<(OwnedFd, ResolvedPath), Errno> {
+    let flags = OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+    let root = open(path, flags, Mode::empty())?;
+    fstatat(&root, ".", AtFlags::empty())?;
+    let name = std::fs::read_link(format!("/proc/self/fd/{}", root.as_raw_fd()))
+        .map_err(|_| Errno::ENOENT)?;
+    Ok((root, ResolvedPath::look_at(&name)))
+}
+
+/// [`check_mountpoint`] on a thread that can be lost: the mountpoint may be the backend itself.
+fn find_mountpoint(path: &Path, timeout: Duration) -> Result<ResolvedPath, StartError> {
+    let checked = path.to_owned();
+    let found = with_timeout(timeout + LIVENESS_TIMEOUT, move || {
+        check_mountpoint(&checked).map(|path| ResolvedPath::look_at(&path))
+    })
+    .map_err(|error| StartError::System(format!("starting a thread: {error}")))?;
+    found.unwrap_or_else(|| {
+        Err(StartError::Mountpoint {
+            path: path.to_owned(),
+            source: io::Error::from_raw_os_error(libc::ETIMEDOUT),
+        })
+    })
+}
+
+/// The resolved mountpoint: a directory where no mount of ours is. One whose daemon died is detached.
+fn check_mountpoint(path: &Path) -> Result<PathBuf, StartError> {
+    let problem = |source: io::Error| match source.raw_os_error() {
+        Some(libc::ENOENT) => StartError::MountpointMissing(path.to_owned()),
+        Some(libc::ENOTDIR) => StartError::MountpointNotDirectory(path.to_owned()),
+        _ => StartError::Mountpoint {
+            path: path.to_owned(),
+            source,
+        },
+    };
+    let unresolved = mount_table::resolve_parent(path).map_err(problem)?;
+    refuse_busy(&unresolved)?;
+    let resolved = unresolved.canonicalize().map_err(problem)?;
+    if resolved != unresolved {
+        refuse_busy(&resolved)?;
+    }
+    match resolved.metadata() {
+        Ok(facts) if facts.is_dir() => Ok(resolved),
+        Ok(_) => Err(StartError::MountpointNotDirectory(path.to_owned())),
+        Err(error) => Err(problem(error)),
+    }
+}
+
+fn refuse_busy(mountpoint: &Path) -> Result<(), StartError> {
+    let problem = |source| StartError::Mountpoint {
+        path: mountpoint.to_owned(),
+        source,
+    };
+    while let Some(mount) = mount_table::topmost_at(mountpoint)
+        .map_err(problem)?
+        .filter(mount_table::Mount::is_cachefs)
+    {
+        if has_dead_daemon(mountpoint) {
+            unmount::abort(&mount);
+        } else if liveness(mountpoint).map_err(problem)? != Liveness::Dead {
+            return Err(StartError::MountpointBusy {
+                path: mountpoint.to_owned(),
+                mounted: mount.source.to_string_lossy().into_owned(),
+            });
+        }
+        unmount::detach(mountpoint).map_err(problem)?;
+    }
+    Ok(())
+}
+
+/// Whether the daemon of the mount here is dead but hangs in the kernel, where its end of the connection stays open.
+fn has_dead_daemon(mountpoint: &Path) -> bool {
+    Client::connect(&socket_directory(), mountpoint)
+        .and_then(|client| client.daemon_pid())
+        .is_ok_and(unmount::is_dead)
+}
+
+/// Whether the root of a mount answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Liveness {
+    Answers,
+    /// Its daemon is gone.
+    Dead,
+    /// No answer within 2 s.
+    Hung,
+}
+
+/// Asks the root of the mount at `mountpoint` for its attributes. The kernel may answer from its cache.
+pub fn liveness(mountpoint: &Path) -> io::Result<Liveness> {
+    let path = mountpoint.to_owned();
+    Ok(
+        match with_timeout(LIVENESS_TIMEOUT, move || path.metadata())? {
+            Some(Err(error))
+                if matches!(
+                    error.raw_os_error(),
+                    Some(libc::ENOTCONN | libc::ECONNABORTED)
+                ) =>
+            {
+                Liveness::Dead
+            }
+            Some(_) => Liveness::Answers,
+            None => Liveness::Hung,
+        },
+    )
+}
+
+type OpenedDirectories = (Vec<CacheDirectory>, Vec<LostCacheDirectory>);
+
+fn open_cache_directories(
+    settings: &Settings,
+    neighbours: Neighbours<'_>,
+    default_parent: &Path,
+) -> Result<OpenedDirectories, StartError> {
+    let by_default = settings.cache_directories.is_empty();
+    let paths = if by_default {
+        vec![default_parent.join(mount_table::path_as_name(&neighbours.backend.path))]
+    } else {
+        settings.cache_directories.clone()
+    };
+    let mut opened: Vec<CacheDirectory> = Vec::new();
+    let mut lost = Vec::new();
+    for path in paths {
+        match open_one(&path, by_default, neighbours, &opened) {
+            Ok(directory) => opened.push(directory),
+            Err(problem) if problem.is_loss_of_disk() => lost.push((path, problem)),
+            Err(problem) => return Err(StartError::CacheDirectory { path, problem }),
+        }
+    }
+    if opened.is_empty() {
+        return Err(none_left(lost));
+    }
+    let lost = lost
+        .into_iter()
+        .map(|(path, problem)| LostCacheDirectory {
+            path,
+            reason: problem.to_string(),
+        })
+        .collect();
+    Ok((opened, lost))
+}
+
+fn none_left(mut lost: Vec<(PathBuf, CacheDirectoryProblem)>) -> StartError {
+    if lost.len() == 1
+        && let Some((path, problem)) = lost.pop()
+    {
+        return StartError::CacheDirectory { path, problem };
+    }
+    let each: Vec<String> = lost
+        .iter()
+        .map(|(path, problem)| format!("{}: {problem}", path.display()))
+        .collect();
+    StartError::NoCacheDirectory(each.join("; "))
+}
+
+fn open_one(
+    path: &Path,
+    make_parents: bool,
+    neighbours: Neighbours<'_>,
+    others: &[CacheDirectory],
+) -> Result<CacheDirectory, CacheDirectoryProblem> {
+    refuse_shared(path, others)?;
+    let directory = CacheDirectory::open(path, make_parents, neighbours)?;
+    directory.check_disk()?;
+    Ok(directory)
+}
+
+/// Two cache directories of one mount must not be or contain one another.
+fn refuse_shared(path: &Path, others: &[CacheDirectory]) -> Result<(), CacheDirectoryProblem> {
+    if others.is_empty() {
+        return Ok(());
+    }
+    let own = ResolvedPath::look_at(path);
+    for other in others {
+        let other = ResolvedPath::look_at(&other.path);
+        match (own.is_within(&other), other.is_within(&own)) {
+            (true, true) => return Err(CacheDirectoryProblem::NamedTwice),
+            (true, false) => return Err(CacheDirectoryProblem::InsideAnother(other.path)),
+            (false, true) => return Err(CacheDirectoryProblem::ContainsAnother(other.path)),
+            (false, false) => {}
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "prepare_tests.rs"]
+mod tests;

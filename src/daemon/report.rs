@@ -1,0 +1,200 @@
+//! The components' state as [`Status`].
+
+use super::prepare::LostCacheDirectory;
+use super::status::{
+    BackendStatus, CacheDirectoryStatus, CacheStatus, EngineStatus, FuseStatus, OptionStatus,
+    State, Status,
+};
+use crate::backend::DirectoryBackend;
+use crate::backend::health::{Health, HealthState};
+use crate::cache::Cache;
+use crate::config::{PassthroughChoice, Settings};
+use crate::fs::FileSystem;
+use crate::fuse::ProtocolReport;
+use crate::io::engine::Engine;
+use crate::io::local::LocalDisk;
+use crate::metrics::{BackendMetrics, CacheMetrics};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Everything that has something to say.
+pub struct Reporter {
+    pub backend_path: PathBuf,
+    pub backend: Arc<DirectoryBackend>,
+    pub backend_metrics: Arc<BackendMetrics>,
+    pub health: Arc<Health>,
+    pub cache: Arc<Cache>,
+    pub cache_metrics: Arc<CacheMetrics>,
+    pub disks: Vec<Arc<LocalDisk>>,
+    pub lost: Vec<LostCacheDirectory>,
+    pub engine: Arc<Engine>,
+    pub protocol: ProtocolReport,
+    pub filesystem: Arc<FileSystem>,
+    pub settings: Settings,
+    pub reader_threads: usize,
+}
+
+impl Reporter {
+    /// Waits for the local disks, never for the backend.
+    pub fn status(&self) -> Status {
+        let directories = self.directories();
+        let reachable = self.health.state() != HealthState::Away;
+        let broken = directories.iter().any(|directory| directory.state != "ok");
+        let engine = self.engine.report();
+        Status {
+            state: if reachable && !broken {
+                State::Serving
+            } else {
+                State::Degraded
+            },
+            backend: self.backend_status(reachable),
+            cache: self.cache_status(directories),
+            engine: EngineStatus {
+                name: engine.engine.to_owned(),
+                reason: engine.reason.clone(),
+            },
+            fuse: FuseStatus {
+                protocol: format!(
+                    "{}.{}",
+                    self.protocol.kernel_version.0, self.protocol.kernel_version.1
+                ),
+                passthrough: match &self.protocol.passthrough {
+                    Ok(()) => "on".to_owned(),
+                    Err(reason) => format!("off: {reason}"),
+                },
+                threads: self.reader_threads as u64,
+            },
+            options: self.without_effect(),
+            warnings: self.warnings(reachable),
+            nodes: self.filesystem.node_count() as u64,
+            handles: self.filesystem.handle_count() as u64,
+            longest_wait_ms: self.filesystem.longest_wait().as_millis() as u64,
+            pieces_in_flight: self.cache.pieces_in_flight() as u64,
+            ..Status::default()
+        }
+    }
+
+    fn backend_status(&self, reachable: bool) -> BackendStatus {
+        let metrics = &self.backend_metrics;
+        let root = self.backend.filesystems().into_iter().next();
+        let latency = self.health.latency();
+        BackendStatus {
+            reachable,
+            bytes_read: metrics.bytes_read.get(),
+            bytes_written: metrics.bytes_written.get(),
+            ops: metrics.operations.get(),
+            path: self.backend_path.display().to_string(),
+            filesystem: root.map_or(String::new(), |root| {
+                format!("{} {}", root.fstype, root.source)
+            }),
+            errors: metrics.errors.get(),
+            timeouts: metrics.timeouts.get(),
+            timeout_ms: self.settings.backend_timeout.as_millis() as u64,
+            threads_lost: metrics.threads_lost.get().max(0) as u64,
+            latency_p50_us: latency.p50.as_micros() as u64,
+            latency_p99_us: latency.p99.as_micros() as u64,
+        }
+    }
+
+    fn cache_status(&self, directories: Vec<CacheDirectoryStatus>) -> CacheStatus {
+        let metrics = &self.cache_metrics;
+        let caches = self.cache.directories();
+        CacheStatus {
+            bytes_used: caches.iter().map(|cache| cache.space.used_bytes()).sum(),
+            bytes_limit: caches.iter().map(|cache| cache.space.limit_bytes()).sum(),
+            files: caches.iter().map(|cache| cache.file_count()).sum(),
+            hit_bytes: metrics.hit_bytes.get(),
+            miss_bytes: metrics.miss_bytes.get(),
+            passthrough_opens: metrics.passthrough_opens.get(),
+            bypass_bytes: metrics.bypass_bytes.get(),
+            fills_discarded: metrics.fills_discarded.get(),
+            objects_evicted: metrics.objects_evicted.get(),
+            doubted: metrics.doubted.get(),
+            directories,
+        }
+    }
+
+    fn directories(&self) -> Vec<CacheDirectoryStatus> {
+        let working = self.cache.directories().iter().map(|cache| {
+            let space = cache.disk_space().ok();
+            CacheDirectoryStatus {
+                path: cache.name.clone(),
+                state: cache.failure().unwrap_or_else(|| "ok".to_owned()),
+                bytes_used: cache.space.used_bytes(),
+                disk_bytes_total: space.map_or(0, |space| space.total_bytes),
+                disk_bytes_available: space.map_or(0, |space| space.available_bytes),
+            }
+        });
+        let lost = self.lost.iter().map(|lost| CacheDirectoryStatus {
+            path: lost.path.display().to_string(),
+            state: lost.reason.clone(),
+            ..CacheDirectoryStatus::default()
+        });
+        working.chain(lost).collect()
+    }
+
+    /// Options that were asked for and can do nothing here.
+    fn without_effect(&self) -> Vec<OptionStatus> {
+        let mut options: Vec<OptionStatus> = self
+            .engine
+            .report()
+            .features
+            .iter()
+            .filter(|feature| !feature.in_use)
+            .filter_map(|feature| {
+                let name = match feature.name {
+                    "polling" => "nvme_polling_mode",
+                    "sqpoll" => "nvme_sq_poll_idle_ms",
+                    "fixed_buffers" => "nvme_fixed_buffers",
+                    "huge_pages" => "nvme_use_hugepages",
+                    "numa" => "nvme_numa_aware",
+                    _ => return None,
+                };
+                Some(OptionStatus {
+                    name: name.to_owned(),
+                    value: String::new(),
+                    no_effect_because: Some(feature.detail.clone()),
+                })
+            })
+            .collect();
+        if let Err(reason) = &self.protocol.passthrough
+            && self.settings.passthrough == PassthroughChoice::Auto
+        {
+            options.push(OptionStatus {
+                name: "passthrough".to_owned(),
+                value: String::new(),
+                no_effect_because: Some(reason.clone()),
+            });
+        }
+        options
+    }
+
+    fn warnings(&self, reachable: bool) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if !reachable {
+            let reason = self.health.reason().unwrap_or_default();
+            warnings.push(format!(
+                "the backend does not answer since {} s ago ({reason}); what is known is served for up to `stale`",
+                self.health.since().elapsed().as_secs()
+            ));
+        }
+        for cache in self.cache.directories() {
+            warnings.extend(cache.notices.lock().iter().cloned());
+        }
+        for disk in &self.disks {
+            if !disk.supports_direct_io() {
+                warnings.push(format!(
+                    "a cache disk has no O_DIRECT, fills go through the page cache: {}",
+                    disk.report().direct_io_detail
+                ));
+            }
+        }
+        if !self.settings.mount_flags.read_only {
+            warnings.push(
+                "read-only in this version: programs that write get EROFS, as if mounted with `ro`"
+                    .to_owned(),
+            );
+        }
+        warnings
+    }
+}

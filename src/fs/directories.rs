@@ -1,0 +1,440 @@
+//! Listings: streamed from the backend, so that a directory of any size takes bounded memory; small ones are
+//! remembered, so that they can be listed again without it.
+
+use super::FileSystem;
+use super::error::FsError;
+use super::node::Node;
+use super::open_file::{DirectoryHandle, DirectoryReading, Streaming};
+use super::operations::{DirectoryBudget, DirectoryItem, Done, RequestContext};
+use super::pending::Pending;
+use crate::backend::ListedName;
+use crate::types::{FileKind, HandleId, NodeId, Version};
+use lru::LruCache;
+use parking_lot::Mutex;
+use std::collections::VecDeque;
+use std::ffi::{OsStr, OsString};
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Names a remembered listing has at most.
+const LISTING_NAMES_MAX: usize = 20_000;
+/// Names in all remembered listings together.
+const REMEMBERED_NAMES_MAX: usize = 100_000;
+/// A listing read this soon after its directory changed may miss the change of the same timestamp step.
+const SETTLED_AFTER: Duration = Duration::from_secs(2);
+/// A reply that has taken this long is given as it is: attributes of a whole one, asked of a slow server name by
+/// name, would take longer than anybody waits.
+const REPLY_TIME: Duration = Duration::from_millis(500);
+/// "." and ".." come first.
+const DOTS: u64 = 2;
+
+/// The listings remembered, least recently used ones go first.
+pub(super) struct ListingCache {
+    held: Mutex<Held>,
+}
+
+struct Held {
+    listings: LruCache<NodeId, Remembered>,
+    names: usize,
+}
+
+#[derive(Clone)]
+struct Remembered {
+    names: Arc<Vec<ListedName>>,
+    version: Version,
+    read_at: Instant,
+    /// May answer while the backend is there; others only while it is away.
+    settled: bool,
+}
+
+impl ListingCache {
+    pub(super) fn new() -> Self {
+        let entries = NonZeroUsize::new(4096).expect("not zero");
+        Self {
+            held: Mutex::new(Held {
+                listings: LruCache::new(entries),
+                names: 0,
+            }),
+        }
+    }
+
+    fn get(&self, node: &Node) -> Option<Remembered> {
+        self.held.lock().listings.get(&node.id).cloned()
+    }
+
+    fn put(&self, node: &Node, listing: Remembered) {
+        let mut held = self.held.lock();
+        held.names += listing.names.len();
+        if let Some((_, old)) = held.listings.push(node.id, listing) {
+            held.names -= old.names.len();
+        }
+        while held.names > REMEMBERED_NAMES_MAX {
+            match held.listings.pop_lru() {
+                Some((_, old)) => held.names -= old.names.len(),
+                None => break,
+            }
+        }
+    }
+
+    /// A listing read no longer ago than `stale` is complete and has no such name.
+    pub(super) fn lacks(&self, node: &Node, name: &OsStr, stale: Duration) -> bool {
+        self.get(node).is_some_and(|listing| {
+            listing.read_at.elapsed() < stale
+                && !listing.names.iter().any(|listed| listed.name == name)
+        })
+    }
+}
+
+impl FileSystem {
+    pub(super) fn open_listing(&self, context: RequestContext, id: NodeId, done: Done<HandleId>) {
+        let node = match self.node(id) {
+            Ok(node) => node,
+            Err(error) => return done(Err(error)),
+        };
+        let remembered = self.listings.get(&node);
+        let (fresh, version) = {
+            let state = node.state.lock();
+            (!state.fresh_for().is_zero(), node.version(&state))
+        };
+        if let Some(listing) = &remembered
+            && fresh
+            && listing.settled
+            && listing.version == version
+        {
+            return done(Ok(self.known_directory(node, listing.names.clone())));
+        }
+        let pending = self.begin(context, done);
+        let known = node.clone();
+        if self.or_known(&pending, move |fs, pending| {
+            fs.listings
+                .get(&known)
+                .filter(|listing| listing.read_at.elapsed() < fs.settings.stale)
+                .is_some_and(|listing| {
+                    pending.finish_with(|| Ok(fs.known_directory(known, listing.names)))
+                })
+        }) {
+            return;
+        }
+        self.on_backend(&pending, move |fs, pending| {
+            fs.open_stream(&node, remembered, &pending);
+        });
+    }
+
+    fn known_directory(&self, node: Arc<Node>, names: Arc<Vec<ListedName>>) -> HandleId {
+        self.directories.insert(Arc::new(DirectoryHandle {
+            node,
+            listing: Mutex::new(DirectoryReading::Known(names)),
+        }))
+    }
+
+    fn open_stream(
+        &self,
+        node: &Arc<Node>,
+        remembered: Option<Remembered>,
+        pending: &Arc<Pending<HandleId>>,
+    ) {
+        let place = node.place();
+        let asked = Instant::now();
+        let fresh = match self.backend.attributes(&place) {
+            Ok(fresh) => fresh,
+            Err(error) => {
+                self.fail(pending, FsError::Backend(error));
+                return;
+            }
+        };
+        self.take_attributes(node, fresh, asked);
+        if let Some(listing) = remembered
+            && listing.settled
+            && listing.version == fresh.version()
+        {
+            pending.finish_with(|| Ok(self.known_directory(node.clone(), listing.names)));
+            return;
+        }
+        match self.backend.open_directory(&place) {
+            Ok(stream) => {
+                let streaming = Streaming {
+                    stream: Some(stream),
+                    names: VecDeque::new(),
+                    at: 0,
+                    ended: false,
+                    collected: Some(Vec::new()),
+                };
+                pending.finish_with(|| {
+                    Ok(self.directories.insert(Arc::new(DirectoryHandle {
+                        node: node.clone(),
+                        listing: Mutex::new(DirectoryReading::Streaming(streaming)),
+                    })))
+                });
+            }
+            Err(error) => {
+                self.fail(pending, FsError::Backend(error));
+            }
+        }
+    }
+
+    pub(super) fn read_listing(
+        &self,
+        context: RequestContext,
+        handle: HandleId,
+        offset: u64,
+        budget: DirectoryBudget,
+        with_attributes: bool,
+        done: Done<Vec<DirectoryItem>>,
+    ) {
+        let Some(directory) = self.directories.get(handle) else {
+            return done(Err(FsError::UnknownNode));
+        };
+        let known = directory
+            .listing
+            .try_lock()
+            .and_then(|reading| match &*reading {
+                DirectoryReading::Known(names) => Some(names.clone()),
+                DirectoryReading::Streaming(_) => None,
+            });
+        if let Some(names) = known {
+            let mut reply = Reply::new(self, &directory.node, budget, with_attributes);
+            reply.dots(offset);
+            for index in offset.saturating_sub(DOTS)..names.len() as u64 {
+                if !reply.known_name(index, &names[index as usize]) {
+                    break;
+                }
+            }
+            return done(Ok(reply.items));
+        }
+        let pending = self.begin(context, done);
+        self.on_backend(&pending, move |fs, pending| {
+            let mut reading = directory.listing.lock();
+            let DirectoryReading::Streaming(streaming) = &mut *reading else {
+                drop(reading);
+                pending.finish(Err(FsError::Invalid("directory was read twice at once")));
+                return;
+            };
+            let outcome = fs.read_stream(
+                &directory.node,
+                streaming,
+                offset,
+                budget,
+                with_attributes && !fs.health.is_away(),
+            );
+            drop(reading);
+            // Names not taken by anybody (interrupted) are read again from their offset.
+            pending.finish(outcome);
+        });
+    }
+
+    /// Blocks on the backend.
+    fn read_stream(
+        &self,
+        node: &Arc<Node>,
+        streaming: &mut Streaming,
+        offset: u64,
+        budget: DirectoryBudget,
+        with_attributes: bool,
+    ) -> Result<Vec<DirectoryItem>, FsError> {
+        let failed = FsError::Backend;
+        let mut reply = Reply::new(self, node, budget, with_attributes);
+        reply.dots(offset);
+        let wanted = offset.saturating_sub(DOTS);
+        if wanted < streaming.at {
+            streaming.rewind().map_err(failed)?;
+        }
+        while streaming.at < wanted && streaming.fetch().map_err(failed)? {
+            streaming.pass();
+        }
+        let began = Instant::now();
+        while streaming.fetch().map_err(failed)? {
+            let Some(listed) = streaming.names.front() else {
+                break;
+            };
+            let is_late = began.elapsed() > REPLY_TIME && !reply.items.is_empty();
+            if is_late || !reply.has_room(&listed.name) {
+                break;
+            }
+            let entry = if with_attributes {
+                streaming.entry(self, node, listed)
+            } else {
+                None
+            };
+            let index = streaming.at;
+            let listed = listed.clone();
+            reply.push(index, &listed, entry);
+            streaming.pass();
+        }
+        if streaming.ended
+            && streaming.names.is_empty()
+            && let Some(names) = streaming.collected.take()
+        {
+            self.remember(node, names);
+        }
+        Ok(reply.items)
+    }
+
+    /// Keeps a listing read from end to end if the directory is still the one it was read of.
+    fn remember(&self, node: &Arc<Node>, names: Vec<ListedName>) {
+        let (before, first_seen) = {
+            let state = node.state.lock();
+            (node.version(&state), state.first_seen())
+        };
+        let asked = Instant::now();
+        let Ok(after) = self.backend.attributes(&node.place()) else {
+            return;
+        };
+        if after.version() != before {
+            return;
+        }
+        self.take_attributes(node, after, asked);
+        self.listings.put(
+            node,
+            Remembered {
+                names: Arc::new(names),
+                version: before,
+                read_at: asked,
+                settled: first_seen.elapsed() > SETTLED_AFTER || self.is_long_unchanged(node),
+            },
+        );
+    }
+
+    /// Last changed so long ago that no clock skew allowed for makes it recent.
+    fn is_long_unchanged(&self, node: &Node) -> bool {
+        let changed = node.version(&node.state.lock()).ctime.seconds;
+        let age = crate::clock::wall_clock().seconds - changed;
+        self.backend.has_local_clock(node.filesystem) && age > SETTLED_AFTER.as_secs() as i64
+    }
+}
+
+impl Streaming {
+    /// Sees to it that a name is at hand; false at the end.
+    fn fetch(&mut self) -> std::io::Result<bool> {
+        if self.names.is_empty() && !self.ended {
+            let mut names = Vec::new();
+            if let Some(stream) = &mut self.stream {
+                stream.next_names(&mut names)?;
+            }
+            self.ended = names.is_empty();
+            if let Some(collected) = &mut self.collected {
+                if collected.len() + names.len() > LISTING_NAMES_MAX {
+                    self.collected = None;
+                } else {
+                    collected.extend(names.iter().cloned());
+                }
+            }
+            self.names.extend(names);
+        }
+        Ok(!self.names.is_empty())
+    }
+
+    fn pass(&mut self) {
+        self.names.pop_front();
+        self.at += 1;
+    }
+
+    fn rewind(&mut self) -> std::io::Result<()> {
+        if let Some(stream) = &mut self.stream {
+            stream.rewind()?;
+        }
+        self.names.clear();
+        self.at = 0;
+        self.ended = false;
+        self.collected = Some(Vec::new());
+        Ok(())
+    }
+
+    /// `None` when the attributes cannot be had: the name is listed all the same.
+    fn entry(
+        &self,
+        fs: &FileSystem,
+        parent: &Arc<Node>,
+        listed: &ListedName,
+    ) -> Option<super::operations::Entry> {
+        let asked = Instant::now();
+        let found = self.stream.as_ref()?.lookup(&listed.name).ok()?;
+        let node = fs.admit(parent, &listed.name, &found, asked);
+        Some(fs.give_entry(&node))
+    }
+}
+
+/// A reply being filled up to its budget.
+struct Reply<'a> {
+    fs: &'a FileSystem,
+    node: &'a Arc<Node>,
+    budget: DirectoryBudget,
+    with_attributes: bool,
+    used_bytes: usize,
+    items: Vec<DirectoryItem>,
+}
+
+impl<'a> Reply<'a> {
+    fn new(
+        fs: &'a FileSystem,
+        node: &'a Arc<Node>,
+        budget: DirectoryBudget,
+        with_attributes: bool,
+    ) -> Self {
+        Self {
+            fs,
+            node,
+            budget,
+            with_attributes,
+            used_bytes: 0,
+            items: Vec::new(),
+        }
+    }
+
+    fn cost(&self, name: &OsStr) -> usize {
+        (self.budget.entry_overhead_bytes + name.len()).next_multiple_of(8)
+    }
+
+    fn has_room(&self, name: &OsStr) -> bool {
+        self.used_bytes + self.cost(name) <= self.budget.total_bytes
+    }
+
+    fn add(&mut self, item: DirectoryItem) {
+        self.used_bytes += self.cost(&item.name);
+        self.items.push(item);
+    }
+
+    fn dots(&mut self, offset: u64) {
+        let parent = self.node.parent_and_name().map(|(parent, _)| parent);
+        let parent_inode = parent.as_ref().unwrap_or(self.node).shown_inode();
+        let dots = [(".", self.node.shown_inode()), ("..", parent_inode)];
+        for (index, (name, inode)) in dots.into_iter().enumerate().skip(offset as usize) {
+            if self.has_room(OsStr::new(name)) {
+                self.add(DirectoryItem {
+                    name: OsString::from(name),
+                    inode,
+                    kind: FileKind::Directory,
+                    next_offset: index as u64 + 1,
+                    entry: None,
+                });
+            }
+        }
+    }
+
+    fn push(&mut self, index: u64, listed: &ListedName, entry: Option<super::operations::Entry>) {
+        let inode = entry.map_or(listed.inode, |entry| entry.attributes.inode);
+        let kind = entry.map_or(listed.kind, |entry| entry.attributes.kind);
+        self.add(DirectoryItem {
+            name: listed.name.clone(),
+            inode,
+            kind,
+            next_offset: index + 1 + DOTS,
+            entry,
+        });
+    }
+
+    /// From a remembered listing: attributes where they are known and still good. False when the reply is full.
+    fn known_name(&mut self, index: u64, listed: &ListedName) -> bool {
+        if !self.has_room(&listed.name) {
+            return false;
+        }
+        let node = self
+            .with_attributes
+            .then(|| self.fs.nodes.by_name(self.node.id, &listed.name))
+            .flatten()
+            .filter(|node| !node.state.lock().fresh_for().is_zero());
+        let entry = node.map(|node| self.fs.give_entry(&node));
+        self.push(index, listed, entry);
+        true
+    }
+}

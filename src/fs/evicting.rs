@@ -1,0 +1,89 @@
+//! Eviction asked for by an administrator.
+
+use super::FileSystem;
+use crate::backend::{ListedName, Place};
+use crate::cache::Evicted;
+use crate::types::FileKind;
+use std::io;
+use std::path::{Component, Path, PathBuf};
+
+impl FileSystem {
+    /// Drops cached data of paths relative to the root, directories with all beneath them; of everything where
+    /// there are none. Files that are open or mapped stay. Blocks on the local disk and, for paths, on the backend.
+    pub fn evict(&self, paths: &[PathBuf]) -> io::Result<Evicted> {
+        if paths.is_empty() {
+            return Ok(self.cache.evict_all());
+        }
+        let mut total = Evicted::default();
+        for path in paths {
+            let (place, kind) = self.find(path)?;
+            self.evict_tree(place, kind, &mut total)?;
+        }
+        Ok(total)
+    }
+
+    fn find(&self, path: &Path) -> io::Result<(Place, FileKind)> {
+        let (mut place, attributes) = self.backend.root()?;
+        let mut kind = attributes.kind;
+        for component in path.components() {
+            let name = match component {
+                Component::Normal(name) => name,
+                Component::CurDir | Component::RootDir => continue,
+                Component::ParentDir | Component::Prefix(_) => {
+                    return Err(io::Error::from_raw_os_error(libc::EINVAL));
+                }
+            };
+            let found = self.backend.lookup(&place, name)?;
+            kind = found.attributes.kind;
+            place = Place {
+                filesystem: found.filesystem,
+                key: found.key,
+                inode: found.attributes.inode,
+                path: place.path.join(name),
+            };
+        }
+        Ok((place, kind))
+    }
+
+    fn evict_tree(&self, place: Place, kind: FileKind, total: &mut Evicted) -> io::Result<()> {
+        let mut waiting = vec![(place, kind)];
+        while let Some((place, kind)) = waiting.pop() {
+            match kind {
+                FileKind::Regular => {
+                    let evicted = self.cache.evict_file(&place.key);
+                    total.files += evicted.files;
+                    total.bytes += evicted.bytes;
+                    total.in_use += evicted.in_use;
+                }
+                FileKind::Directory => {
+                    let mut stream = self.backend.open_directory(&place)?;
+                    loop {
+                        let mut names: Vec<ListedName> = Vec::new();
+                        stream.next_names(&mut names)?;
+                        if names.is_empty() {
+                            break;
+                        }
+                        for listed in names {
+                            let Ok(found) = stream.lookup(&listed.name) else {
+                                continue;
+                            };
+                            let below = Place {
+                                filesystem: found.filesystem,
+                                key: found.key,
+                                inode: found.attributes.inode,
+                                path: place.path.join(&listed.name),
+                            };
+                            waiting.push((below, found.attributes.kind));
+                        }
+                    }
+                }
+                FileKind::Symlink
+                | FileKind::Fifo
+                | FileKind::Socket
+                | FileKind::CharDevice
+                | FileKind::BlockDevice => {}
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,367 @@
+//! File semantics: what a name, an attribute, an open and a read mean. Knows nothing of FUSE: requests
+//! arrive through [`operations::Operations`], what the kernel is to forget leaves through a queue of `events`.
+//!
+//! What always holds: no verb waits for the backend on the calling thread; a request that waits ends within
+//! `backend_timeout`, at an interrupt, or, where an older answer is good enough, after `revalidate_timeout` (at once
+//! while the backend is away); a node has one io mode from its first open to its last release.
+//!
+//! - `operations`: the verbs and their answers; `error`: why one failed, the only errno map
+//! - `node`, `nodes`: what the kernel knows; `open_file`: open files, directories, handles
+//! - `pending`: requests that wait
+//! - `revalidate`: attributes and their timeouts, versions that move on
+//! - `names`: lookup, readlink; `directories`: listings; `opening`: open and io modes; `reading`: read, seek
+//! - `xattrs`: extended attributes, remembered like attributes
+
+use self::error::FsError;
+use self::node::Node;
+use self::nodes::NodeTable;
+use self::open_file::{DirectoryHandle, Handle, HandleTable};
+use self::operations::*;
+use self::pending::{Pending, PendingTable};
+use crate::backend::deadline::Timers;
+use crate::backend::health::Health;
+use crate::backend::lanes::{Lane, LaneFull};
+use crate::backend::{Backend, BackendSpace};
+use crate::cache::Cache;
+use crate::events::InvalidationQueue;
+use crate::metrics::CacheMetrics;
+use crate::readahead;
+use crate::types::{HandleId, NodeId};
+use parking_lot::Mutex;
+use std::ffi::OsStr;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+mod directories;
+mod evicting;
+pub mod error;
+mod names;
+mod node;
+mod nodes;
+mod open_file;
+mod opening;
+pub mod operations;
+mod pending;
+mod reading;
+mod revalidate;
+mod xattrs;
+
+/// Time between looks whether the backend is away, at least.
+const AWAY_CHECK_MIN: Duration = Duration::from_millis(1);
+
+/// Which lookups the kernel may remember (nfs(5), lookupcache).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LookupCache {
+    All,
+    Positive,
+    None,
+}
+
+/// Values the file semantics work with.
+#[derive(Clone, Debug)]
+pub struct FsSettings {
+    pub attributes_min: Duration,
+    pub attributes_max: Duration,
+    pub directory_min: Duration,
+    pub directory_max: Duration,
+    pub lookup_cache: LookupCache,
+    /// Open asks the backend (close-to-open); else only when attributes have timed out.
+    pub close_to_open: bool,
+    pub revalidate_timeout: Duration,
+    pub backend_timeout: Duration,
+    /// How old an answer may be that stands in for an absent backend.
+    pub stale: Duration,
+    /// Files up to this size are filled whole before open replies, and never passed through.
+    pub small_file_bytes: u64,
+    pub passthrough: bool,
+    /// Every open bypasses the kernel's page cache.
+    pub direct_io: bool,
+    pub readahead: readahead::Limits,
+}
+
+/// What the file semantics are made of.
+pub struct FsParts {
+    pub settings: FsSettings,
+    pub backend: Arc<dyn Backend>,
+    /// Lookups, attributes, listings.
+    pub metadata_lane: Arc<Lane>,
+    /// Work on the local disk only: never waits for the backend.
+    pub local_lane: Arc<Lane>,
+    pub health: Arc<Health>,
+    pub timers: Arc<Timers>,
+    pub cache: Arc<Cache>,
+    pub metrics: Arc<CacheMetrics>,
+    pub invalidations: InvalidationQueue,
+    /// `None`: the kernel or our privileges do not allow passthrough.
+    pub registry: Option<Arc<dyn BackingRegistry>>,
+}
+
+pub struct FileSystem {
+    settings: FsSettings,
+    backend: Arc<dyn Backend>,
+    metadata_lane: Arc<Lane>,
+    local_lane: Arc<Lane>,
+    health: Arc<Health>,
+    cache: Arc<Cache>,
+    metrics: Arc<CacheMetrics>,
+    invalidations: InvalidationQueue,
+    registry: Option<Arc<dyn BackingRegistry>>,
+    nodes: NodeTable,
+    handles: HandleTable<Handle>,
+    directories: HandleTable<DirectoryHandle>,
+    pending: Arc<PendingTable>,
+    listings: directories::ListingCache,
+    xattrs: xattrs::XattrCache,
+    last_space: Mutex<Option<BackendSpace>>,
+    /// For work that outlives a request.
+    me: std::sync::Weak<FileSystem>,
+}
+
+impl FileSystem {
+    /// Reads the root's attributes. Blocks on the backend.
+    pub fn new(parts: FsParts) -> io::Result<Arc<Self>> {
+        let (root, attributes) = parts.backend.root()?;
+        Ok(Arc::new_cyclic(|me| Self {
+            nodes: NodeTable::new(root, attributes, parts.settings.directory_min),
+            settings: parts.settings,
+            backend: parts.backend,
+            metadata_lane: parts.metadata_lane,
+            local_lane: parts.local_lane,
+            health: parts.health,
+            cache: parts.cache,
+            metrics: parts.metrics,
+            invalidations: parts.invalidations,
+            registry: parts.registry,
+            handles: HandleTable::new(),
+            directories: HandleTable::new(),
+            pending: PendingTable::new(parts.timers),
+            listings: directories::ListingCache::new(),
+            xattrs: xattrs::XattrCache::new(),
+            last_space: Mutex::new(None),
+            me: me.clone(),
+        }))
+    }
+
+    /// Nodes the kernel knows.
+    pub fn node_count(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// How long the oldest of the requests that wait now has done so.
+    pub fn longest_wait(&self) -> Duration {
+        self.pending.longest_wait()
+    }
+
+    /// Open files and directories.
+    pub fn handle_count(&self) -> usize {
+        self.handles.len() + self.directories.len()
+    }
+
+    fn node(&self, id: NodeId) -> Result<Arc<Node>, FsError> {
+        self.nodes.get(id).ok_or(FsError::UnknownNode)
+    }
+
+    fn begin<T: Send + 'static>(&self, context: RequestContext, done: Done<T>) -> Arc<Pending<T>> {
+        self.pending
+            .begin(context.unique, self.settings.backend_timeout, done)
+    }
+
+    fn this(&self) -> Arc<FileSystem> {
+        self.me
+            .upgrade()
+            .expect("a verb is called through an Arc, which lives as long as the call")
+    }
+
+    /// Runs `job` on a backend thread; when they are all taken the request ends at its deadline or by an answer known.
+    fn on_backend<T: Send + 'static>(
+        &self,
+        pending: &Arc<Pending<T>>,
+        job: impl FnOnce(Arc<FileSystem>, Arc<Pending<T>>) + Send + 'static,
+    ) {
+        if !self.may_wait_for_backend(pending) {
+            return;
+        }
+        let (this, waiting) = (self.this(), pending.clone());
+        let submitted = self.metadata_lane.submit(move || {
+            if !waiting.has_ended() {
+                job(this, waiting);
+            }
+        });
+        if let Err(LaneFull) = submitted {
+            pending.finish(Err(FsError::BackendTimeout));
+        }
+    }
+
+    /// Called before a request begins to depend on the backend. An absent one is waited for until `backend_timeout`
+    /// after it fell silent: the kernel may ask twice for one read(2), and programs ask again and again. False if
+    /// that time is over; the request has ended then.
+    fn may_wait_for_backend<T: Send + 'static>(&self, pending: &Arc<Pending<T>>) -> bool {
+        let Some(left) = self.health.patience_left() else {
+            return true;
+        };
+        if left.is_zero() {
+            pending.finish(Err(FsError::BackendTimeout));
+            return false;
+        }
+        pending.after(left, |pending| {
+            pending.finish(Err(FsError::BackendTimeout));
+        });
+        true
+    }
+
+    /// Sees to it that `known`, which must not wait, answers a request that the backend does not: after
+    /// `revalidate_timeout`, or at once while it is away. `known` says whether it answers, be it later; true if it
+    /// does so now.
+    fn or_known<T: Send + 'static>(
+        &self,
+        pending: &Arc<Pending<T>>,
+        known: impl FnOnce(&Arc<FileSystem>, &Arc<Pending<T>>) -> bool + Send + 'static,
+    ) -> bool {
+        let this = self.this();
+        if self.health.is_away() {
+            return known(&this, pending);
+        }
+        let latest = Instant::now() + self.settings.revalidate_timeout;
+        let on_behalf = this.clone();
+        pending.set_fallback(Box::new(move |pending| known(&on_behalf, pending)));
+        this.fall_back_when_away(pending, latest);
+        false
+    }
+
+    /// Falls back at `latest`, or as soon as the backend is away: a request that came shortly before must not wait
+    /// longer than those that come after.
+    fn fall_back_when_away<T: Send + 'static>(
+        self: &Arc<Self>,
+        pending: &Arc<Pending<T>>,
+        latest: Instant,
+    ) {
+        let away_at = self.health.away_at().unwrap_or(latest);
+        let delay = latest
+            .min(away_at)
+            .saturating_duration_since(Instant::now())
+            .max(AWAY_CHECK_MIN);
+        let this = self.clone();
+        pending.after(delay, move |pending| {
+            if Instant::now() >= latest || this.health.is_away() {
+                pending.fall_back();
+            } else {
+                this.fall_back_when_away(pending, latest);
+            }
+        });
+    }
+
+    /// Ends a request whose backend call failed. An error that says that the server is gone is as good as silence.
+    fn fail<T: Send + 'static>(&self, pending: &Arc<Pending<T>>, error: FsError) {
+        let is_silence = matches!(error, FsError::Backend(_)) && self.health.is_away();
+        if !(is_silence && pending.fall_back()) {
+            pending.finish(Err(error));
+        }
+    }
+}
+
+impl Operations for FileSystem {
+    fn lookup(
+        &self,
+        context: RequestContext,
+        parent: NodeId,
+        name: &OsStr,
+        done: Done<LookupReply>,
+    ) {
+        self.look_up(context, parent, name, done);
+    }
+
+    fn forget(&self, node: NodeId, count: u64) {
+        self.nodes.forget(node, count);
+    }
+
+    fn attributes(
+        &self,
+        context: RequestContext,
+        node: NodeId,
+        _handle: Option<HandleId>,
+        done: Done<AttributesReply>,
+    ) {
+        self.get_attributes(context, node, done);
+    }
+
+    fn read_link(&self, context: RequestContext, node: NodeId, done: Done<Vec<u8>>) {
+        self.link_target(context, node, done);
+    }
+
+    fn open(&self, context: RequestContext, node: NodeId, flags: i32, done: Done<OpenReply>) {
+        self.open_file(context, node, flags, done);
+    }
+
+    fn read(
+        &self,
+        context: RequestContext,
+        _node: NodeId,
+        handle: HandleId,
+        offset: u64,
+        length_bytes: usize,
+        done: Done<ReadReply>,
+    ) {
+        self.read_file(context, handle, offset, length_bytes, done);
+    }
+
+    fn release(&self, handle: HandleId) {
+        self.release_file(handle);
+    }
+
+    fn open_directory(&self, context: RequestContext, node: NodeId, done: Done<HandleId>) {
+        self.open_listing(context, node, done);
+    }
+
+    fn read_directory(
+        &self,
+        context: RequestContext,
+        _node: NodeId,
+        handle: HandleId,
+        offset: u64,
+        budget: DirectoryBudget,
+        with_attributes: bool,
+        done: Done<Vec<DirectoryItem>>,
+    ) {
+        self.read_listing(context, handle, offset, budget, with_attributes, done);
+    }
+
+    fn release_directory(&self, handle: HandleId) {
+        if let Some(directory) = self.directories.remove(handle) {
+            // Closing a descriptor of the backend may wait for it.
+            let _ = self.metadata_lane.submit(move || drop(directory));
+        }
+    }
+
+    fn space(&self, context: RequestContext, node: NodeId, done: Done<SpaceReply>) {
+        self.get_space(context, node, done);
+    }
+
+    fn list_xattr(&self, context: RequestContext, node: NodeId, done: Done<Vec<u8>>) {
+        self.xattr(context, node, None, done);
+    }
+
+    fn get_xattr(&self, context: RequestContext, node: NodeId, name: &OsStr, done: Done<Vec<u8>>) {
+        self.xattr(context, node, Some(name), done);
+    }
+
+    fn seek(
+        &self,
+        context: RequestContext,
+        _node: NodeId,
+        handle: HandleId,
+        offset: u64,
+        whence: i32,
+        done: Done<u64>,
+    ) {
+        self.seek_file(context, handle, offset, whence, done);
+    }
+
+    fn refuse_change(&self) -> FsError {
+        FsError::ReadOnly
+    }
+
+    fn interrupt(&self, unique: u64) {
+        self.pending.interrupt(unique);
+    }
+}

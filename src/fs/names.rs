@@ -1,0 +1,171 @@
+//! Names: lookup and symbolic links.
+
+use super::error::FsError;
+use super::node::Node;
+use super::operations::{Done, Entry, LookupReply, RequestContext};
+use super::{FileSystem, LookupCache};
+use crate::backend::Found;
+use crate::events::Invalidation;
+use crate::types::NodeId;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+impl FileSystem {
+    pub(super) fn look_up(
+        &self,
+        context: RequestContext,
+        parent: NodeId,
+        name: &OsStr,
+        done: Done<LookupReply>,
+    ) {
+        let parent = match self.node(parent) {
+            Ok(parent) => parent,
+            Err(error) => return done(Err(error)),
+        };
+        let pending = self.begin(context, done);
+        let name = name.to_owned();
+        let (known_parent, known_name) = (parent.clone(), name.clone());
+        if self.or_known(&pending, move |fs, pending| {
+            match fs.nodes.by_name(known_parent.id, &known_name) {
+                Some(node) => {
+                    fs.is_known(&node)
+                        && pending.finish_with(|| Ok(LookupReply::Found(fs.give_entry(&node))))
+                }
+                None => {
+                    let stale = fs.settings.stale;
+                    let absent = LookupReply::Absent {
+                        ttl: Duration::ZERO,
+                    };
+                    fs.listings.lacks(&known_parent, &known_name, stale)
+                        && pending.finish(Ok(absent))
+                }
+            }
+        }) {
+            return;
+        }
+        self.on_backend(&pending, move |fs, pending| {
+            let asked = Instant::now();
+            match fs.backend.lookup(&parent.place(), &name) {
+                Ok(found) => {
+                    let node = fs.admit(&parent, &name, &found, asked);
+                    let answered =
+                        pending.finish_with(|| Ok(LookupReply::Found(fs.give_entry(&node))));
+                    if !answered {
+                        fs.nodes.drop_unused(&node);
+                    }
+                }
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
+                    fs.nodes.forget_name(parent.id, &name);
+                    let ttl = match fs.settings.lookup_cache {
+                        LookupCache::All => fs.entry_ttl(&parent),
+                        LookupCache::Positive | LookupCache::None => Duration::ZERO,
+                    };
+                    pending.finish(Ok(LookupReply::Absent { ttl }));
+                }
+                Err(error) => {
+                    fs.fail(&pending, FsError::Backend(error));
+                }
+            }
+        });
+    }
+
+    /// Takes what was found under a name over into the nodes. Not counted as a lookup.
+    pub(super) fn admit(
+        &self,
+        parent: &Arc<Node>,
+        name: &OsStr,
+        found: &Found,
+        asked: Instant,
+    ) -> Arc<Node> {
+        let timeout = self.first_timeout(found.attributes.kind);
+        let (node, moved_from) = self.nodes.admit(parent, name, found, timeout);
+        if let Some((old_parent, old_name)) = moved_from
+            && found.attributes.link_count == 1
+        {
+            // Its only name is this one: what the kernel remembers under the other leads nowhere now.
+            let name = OsStr::from_bytes(&old_name);
+            self.nodes.forget_name(old_parent.id, name);
+            self.invalidations.push(Invalidation::Entry {
+                parent: old_parent.id,
+                name: name.to_owned(),
+            });
+        }
+        self.take_attributes(&node, found.attributes, asked);
+        node
+    }
+
+    /// How long the kernel may rely on a name in this directory.
+    fn entry_ttl(&self, parent: &Node) -> Duration {
+        match self.settings.lookup_cache {
+            LookupCache::None => Duration::ZERO,
+            LookupCache::All | LookupCache::Positive => {
+                // A directory not looked at for long still vouches for a name just asked for, for its shortest time.
+                parent
+                    .state
+                    .lock()
+                    .fresh_for()
+                    .max(self.settings.directory_min)
+            }
+        }
+    }
+
+    /// An entry to answer with, counted as one lookup.
+    pub(super) fn give_entry(&self, node: &Arc<Node>) -> Entry {
+        self.nodes.count_lookup(node);
+        let (attributes, attribute_ttl) = self.shown_attributes(node);
+        let entry_ttl = match node.parent_and_name() {
+            Some((parent, _)) => self.entry_ttl(&parent),
+            None => self.settings.directory_max,
+        };
+        Entry {
+            node: node.id,
+            generation: 0,
+            attributes,
+            entry_ttl,
+            attribute_ttl,
+        }
+    }
+
+    pub(super) fn link_target(&self, context: RequestContext, id: NodeId, done: Done<Vec<u8>>) {
+        let node = match self.node(id) {
+            Ok(node) => node,
+            Err(error) => return done(Err(error)),
+        };
+        {
+            let state = node.state.lock();
+            if let Some(target) = state.link_target()
+                && !state.fresh_for().is_zero()
+            {
+                drop(state);
+                return done(Ok(target));
+            }
+        }
+        let pending = self.begin(context, done);
+        let known = node.clone();
+        if self.or_known(&pending, move |fs, pending| {
+            let target = known.state.lock().link_target();
+            target
+                .filter(|_| fs.is_known(&known))
+                .is_some_and(|target| pending.finish(Ok(target)))
+        }) {
+            return;
+        }
+        self.on_backend(&pending, move |fs, pending| {
+            match fs.backend.read_link(&node.place()) {
+                Ok(target) => {
+                    // A symlink's target never changes under one inode; the version tells when the inode did.
+                    node.state.lock().set_link_target(Some(&target));
+                    pending.finish(Ok(target));
+                }
+                Err(error) if error.raw_os_error() == Some(libc::ESTALE) => {
+                    pending.finish(Err(FsError::Stale));
+                }
+                Err(error) => {
+                    fs.fail(&pending, FsError::Backend(error));
+                }
+            }
+        });
+    }
+}

@@ -1,0 +1,90 @@
+//! An open file: the version its handles read, and how the kernel reads it.
+
+use super::node::Node;
+use super::operations::BackingId;
+use crate::backend::DirectoryStream;
+use crate::backend::ListedName;
+use crate::cache::CachedFile;
+use crate::readahead::Stream;
+use crate::types::HandleId;
+use arc_swap::ArcSwap;
+use parking_lot::{Mutex, RwLock};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+/// Shared by all handles of a node; lives from its first open to its last release.
+pub(super) struct OpenFile {
+    pub file: ArcSwap<CachedFile>,
+    /// The kernel reads the object by itself. Kept until the last handle is gone: a node has one io mode.
+    pub passthrough: Option<Arc<dyn BackingId>>,
+    pub handles: AtomicUsize,
+    /// Bytes of the present version were given to a program.
+    pub delivered: AtomicBool,
+    /// Filled for this very open: its reads are no hits, though they find all bytes in the cache.
+    pub filled_for_open: bool,
+}
+
+pub(super) struct Handle {
+    pub node: Arc<Node>,
+    pub open: Arc<OpenFile>,
+    pub direct_io: bool,
+    pub stream: Mutex<Stream>,
+}
+
+/// An open directory.
+pub(super) struct DirectoryHandle {
+    pub node: Arc<Node>,
+    pub listing: Mutex<DirectoryReading>,
+}
+
+/// Where an open directory is read from.
+pub(super) enum DirectoryReading {
+    /// Names known from before.
+    Known(Arc<Vec<ListedName>>),
+    /// From the backend, bit by bit.
+    Streaming(Streaming),
+}
+
+pub(super) struct Streaming {
+    pub stream: Option<Box<dyn DirectoryStream>>,
+    /// Names fetched and not yet passed; the first has index `at`.
+    pub names: std::collections::VecDeque<ListedName>,
+    pub at: u64,
+    pub ended: bool,
+    /// All names so far, while they are few enough to be remembered.
+    pub collected: Option<Vec<ListedName>>,
+}
+
+/// Handles by id. Ids are never used twice.
+pub(super) struct HandleTable<T> {
+    shards: [RwLock<HashMap<u64, Arc<T>>>; 16],
+    next: AtomicU64,
+}
+
+impl<T> HandleTable<T> {
+    pub fn new() -> Self {
+        Self {
+            shards: std::array::from_fn(|_| RwLock::default()),
+            next: AtomicU64::new(1),
+        }
+    }
+
+    pub fn insert(&self, handle: Arc<T>) -> HandleId {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        self.shards[id as usize % 16].write().insert(id, handle);
+        HandleId(id)
+    }
+
+    pub fn get(&self, id: HandleId) -> Option<Arc<T>> {
+        self.shards[id.0 as usize % 16].read().get(&id.0).cloned()
+    }
+
+    pub fn remove(&self, id: HandleId) -> Option<Arc<T>> {
+        self.shards[id.0 as usize % 16].write().remove(&id.0)
+    }
+
+    pub fn len(&self) -> usize {
+        self.shards.iter().map(|shard| shard.read().len()).sum()
+    }
+}

@@ -1,0 +1,361 @@
+//! Open and release: close-to-open, the io mode of a node, and the switch to another node when the one asked for
+//! cannot be joined.
+//!
+//! | mode | when |
+//! |---|---|
+//! | passthrough | complete in the cache, above the small-file size; O_DIRECT opens of it read through the daemon |
+//! | cached | all others |
+
+use super::FileSystem;
+use super::error::FsError;
+use super::node::Node;
+use super::open_file::{Handle, OpenFile};
+use super::operations::{Done, OpenReply, RequestContext};
+use super::pending::Pending;
+use crate::cache::{CachedFile, FetchError};
+use crate::readahead::Stream;
+use crate::types::{FileKind, HandleId, NodeId};
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Instant;
+
+/// A small file that changes while it is filled is tried this often with its newest version.
+const SMALL_FILE_TRIES: u32 = 3;
+
+impl FileSystem {
+    pub(super) fn open_file(
+        &self,
+        context: RequestContext,
+        id: NodeId,
+        flags: i32,
+        done: Done<OpenReply>,
+    ) {
+        let node = match self.node(id) {
+            Ok(node) => node,
+            Err(error) => return done(Err(error)),
+        };
+        let (kind, fresh) = {
+            let state = node.state.lock();
+            (state.kind(), !state.fresh_for().is_zero())
+        };
+        if kind != FileKind::Regular {
+            return done(Err(FsError::NotRegular));
+        }
+        let pending = self.begin(context, done);
+        if !self.settings.close_to_open && fresh {
+            return self.open_locally(node, flags, pending);
+        }
+        let known = node.clone();
+        if self.or_known(&pending, move |fs, pending| {
+            let is_known = fs.is_known(&known);
+            if is_known {
+                fs.open_locally(known, flags, pending.clone());
+            }
+            is_known
+        }) {
+            return;
+        }
+        self.on_backend(&pending, move |fs, pending| {
+            match fs.revalidate_name(&node) {
+                Ok(()) => fs.open_version(node, flags, pending, SMALL_FILE_TRIES),
+                Err(error) => fs.fail(&pending, error),
+            }
+        });
+    }
+
+    /// Opens what is known, on a thread that never waits for the backend.
+    fn open_locally(&self, node: Arc<Node>, flags: i32, pending: Arc<Pending<OpenReply>>) {
+        let this = self.this();
+        let refused = pending.clone();
+        let submitted = self
+            .local_lane
+            .submit(move || this.open_version(node, flags, pending, SMALL_FILE_TRIES));
+        if submitted.is_err() {
+            refused.finish(Err(FsError::BackendTimeout));
+        }
+    }
+
+    /// Asks the backend whether the name the node was found under still leads to it, and takes its attributes. `Stale`
+    /// makes the kernel look the name up again.
+    fn revalidate_name(&self, node: &Arc<Node>) -> Result<(), FsError> {
+        let asked = Instant::now();
+        let failed = FsError::Backend;
+        let Some((parent, name)) = node.parent_and_name() else {
+            return Ok(());
+        };
+        match self.backend.lookup(&parent.place(), &name) {
+            Ok(found) if node.is_of(&found) => {
+                self.take_attributes(node, found.attributes, asked);
+                Ok(())
+            }
+            Ok(_) => {
+                self.nodes.forget_name(parent.id, &name);
+                Err(FsError::Stale)
+            }
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
+                self.nodes.forget_name(parent.id, &name);
+                Err(FsError::Stale)
+            }
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    /// Opens the version last seen. Waits for the local disk only.
+    fn open_version(
+        &self,
+        node: Arc<Node>,
+        flags: i32,
+        pending: Arc<Pending<OpenReply>>,
+        tries: u32,
+    ) {
+        if pending.has_ended() {
+            return;
+        }
+        let (version, first_seen, already_open) = {
+            let state = node.state.lock();
+            (node.version(&state), state.first_seen(), state.open.clone())
+        };
+        if let Some(open) = already_open {
+            return self.join(&node, &open, flags, &pending);
+        }
+        let file = self.cache.file(&node.key, version);
+        file.begin_use(node.place(), first_seen);
+        let small = file.size_bytes() <= self.settings.small_file_bytes;
+        if !small || file.size_bytes() == 0 || file.is_complete() || file.is_bypassed() {
+            return self.open_first(&node, file, small, false, flags, &pending);
+        }
+        if !self.may_wait_for_backend(&pending) {
+            file.end_use();
+            return;
+        }
+        let this = self.this();
+        let (cache, filled) = (self.cache.clone(), file.clone());
+        cache.fetch_whole(
+            &filled,
+            Box::new(move |outcome| match outcome {
+                // Read past the cache if there is no room in it.
+                Ok(()) | Err(FetchError::Bypass) => {
+                    this.open_first(&node, file, small, true, flags, &pending);
+                }
+                Err(error) => {
+                    file.end_use();
+                    this.retry_open(node, flags, pending, tries, error);
+                }
+            }),
+        );
+    }
+
+    /// The file changed between the stat and the fill: once more with its newest version.
+    fn retry_open(
+        &self,
+        node: Arc<Node>,
+        flags: i32,
+        pending: Arc<Pending<OpenReply>>,
+        tries: u32,
+        error: FetchError,
+    ) {
+        if !matches!(error, FetchError::Changed) || tries == 0 {
+            pending.finish(Err(fetch_failed(error)));
+            return;
+        }
+        self.on_backend(&pending, move |fs, pending| {
+            match fs.revalidate_name(&node) {
+                Ok(()) => fs.open_version(node, flags, pending, tries - 1),
+                Err(error) => {
+                    pending.finish(Err(error));
+                }
+            }
+        });
+    }
+
+    /// The first open of a node decides its io mode.
+    fn open_first(
+        &self,
+        node: &Arc<Node>,
+        file: Arc<CachedFile>,
+        small: bool,
+        filled_for_open: bool,
+        flags: i32,
+        pending: &Arc<Pending<OpenReply>>,
+    ) {
+        let passthrough = if small || self.settings.direct_io {
+            None
+        } else {
+            self.register(&file)
+        };
+        let mut state = node.state.lock();
+        if let Some(open) = state.open.clone() {
+            // Another open was first.
+            drop(state);
+            file.end_use();
+            return self.join(node, &open, flags, pending);
+        }
+        if node.version(&state) != file.version {
+            // Moved on while the open was being prepared.
+            drop(state);
+            file.end_use();
+            pending.finish(Err(FsError::Stale));
+            return;
+        }
+        let keep_cache =
+            std::mem::replace(&mut state.pages_current, true) && !file.was_given_while_written();
+        let open = Arc::new(OpenFile {
+            file: ArcSwap::new(file),
+            passthrough,
+            handles: AtomicUsize::new(1),
+            delivered: AtomicBool::new(false),
+            filled_for_open,
+        });
+        state.open = Some(open.clone());
+        drop(state);
+        self.answer(node, &open, keep_cache, flags, pending);
+    }
+
+    /// One more handle for a node that is open, if it is open with the version that an open must see now.
+    fn join(
+        &self,
+        node: &Arc<Node>,
+        open: &Arc<OpenFile>,
+        flags: i32,
+        pending: &Arc<Pending<OpenReply>>,
+    ) {
+        let mut state = node.state.lock();
+        let still_open = state
+            .open
+            .as_ref()
+            .is_some_and(|current| Arc::ptr_eq(current, open));
+        let file = open.file.load_full();
+        let same = node.version(&state) == file.version && !file.is_changed();
+        if !still_open || !same {
+            drop(state);
+            if still_open {
+                self.nodes.supersede(node);
+            }
+            pending.finish(Err(FsError::Stale));
+            return;
+        }
+        open.handles.fetch_add(1, Ordering::AcqRel);
+        let keep_cache =
+            std::mem::replace(&mut state.pages_current, true) && !file.was_given_while_written();
+        drop(state);
+        self.answer(node, open, keep_cache, flags, pending);
+    }
+
+    fn answer(
+        &self,
+        node: &Arc<Node>,
+        open: &Arc<OpenFile>,
+        keep_cache: bool,
+        flags: i32,
+        pending: &Arc<Pending<OpenReply>>,
+    ) {
+        let direct_io = self.settings.direct_io || flags & libc::O_DIRECT != 0;
+        let (this, node, open, waiting) =
+            (self.this(), node.clone(), open.clone(), pending.clone());
+        let behind = std::mem::replace(&mut node.state.lock().kernel_behind, false);
+        let id = node.id;
+        let answer = move || {
+            let answered = waiting.finish_with(|| {
+                let handle = this.handles.insert(Arc::new(Handle {
+                    node: node.clone(),
+                    open: open.clone(),
+                    direct_io,
+                    stream: Mutex::new(Stream::default()),
+                }));
+                if open.passthrough.is_some() {
+                    this.metrics.passthrough_opens.add(1);
+                }
+                Ok(OpenReply {
+                    handle,
+                    direct_io,
+                    keep_cache,
+                    passthrough: open.passthrough.clone(),
+                })
+            });
+            if !answered {
+                this.close(&node, &open);
+            }
+        };
+        if behind {
+            // An open shows the newest size (close-to-open), and the kernel reads no further than the size it knows.
+            self.invalidations.forget_attributes_then(id, answer);
+        } else {
+            answer();
+        }
+    }
+
+    /// Hands a complete object to the kernel; `None`: reads come to the daemon.
+    fn register(&self, file: &CachedFile) -> Option<Arc<dyn super::operations::BackingId>> {
+        let registry = self
+            .registry
+            .as_ref()
+            .filter(|_| self.settings.passthrough && file.is_complete())?;
+        let object = file.give_to_kernel()?;
+        match registry.register(object.descriptor()?) {
+            Ok(id) => Some(id),
+            Err(error) => {
+                tracing::debug!(%error, "the kernel did not take an object for passthrough");
+                None
+            }
+        }
+    }
+
+    pub(super) fn release_file(&self, handle: HandleId) {
+        if let Some(handle) = self.handles.remove(handle) {
+            self.close(&handle.node, &handle.open);
+        }
+    }
+
+    fn close(&self, node: &Arc<Node>, open: &Arc<OpenFile>) {
+        {
+            let mut state = node.state.lock();
+            if open.handles.fetch_sub(1, Ordering::AcqRel) != 1 {
+                return;
+            }
+            if state
+                .open
+                .as_ref()
+                .is_some_and(|current| Arc::ptr_eq(current, open))
+            {
+                state.open = None;
+                // Half-written bytes may be among the kernel's pages, under the version of the whole.
+                if open.file.load().was_given_while_written() {
+                    state.pages_current = false;
+                }
+            }
+        }
+        let file = open.file.load_full();
+        // Closing the backend's descriptor may wait for the server.
+        let submitted = self.local_or_backend(&file, move |file| file.end_use());
+        if let Err(file) = submitted {
+            file.end_use();
+        }
+    }
+
+    fn local_or_backend(
+        &self,
+        file: &Arc<CachedFile>,
+        act: impl FnOnce(&CachedFile) + Send + 'static,
+    ) -> Result<(), Arc<CachedFile>> {
+        if !file.has_source() {
+            act(file);
+            return Ok(());
+        }
+        let closing = file.clone();
+        self.metadata_lane
+            .submit(move || act(&closing))
+            .map_err(|_| file.clone())
+    }
+}
+
+/// A fetch that failed, as a request's error.
+pub(super) fn fetch_failed(error: FetchError) -> FsError {
+    match error {
+        FetchError::Changed => FsError::Stale,
+        FetchError::Backend(error) => FsError::Backend(error),
+        FetchError::Bypass => FsError::Disk(std::io::Error::from_raw_os_error(libc::EIO)),
+        FetchError::Overloaded => FsError::BackendTimeout,
+    }
+}

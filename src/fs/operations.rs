@@ -1,0 +1,171 @@
+//! The verbs that a request source (`fuse`) may ask of the file semantics. No FUSE types here, and no
+//! reply objects: every verb takes a [`Done`] that is called exactly once, inline or later from any
+//! thread.
+
+use crate::fs::error::FsError;
+use crate::io::Buffer;
+use crate::types::{Attributes, Caller, FileKind, HandleId, NodeId};
+use std::ffi::{OsStr, OsString};
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Receives the outcome of one request, exactly once.
+pub type Done<T> = Box<dyn FnOnce(Result<T, FsError>) + Send>;
+
+/// What comes with every request.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestContext {
+    /// Names this request for [`Operations::interrupt`]; unique among those under way.
+    pub unique: u64,
+    pub caller: Caller,
+}
+
+/// A name resolved to a node. Each one given out counts as one lookup until forgotten.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry {
+    pub node: NodeId,
+    pub generation: u64,
+    /// `inode` is what `st_ino` shall show; it is not the node id.
+    pub attributes: Attributes,
+    pub entry_ttl: Duration,
+    pub attribute_ttl: Duration,
+}
+
+/// Answer to a lookup: an entry, or "there is no such name", which may be remembered for a time.
+#[derive(Clone, Copy, Debug)]
+pub enum LookupReply {
+    Found(Entry),
+    /// Remember the absence for this long (zero: plain ENOENT).
+    Absent {
+        ttl: Duration,
+    },
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct AttributesReply {
+    pub attributes: Attributes,
+    pub ttl: Duration,
+}
+
+/// A file the kernel reads by itself; dropped, the kernel's registration goes.
+pub trait BackingId: Send + Sync {
+    fn id(&self) -> u32;
+}
+
+/// Registers a descriptor for passthrough; implemented by `fuse`. EPERM or EOPNOTSUPP when the kernel
+/// or the privileges do not allow it.
+pub trait BackingRegistry: Send + Sync {
+    fn register(&self, file: BorrowedFd<'_>) -> std::io::Result<Arc<dyn BackingId>>;
+}
+
+#[derive(Clone)]
+pub struct OpenReply {
+    pub handle: HandleId,
+    /// Reads of this handle come to us and bypass the page cache (FOPEN_DIRECT_IO).
+    pub direct_io: bool,
+    /// Pages of an earlier open are still good (FOPEN_KEEP_CACHE).
+    pub keep_cache: bool,
+    /// The kernel reads this file by itself (FOPEN_PASSTHROUGH).
+    pub passthrough: Option<Arc<dyn BackingId>>,
+}
+
+/// Bytes read: the first `length_bytes` of the buffer; fewer than asked only at end of file.
+pub struct ReadReply {
+    pub buffer: Buffer,
+    pub length_bytes: usize,
+}
+
+/// How much a directory reply may hold. An entry costs
+/// `entry_overhead_bytes + name.len()`, rounded up to 8.
+#[derive(Clone, Copy, Debug)]
+pub struct DirectoryBudget {
+    pub total_bytes: usize,
+    pub entry_overhead_bytes: usize,
+}
+
+#[derive(Clone, Debug)]
+pub struct DirectoryItem {
+    pub name: OsString,
+    pub inode: u64,
+    pub kind: FileKind,
+    /// Where reading goes on after this entry.
+    pub next_offset: u64,
+    /// With readdirplus, except for "." and "..", and where the attributes could not be had.
+    pub entry: Option<Entry>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct SpaceReply {
+    pub blocks: u64,
+    pub blocks_free: u64,
+    pub blocks_available: u64,
+    pub files: u64,
+    pub files_free: u64,
+    pub block_size_bytes: u32,
+    pub fragment_size_bytes: u32,
+    pub name_length_max: u32,
+}
+
+#[allow(clippy::too_many_arguments)]
+/// The verbs. None of them waits for the backend or a disk on the calling thread.
+pub trait Operations: Send + Sync + 'static {
+    fn lookup(
+        &self,
+        context: RequestContext,
+        parent: NodeId,
+        name: &OsStr,
+        done: Done<LookupReply>,
+    );
+    /// Gives back `count` lookups of a node.
+    fn forget(&self, node: NodeId, count: u64);
+    fn attributes(
+        &self,
+        context: RequestContext,
+        node: NodeId,
+        handle: Option<HandleId>,
+        done: Done<AttributesReply>,
+    );
+    fn read_link(&self, context: RequestContext, node: NodeId, done: Done<Vec<u8>>);
+    /// `flags` are those of open(2).
+    fn open(&self, context: RequestContext, node: NodeId, flags: i32, done: Done<OpenReply>);
+    fn read(
+        &self,
+        context: RequestContext,
+        node: NodeId,
+        handle: HandleId,
+        offset: u64,
+        length_bytes: usize,
+        done: Done<ReadReply>,
+    );
+    fn release(&self, handle: HandleId);
+    fn open_directory(&self, context: RequestContext, node: NodeId, done: Done<HandleId>);
+    fn read_directory(
+        &self,
+        context: RequestContext,
+        node: NodeId,
+        handle: HandleId,
+        offset: u64,
+        budget: DirectoryBudget,
+        with_attributes: bool,
+        done: Done<Vec<DirectoryItem>>,
+    );
+    fn release_directory(&self, handle: HandleId);
+    fn space(&self, context: RequestContext, node: NodeId, done: Done<SpaceReply>);
+    fn list_xattr(&self, context: RequestContext, node: NodeId, done: Done<Vec<u8>>);
+    fn get_xattr(&self, context: RequestContext, node: NodeId, name: &OsStr, done: Done<Vec<u8>>);
+    /// lseek(2) with SEEK_DATA or SEEK_HOLE (`whence` as the system call has it).
+    fn seek(
+        &self,
+        context: RequestContext,
+        node: NodeId,
+        handle: HandleId,
+        offset: u64,
+        whence: i32,
+        done: Done<u64>,
+    );
+    /// Whether the directory entry `name` may change: EROFS here for every changing verb.
+    fn refuse_change(&self) -> FsError;
+    /// Ends a request that waits, with EINTR; one that is done or unknown is left alone.
+    fn interrupt(&self, unique: u64);
+}

@@ -1,0 +1,187 @@
+//! Requests that wait: ended by their result, by their deadline, by an interrupt, or by an answer known from
+//! before; by whichever comes first, and only once.
+
+use super::error::FsError;
+use super::operations::Done;
+use crate::backend::deadline::{TimerId, Timers};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+const SHARDS: usize = 16;
+
+/// The requests that wait now, by their unique id.
+pub(super) struct PendingTable {
+    shards: [Mutex<HashMap<u64, Waiting>>; SHARDS],
+    timers: Arc<Timers>,
+}
+
+struct Waiting {
+    since: Instant,
+    request: Weak<dyn Interruptible>,
+}
+
+trait Interruptible: Send + Sync {
+    fn interrupt(&self);
+}
+
+/// One waiting request. Dropped without a result, it ends with an error of its own.
+pub(super) struct Pending<T: Send + 'static> {
+    unique: u64,
+    table: Arc<PendingTable>,
+    state: Mutex<State<T>>,
+}
+
+struct State<T: Send + 'static> {
+    done: Option<Done<T>>,
+    timers: Vec<TimerId>,
+    fallback: Option<Fallback<T>>,
+}
+
+/// Answers a request in the backend's stead; whether it does, be it later. Must not block.
+pub(super) type Fallback<T> = Box<dyn FnOnce(&Arc<Pending<T>>) -> bool + Send>;
+
+impl PendingTable {
+    pub(super) fn new(timers: Arc<Timers>) -> Arc<Self> {
+        Arc::new(Self {
+            shards: std::array::from_fn(|_| Mutex::default()),
+            timers,
+        })
+    }
+
+    fn shard(&self, unique: u64) -> &Mutex<HashMap<u64, Waiting>> {
+        // Unique ids of the kernel are even.
+        &self.shards[(unique / 2) as usize % SHARDS]
+    }
+
+    /// Registers a request that ends with `BackendTimeout` after `timeout` at the latest.
+    pub(super) fn begin<T: Send + 'static>(
+        self: &Arc<Self>,
+        unique: u64,
+        timeout: Duration,
+        done: Done<T>,
+    ) -> Arc<Pending<T>> {
+        let pending = Arc::new(Pending {
+            unique,
+            table: self.clone(),
+            state: Mutex::new(State {
+                done: Some(done),
+                timers: Vec::new(),
+                fallback: None,
+            }),
+        });
+        let request: Weak<dyn Interruptible> = Arc::downgrade(&(pending.clone() as _));
+        let waiting = Waiting {
+            since: Instant::now(),
+            request,
+        };
+        self.shard(unique).lock().insert(unique, waiting);
+        pending.after(timeout, |pending| {
+            pending.finish(Err(FsError::BackendTimeout));
+        });
+        pending
+    }
+
+    pub(super) fn interrupt(&self, unique: u64) {
+        let waiting = self
+            .shard(unique)
+            .lock()
+            .get(&unique)
+            .and_then(|waiting| waiting.request.upgrade());
+        if let Some(waiting) = waiting {
+            waiting.interrupt();
+        }
+    }
+
+    /// How long the oldest of them has waited.
+    pub(super) fn longest_wait(&self) -> Duration {
+        let oldest = |shard: &Mutex<HashMap<u64, Waiting>>| {
+            let waiting = shard.lock();
+            waiting.values().map(|waiting| waiting.since).min()
+        };
+        let oldest = self.shards.iter().filter_map(oldest).min();
+        oldest.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+}
+
+impl<T: Send + 'static> Pending<T> {
+    /// Calls `act` after a time unless the request has ended by then. `act` must not block.
+    pub(super) fn after(
+        self: &Arc<Self>,
+        delay: Duration,
+        act: impl FnOnce(&Arc<Self>) + Send + 'static,
+    ) {
+        let weak = Arc::downgrade(self);
+        let timer = self.table.timers.after(
+            delay,
+            Box::new(move || {
+                if let Some(pending) = weak.upgrade() {
+                    act(&pending);
+                }
+            }),
+        );
+        let mut state = self.state.lock();
+        if state.done.is_some() {
+            state.timers.push(timer);
+        } else {
+            drop(state);
+            self.table.timers.cancel(timer);
+        }
+    }
+
+    /// Keeps an answer for when the backend gives none.
+    pub(super) fn set_fallback(&self, fallback: Fallback<T>) {
+        let mut state = self.state.lock();
+        if state.done.is_some() {
+            state.fallback = Some(fallback);
+        }
+    }
+
+    /// Gives the answer kept, once; whether there was one.
+    pub(super) fn fall_back(self: &Arc<Self>) -> bool {
+        let fallback = self.state.lock().fallback.take();
+        fallback.is_some_and(|answer| answer(self))
+    }
+
+    /// Ends the request if nothing else has; false if something had.
+    pub(super) fn finish(&self, result: Result<T, FsError>) -> bool {
+        self.finish_with(|| result)
+    }
+
+    /// Ends the request with what `make` gives, which runs only if nothing else has ended it.
+    pub(super) fn finish_with(&self, make: impl FnOnce() -> Result<T, FsError>) -> bool {
+        let (done, timers, fallback) = {
+            let mut state = self.state.lock();
+            let Some(done) = state.done.take() else {
+                return false;
+            };
+            let timers = std::mem::take(&mut state.timers);
+            (done, timers, state.fallback.take())
+        };
+        drop(fallback);
+        self.table.shard(self.unique).lock().remove(&self.unique);
+        for timer in timers {
+            self.table.timers.cancel(timer);
+        }
+        done(make());
+        true
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.state.lock().done.is_none()
+    }
+}
+
+impl<T: Send + 'static> Interruptible for Pending<T> {
+    fn interrupt(&self) {
+        self.finish(Err(FsError::Interrupted));
+    }
+}
+
+impl<T: Send + 'static> Drop for Pending<T> {
+    fn drop(&mut self) {
+        // A worker that died with the request in hand.
+        self.finish(Err(FsError::Stopping));
+    }
+}

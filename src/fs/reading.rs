@@ -1,0 +1,224 @@
+//! Read and seek.
+
+use super::FileSystem;
+use super::error::FsError;
+use super::open_file::Handle;
+use super::opening::fetch_failed;
+use super::operations::{Done, ReadReply, RequestContext};
+use super::pending::Pending;
+use crate::backend::SeekWhence;
+use crate::cache::{Attempt, CachedFile, FetchError, ReadPlan};
+use crate::events::Invalidation;
+use crate::io::Buffer;
+use crate::types::{ByteRange, HandleId};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+/// A read that finds its version gone before any byte of it was given out goes on with the newest, this often.
+const VERSION_TRIES: u32 = 3;
+
+impl FileSystem {
+    pub(super) fn read_file(
+        &self,
+        context: RequestContext,
+        id: HandleId,
+        offset: u64,
+        length_bytes: usize,
+        done: Done<ReadReply>,
+    ) {
+        let Some(handle) = self.handles.get(id) else {
+            return done(Err(FsError::UnknownNode));
+        };
+        let file = handle.open.file.load_full();
+        let attempt = self.cache.try_read(&file, offset, length_bytes);
+        let plan = self.plan(&handle, &file, offset, length_bytes);
+        match attempt {
+            Attempt::Done(buffer, length_bytes) => {
+                self.count_read(&handle, true, length_bytes);
+                handle.open.delivered.store(true, Ordering::Release);
+                self.cache.fetch_ahead(&file, plan.ahead);
+                done(Ok(ReadReply {
+                    buffer,
+                    length_bytes,
+                }));
+            }
+            Attempt::OnDisk(buffer) => {
+                self.cache.fetch_ahead(&file, plan.ahead);
+                self.read_on(context, handle, file, plan, buffer, true, done);
+            }
+            Attempt::Missing(buffer) => {
+                self.read_on(context, handle, file, plan, buffer, false, done);
+            }
+        }
+    }
+
+    fn count_read(&self, handle: &Handle, hit: bool, length_bytes: usize) {
+        let counter = if hit && !handle.open.filled_for_open {
+            &self.metrics.hit_bytes
+        } else {
+            &self.metrics.miss_bytes
+        };
+        counter.add(length_bytes as u64);
+    }
+
+    fn plan(
+        &self,
+        handle: &Handle,
+        file: &CachedFile,
+        offset: u64,
+        length_bytes: usize,
+    ) -> ReadPlan {
+        let size = file.size_bytes();
+        let range =
+            ByteRange::at(offset, length_bytes as u64).intersection(&ByteRange::new(0, size));
+        let planned = handle
+            .stream
+            .lock()
+            .on_read(range, size, &self.settings.readahead);
+        ReadPlan {
+            offset,
+            length_bytes,
+            block_bytes: planned.block_bytes,
+            ahead: planned.ahead,
+            random: planned.random,
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn read_on(
+        &self,
+        context: RequestContext,
+        handle: Arc<Handle>,
+        file: Arc<CachedFile>,
+        plan: ReadPlan,
+        buffer: Buffer,
+        hit: bool,
+        done: Done<ReadReply>,
+    ) {
+        let pending = self.begin(context, done);
+        if hit || self.may_wait_for_backend(&pending) {
+            self.read_version(handle, file, plan, buffer, hit, pending, VERSION_TRIES);
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn read_version(
+        &self,
+        handle: Arc<Handle>,
+        file: Arc<CachedFile>,
+        plan: ReadPlan,
+        buffer: Buffer,
+        hit: bool,
+        pending: Arc<Pending<ReadReply>>,
+        tries: u32,
+    ) {
+        let (this, reader) = (self.this(), file.clone());
+        self.cache.read(
+            &file,
+            plan,
+            buffer,
+            Box::new(move |outcome| match outcome {
+                Ok((buffer, length_bytes)) => {
+                    this.count_read(&handle, hit, length_bytes);
+                    handle.open.delivered.store(true, Ordering::Release);
+                    pending.finish(Ok(ReadReply {
+                        buffer,
+                        length_bytes,
+                    }));
+                }
+                Err(FetchError::Changed) => {
+                    this.version_gone(handle, &reader, plan, pending, tries);
+                }
+                Err(error) => {
+                    pending.finish(Err(fetch_failed(error)));
+                }
+            }),
+        );
+    }
+
+    /// The bytes asked for are gone with their version. The kernel asks for attributes before the next read(2), and
+    /// the node moves on then; a read(2) that has some bytes of the old version already must not get some of
+    /// the new one, so this one fails, unless nobody was given any.
+    fn version_gone(
+        &self,
+        handle: Arc<Handle>,
+        gone: &Arc<CachedFile>,
+        plan: ReadPlan,
+        pending: Arc<Pending<ReadReply>>,
+        tries: u32,
+    ) {
+        handle.node.state.lock().set_validated(None);
+        self.invalidations
+            .push(Invalidation::Attributes(handle.node.id));
+        let untouched = !handle.open.delivered.load(Ordering::Acquire) || handle.direct_io;
+        if tries == 0 || !untouched || handle.open.passthrough.is_some() {
+            pending.finish(Err(FsError::Stale));
+            return;
+        }
+        let gone = gone.clone();
+        self.on_backend(&pending, move |fs, pending| {
+            let asked = Instant::now();
+            match fs.backend.attributes(&handle.node.place()) {
+                Ok(fresh) => fs.take_attributes(&handle.node, fresh, asked),
+                Err(error) if error.raw_os_error() == Some(libc::ESTALE) => {
+                    pending.finish(Err(FsError::Stale));
+                    return;
+                }
+                Err(error) => {
+                    pending.finish(Err(FsError::Backend(error)));
+                    return;
+                }
+            }
+            let file = handle.open.file.load_full();
+            if Arc::ptr_eq(&file, &gone) {
+                pending.finish(Err(FsError::Stale));
+                return;
+            }
+            let buffer = fs.cache.buffer(plan.length_bytes);
+            fs.read_version(handle, file, plan, buffer, false, pending, tries - 1);
+        });
+    }
+
+    pub(super) fn seek_file(
+        &self,
+        context: RequestContext,
+        id: HandleId,
+        offset: u64,
+        whence: i32,
+        done: Done<u64>,
+    ) {
+        let Some(handle) = self.handles.get(id) else {
+            return done(Err(FsError::UnknownNode));
+        };
+        let whence = match whence {
+            libc::SEEK_DATA => SeekWhence::Data,
+            libc::SEEK_HOLE => SeekWhence::Hole,
+            _ => return done(Err(FsError::Invalid("lseek whence"))),
+        };
+        let file = handle.open.file.load_full();
+        let size = file.size_bytes();
+        if offset >= size {
+            return done(Err(FsError::NoSuchOffset));
+        }
+        let pending = self.begin(context, done);
+        // lseek(2): to take a whole file for data, with a hole at its end, is always right.
+        if self.or_known(&pending, move |_, pending| {
+            pending.finish(Ok(match whence {
+                SeekWhence::Data => offset,
+                SeekWhence::Hole => size,
+            }))
+        }) {
+            return;
+        }
+        self.on_backend(&pending, move |fs, pending| {
+            let outcome = fs.cache.seek_backend(&file, offset, whence);
+            pending.finish(match outcome {
+                Err(FetchError::Backend(error)) if error.raw_os_error() == Some(libc::ENXIO) => {
+                    Err(FsError::NoSuchOffset)
+                }
+                other => other.map(|found| found.min(size)).map_err(fetch_failed),
+            });
+        });
+    }
+}

@@ -1,0 +1,193 @@
+//! Attributes and how long they are good for; what happens when the backend shows a new version.
+
+use super::FileSystem;
+use super::error::FsError;
+use super::node::Node;
+use super::operations::{AttributesReply, Done, RequestContext, SpaceReply};
+use crate::backend::BackendSpace;
+use crate::events::Invalidation;
+use crate::types::{Attributes, FileKind, NodeId};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+impl FileSystem {
+    fn timeouts(&self, kind: FileKind) -> (Duration, Duration) {
+        match kind {
+            FileKind::Directory => (self.settings.directory_min, self.settings.directory_max),
+            _ => (self.settings.attributes_min, self.settings.attributes_max),
+        }
+    }
+
+    /// The first timeout of a file just met.
+    pub(super) fn first_timeout(&self, kind: FileKind) -> Duration {
+        self.timeouts(kind).0
+    }
+
+    /// Takes fresh attributes over. Their timeout doubles while nothing changes, up to the maximum, as the NFS
+    /// client does it. A node that is open with a new version moves on, unless the kernel reads it by itself.
+    pub(super) fn take_attributes(&self, node: &Arc<Node>, fresh: Attributes, asked: Instant) {
+        self.cache.observe_clock(node.filesystem, fresh.ctime);
+        let (shortest, longest) = self.timeouts(fresh.kind);
+        let mut state = node.state.lock();
+        if state.validated().is_some_and(|last| last > asked) {
+            // Overtaken by the answer to a later question.
+            return;
+        }
+        let changed = node.version(&state) != fresh.version();
+        if changed {
+            state.set_timeout(shortest);
+            // What was read under the old version may stay in the kernel only where it is still in use as such.
+            state.pages_current = false;
+            state.kernel_behind = true;
+            state.set_first_seen(Instant::now());
+            state.set_link_target(None);
+        } else if state.validated().is_some_and(|last| asked > last) {
+            let longer = (state.timeout() * 2).clamp(shortest, longest);
+            state.set_timeout(longer);
+        }
+        state.set_attributes(&fresh);
+        state.set_validated(Some(asked));
+        let open = state.open.clone();
+        let first_seen = state.first_seen();
+        drop(state);
+        let Some(open) = open.filter(|open| open.passthrough.is_none()) else {
+            return;
+        };
+        let held = open.file.load();
+        // One given up without a new version was found unreadable on the way: it begins afresh.
+        if held.version == fresh.version() && !held.is_changed() {
+            return;
+        }
+        let new = self.cache.file(&node.key, fresh.version());
+        new.begin_use(node.place(), first_seen);
+        open.delivered.store(false, Ordering::Release);
+        let old = open.file.swap(new);
+        old.end_use();
+        self.invalidations.push(Invalidation::Node(node.id));
+    }
+
+    /// The attributes to show the kernel: of the version that is open where it reads that by itself.
+    pub(super) fn shown_attributes(&self, node: &Node) -> (Attributes, Duration) {
+        let mut state = node.state.lock();
+        state.kernel_behind = false;
+        let mut attributes = node.attributes(&state);
+        let mut ttl = state.fresh_for();
+        if let Some(open) = &state.open
+            && open.passthrough.is_some()
+        {
+            let version = open.file.load().version;
+            if version != attributes.version() {
+                attributes.size_bytes = version.size_bytes;
+                attributes.mtime = version.mtime;
+                attributes.ctime = version.ctime;
+            }
+        }
+        if node.is_superseded() {
+            ttl = Duration::ZERO;
+        }
+        attributes.inode = node.shown_inode();
+        (attributes, ttl)
+    }
+
+    fn attributes_reply(&self, node: &Node) -> AttributesReply {
+        let (attributes, ttl) = self.shown_attributes(node);
+        AttributesReply { attributes, ttl }
+    }
+
+    /// Whether what is known of a node may stand in for an absent backend.
+    pub(super) fn is_known(&self, node: &Node) -> bool {
+        node.state
+            .lock()
+            .validated()
+            .is_some_and(|validated| validated.elapsed() < self.settings.stale)
+    }
+
+    pub(super) fn get_attributes(
+        &self,
+        context: RequestContext,
+        id: NodeId,
+        done: Done<AttributesReply>,
+    ) {
+        let node = match self.node(id) {
+            Ok(node) => node,
+            Err(error) => return done(Err(error)),
+        };
+        if !node.state.lock().fresh_for().is_zero() {
+            return done(Ok(self.attributes_reply(&node)));
+        }
+        let pending = self.begin(context, done);
+        let known = node.clone();
+        if self.or_known(&pending, move |fs, pending| {
+            fs.is_known(&known) && pending.finish_with(|| Ok(fs.attributes_reply(&known)))
+        }) {
+            return;
+        }
+        self.on_backend(&pending, move |fs, pending| {
+            let asked = Instant::now();
+            match fs.backend.attributes(&node.place()) {
+                Ok(fresh) => {
+                    fs.take_attributes(&node, fresh, asked);
+                    pending.finish(Ok(fs.attributes_reply(&node)));
+                }
+                Err(error) if error.raw_os_error() == Some(libc::ESTALE) => {
+                    pending.finish(fs.attributes_of_the_lost(&node).ok_or(FsError::Stale));
+                }
+                Err(error) => {
+                    fs.fail(&pending, FsError::Backend(error));
+                }
+            }
+        });
+    }
+
+    /// A file removed on the backend while it is open here still has the attributes it had (fstat(2)).
+    fn attributes_of_the_lost(&self, node: &Node) -> Option<AttributesReply> {
+        let open = node.state.lock().open.is_some();
+        open.then(|| {
+            let (mut attributes, _) = self.shown_attributes(node);
+            attributes.link_count = 0;
+            AttributesReply {
+                attributes,
+                ttl: Duration::ZERO,
+            }
+        })
+    }
+
+    pub(super) fn get_space(&self, context: RequestContext, id: NodeId, done: Done<SpaceReply>) {
+        let node = match self.node(id) {
+            Ok(node) => node,
+            Err(error) => return done(Err(error)),
+        };
+        let pending = self.begin(context, done);
+        if self.or_known(&pending, move |fs, pending| {
+            let last = *fs.last_space.lock();
+            last.is_some_and(|last| pending.finish(Ok(space_reply(last))))
+        }) {
+            return;
+        }
+        self.on_backend(&pending, move |fs, pending| {
+            match fs.backend.space(&node.place()) {
+                Ok(space) => {
+                    *fs.last_space.lock() = Some(space);
+                    pending.finish(Ok(space_reply(space)));
+                }
+                Err(error) => {
+                    fs.fail(&pending, FsError::Backend(error));
+                }
+            }
+        });
+    }
+}
+
+fn space_reply(space: BackendSpace) -> SpaceReply {
+    SpaceReply {
+        blocks: space.blocks,
+        blocks_free: space.blocks_free,
+        blocks_available: space.blocks_available,
+        files: space.files,
+        files_free: space.files_free,
+        block_size_bytes: space.block_size_bytes,
+        fragment_size_bytes: space.fragment_size_bytes,
+        name_length_max: space.name_length_max,
+    }
+}

@@ -1,0 +1,120 @@
+//! Extended attributes, asked of the backend and remembered as long as the file's other attributes: `ls -l` asks
+//! for several of each file.
+
+use super::FileSystem;
+use super::error::FsError;
+use super::node::Node;
+use super::operations::{Done, RequestContext};
+use crate::types::{NodeId, Version};
+use lru::LruCache;
+use parking_lot::Mutex;
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+/// Answers remembered.
+const ANSWERS_MAX: usize = 8192;
+/// Larger values are not remembered.
+const VALUE_BYTES_MAX: usize = 4096;
+
+/// The value, or the errno that stood in its place.
+type Answer = Result<Arc<[u8]>, i32>;
+/// A node and a name; no name: the list of names.
+type Question = (NodeId, Option<OsString>);
+
+pub(super) struct XattrCache {
+    answers: Mutex<LruCache<Question, (Version, Answer)>>,
+}
+
+impl XattrCache {
+    pub(super) fn new() -> Self {
+        let entries = NonZeroUsize::new(ANSWERS_MAX).expect("not zero");
+        Self {
+            answers: Mutex::new(LruCache::new(entries)),
+        }
+    }
+
+    fn get(&self, node: &Node, name: Option<&OsStr>) -> Option<Answer> {
+        let version = node.version(&node.state.lock());
+        let key = (node.id, name.map(OsStr::to_owned));
+        let mut answers = self.answers.lock();
+        let (seen, answer) = answers.get(&key)?;
+        // Changing an extended attribute changes ctime.
+        (*seen == version).then(|| answer.clone())
+    }
+
+    fn put(
+        &self,
+        node: &Node,
+        name: Option<&OsStr>,
+        version: Version,
+        answer: &io::Result<Vec<u8>>,
+    ) {
+        let answer = match answer {
+            Ok(value) if value.len() <= VALUE_BYTES_MAX => Ok(value.as_slice().into()),
+            Ok(_) => return,
+            Err(error) => match error.raw_os_error() {
+                Some(errno @ (libc::ENODATA | libc::EOPNOTSUPP)) => Err(errno),
+                _ => return,
+            },
+        };
+        self.answers
+            .lock()
+            .put((node.id, name.map(OsStr::to_owned)), (version, answer));
+    }
+}
+
+fn reply(answer: Answer) -> Result<Vec<u8>, FsError> {
+    answer
+        .map(|value| value.to_vec())
+        .map_err(|errno| FsError::Backend(io::Error::from_raw_os_error(errno)))
+}
+
+impl FileSystem {
+    /// One attribute, or the list of names where `name` is `None`.
+    pub(super) fn xattr(
+        &self,
+        context: RequestContext,
+        id: NodeId,
+        name: Option<&OsStr>,
+        done: Done<Vec<u8>>,
+    ) {
+        let node = match self.node(id) {
+            Ok(node) => node,
+            Err(error) => return done(Err(error)),
+        };
+        let fresh = !node.state.lock().fresh_for().is_zero();
+        if fresh && let Some(answer) = self.xattrs.get(&node, name) {
+            return done(reply(answer));
+        }
+        let pending = self.begin(context, done);
+        let name = name.map(OsStr::to_owned);
+        let (known, known_name) = (node.clone(), name.clone());
+        if self.or_known(&pending, move |fs, pending| {
+            fs.is_known(&known)
+                && pending.finish(match fs.xattrs.get(&known, known_name.as_deref()) {
+                    Some(answer) => reply(answer),
+                    // `ls -l` of what is known must not hang for an attribute nobody ever asked for.
+                    None => Err(FsError::BackendTimeout),
+                })
+        }) {
+            return;
+        }
+        self.on_backend(&pending, move |fs, pending| {
+            let version = node.version(&node.state.lock());
+            let place = node.place();
+            let answer = match &name {
+                Some(name) => fs.backend.get_xattr(&place, name),
+                None => fs.backend.list_xattr(&place),
+            };
+            fs.xattrs.put(&node, name.as_deref(), version, &answer);
+            match answer {
+                Ok(value) => {
+                    pending.finish(Ok(value));
+                }
+                Err(error) => fs.fail(&pending, FsError::Backend(error)),
+            }
+        });
+    }
+}

@@ -1,0 +1,55 @@
+//! Safe wrappers of system calls, one file per family, under names close to the calls' own. Nothing here
+//! knows what the daemon does; every function returns the kernel's errno as `io::Error` and
+//! blocks exactly as long as the call it wraps.
+//!
+//! - `path`: openat2 beneath a directory, reopening a descriptor, readlink
+//! - `handle`: name_to_handle_at and open_by_handle_at
+//! - `stat`: statx and statfs
+//! - `dirents`: getdents64
+//! - `xattr`: extended attributes of a descriptor, O_PATH ones included
+//! - `mountinfo`: the mounts of this process
+//! - `disk`: preadv2, statx, leases, raw directory reading
+//! - `pipe`: pipes of a chosen size
+//! - `wakeup`: eventfd
+//! - `memory`: the heap of the C library
+//! - `affinity`: which processors a thread may run on
+//! - `process`: fork into the background, signals, leaving without destructors, waiting for another
+//!   process
+//! - `handle_probe`: whether a directory's filesystem gives out file handles
+//! - `fuse_device`: an open /dev/fuse: requests in, replies out, clones, passthrough registration
+
+pub mod affinity;
+pub mod dirents;
+pub mod disk;
+pub mod fuse_device;
+pub mod handle;
+pub mod handle_probe;
+pub mod memory;
+pub mod mountinfo;
+pub mod path;
+pub mod pipe;
+pub mod process;
+pub mod stat;
+pub mod wakeup;
+pub mod xattr;
+
+use std::io;
+
+/// The result of a system call that answers -1 on error.
+fn checked(result: libc::c_long) -> io::Result<libc::c_long> {
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}
+
+/// Repeats a call for as long as a signal interrupts it.
+fn retried(mut call: impl FnMut() -> libc::c_long) -> io::Result<libc::c_long> {
+    loop {
+        match checked(call()) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            result => return result,
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! Processes and signals.
+
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use nix::unistd::{ForkResult, fork};
+
+/// Which side of a fork this is.
+pub enum Side {
+    Parent { child_pid: i32 },
+    Child,
+}
+
+/// fork(2). An error when this process has more than one thread: the child would inherit locks that
+/// nobody releases.
+pub fn fork_single_threaded() -> io::Result<Side> {
+    let threads = std::fs::read_dir("/proc/self/task")?.count();
+    if threads != 1 {
+        return Err(io::Error::other(format!(
+            "cannot go into the background: {threads} threads run already"
+        )));
+    }
+    // SAFETY: this is the only thread, so the child's memory is consistent and no lock is held
+    // by a thread that does not exist in it.
+    match unsafe { fork() }? {
+        ForkResult::Parent { child } => Ok(Side::Parent {
+            child_pid: child.as_raw(),
+        }),
+        ForkResult::Child => Ok(Side::Child),
+    }
+}
+
+/// Ignores signals for the whole process.
+pub fn ignore_signals(signals: &[Signal]) -> io::Result<()> {
+    let action = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
+    for signal in signals {
+        // SAFETY: SIG_IGN installs no code of ours.
+        unsafe { sigaction(*signal, &action) }?;
+    }
+    Ok(())
+}
+
+/// _exit(2): ends the process at once, without destructors and without waiting for any thread.
+pub fn exit_now(status: i32) -> ! {
+    // SAFETY: _exit is always sound; nothing of ours runs after it.
+    unsafe { libc::_exit(status) }
+}
+
+/// What /proc/PID/stat (proc_pid_stat(5)) tells of a process.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ProcessFacts {
+    /// Since boot, in clock ticks: tells apart two processes that had one id.
+    pub start_ticks: u64,
+    /// Its first thread has ended. That of a process that only ends as a whole ends no earlier than every thread is
+    /// to die before it runs any code again; some may still hang in the kernel and keep descriptors open.
+    pub is_dead: bool,
+}
+
+/// ENOENT when there is no such process.
+pub fn process_facts(pid: i32) -> io::Result<ProcessFacts> {
+    let stat = std::fs::read(format!("/proc/{pid}/stat"))?;
+    facts_in(&stat).ok_or_else(|| io::Error::other(format!("/proc/{pid}/stat is not understood")))
+}
+
+fn facts_in(stat: &[u8]) -> Option<ProcessFacts> {
+    // The name, in parentheses, may hold anything, these too.
+    let name_end = stat.iter().rposition(|byte| *byte == b')')?;
+    let mut fields = stat[name_end + 1..]
+        .split(u8::is_ascii_whitespace)
+        .filter(|field| !field.is_empty());
+    let state = fields.next()?;
+    // State is the third field, the start the 22nd.
+    let start = std::str::from_utf8(fields.nth(22 - 4)?).ok()?;
+    Some(ProcessFacts {
+        start_ticks: start.parse().ok()?,
+        is_dead: matches!(state, b"Z" | b"X"),
+    })
+}
+
+/// A descriptor of another process, so that its end can be waited for and its id is not confused with a
+/// later one's. ESRCH when there is no such process.
+pub fn open_process(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: pidfd_open(2) takes two integers and touches no memory.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just given us this descriptor, nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Waits until the process has ended with all its threads; false when it has not after `timeout`.
+pub fn wait_for_end(process: &OwnedFd, timeout: Duration) -> io::Result<bool> {
+    let deadline = std::time::Instant::now() + timeout;
+    loop {
+        let left_ms = deadline
+            .saturating_duration_since(std::time::Instant::now())
+            .as_millis()
+            .min(i32::MAX as u128) as i32;
+        let timeout = PollTimeout::try_from(left_ms).unwrap_or(PollTimeout::MAX);
+        let mut fds = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, timeout) {
+            Ok(0) => return Ok(false),
+            Ok(_) => return Ok(true),
+            Err(Errno::EINTR) => continue,
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_facts_of_a_process_are_read_whatever_its_name() {
+        let ours = process_facts(std::process::id() as i32).expect("we run");
+        assert!(!ours.is_dead && ours.start_ticks > 0);
+        let stat = b"7 (a) Z (b) c) Z 1 7 7 0 -1 4 0 0 0 0 5 6 0 0 20 0 3 0 4711 0 0\n";
+        let facts = facts_in(stat).expect("well-formed");
+        assert_eq!(facts.start_ticks, 4711);
+        assert!(facts.is_dead);
+        assert_eq!(facts_in(b"7 (a"), None);
+    }
+
+    #[test]
+    fn a_process_nobody_has_waited_for_is_dead() {
+        let mut child = std::process::Command::new("true").spawn().expect("true");
+        let pid = child.id() as i32;
+        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        while !process_facts(pid).expect("not waited for").is_dead {
+            assert!(std::time::Instant::now() < deadline, "`true` does not end");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        child.wait().expect("wait");
+    }
+
+    #[test]
+    fn the_end_of_a_process_is_noticed_and_a_living_one_times_out() {
+        let mut child = std::process::Command::new("sleep")
+            .arg("30")
+            .spawn()
+            .expect("sleep");
+        let process = open_process(child.id() as i32).expect("pidfd");
+        assert!(!wait_for_end(&process, Duration::from_millis(20)).expect("poll"));
+        child.kill().expect("kill");
+        assert!(wait_for_end(&process, Duration::from_secs(5)).expect("poll"));
+        child.wait().expect("wait");
+    }
+}

@@ -1,0 +1,55 @@
+//! Extended attributes of what a descriptor refers to. fgetxattr(2) refuses O_PATH descriptors, so the inode is
+//! reached through /proc/self/fd, which works for symbolic links too.
+
+#![allow(unsafe_code)]
+
+use super::{path, retried};
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::BorrowedFd;
+
+/// Enough for nearly all values and lists; tried first.
+const USUAL_BYTES: usize = 1024;
+/// The kernel's bound for a value and for a list (XATTR_SIZE_MAX, XATTR_LIST_MAX).
+const BYTES_MAX: usize = 65536;
+
+/// The attribute names, each followed by a zero byte. EOPNOTSUPP where there are none to have.
+pub fn list(fd: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
+    let path = path::proc_path(fd);
+    with_room(|buffer| {
+        // SAFETY: `path` is zero-terminated, the buffer writable for the length given.
+        unsafe { libc::listxattr(path.as_ptr(), buffer.as_mut_ptr().cast(), buffer.len()) }
+    })
+}
+
+/// The value of one attribute; ENODATA if it is not there.
+pub fn get(fd: BorrowedFd<'_>, name: &OsStr) -> io::Result<Vec<u8>> {
+    let path = path::proc_path(fd);
+    let name = path::c_string(name)?;
+    with_room(|buffer| {
+        // SAFETY: both strings are zero-terminated, the buffer writable for the length given.
+        unsafe {
+            libc::getxattr(
+                path.as_ptr(),
+                name.as_ptr(),
+                buffer.as_mut_ptr().cast(),
+                buffer.len(),
+            )
+        }
+    })
+}
+
+fn with_room(mut call: impl FnMut(&mut [u8]) -> libc::ssize_t) -> io::Result<Vec<u8>> {
+    for room_bytes in [USUAL_BYTES, BYTES_MAX] {
+        let mut value = vec![0u8; room_bytes];
+        match retried(|| call(&mut value) as libc::c_long) {
+            Ok(length) => {
+                value.truncate(length as usize);
+                return Ok(value);
+            }
+            Err(error) if error.raw_os_error() == Some(libc::ERANGE) => continue,
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::Error::from_raw_os_error(libc::E2BIG))
+}

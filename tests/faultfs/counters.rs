@@ -1,0 +1,56 @@
+//! Counts of what was asked and what was given.
+
+use crate::protocol::{Counters, Operation};
+use parking_lot::Mutex;
+
+#[derive(Default)]
+pub struct CounterBoard {
+    counters: Mutex<Counters>,
+}
+
+impl CounterBoard {
+    /// A call arrived.
+    pub fn begin(&self, operation: Operation) {
+        let mut counters = self.counters.lock();
+        *counters.operations.entry(operation).or_default() += 1;
+        counters.concurrent += 1;
+        counters.concurrent_max = counters.concurrent_max.max(counters.concurrent);
+    }
+
+    /// Its reply is about to go out.
+    pub fn end(&self) {
+        self.counters.lock().concurrent -= 1;
+    }
+
+    pub fn read(&self, path: &str, bytes: usize) {
+        let mut counters = self.counters.lock();
+        counters.bytes_read += bytes as u64;
+        if !counters.reads_by_file.contains_key(path) {
+            counters
+                .reads_by_file
+                .insert(path.to_owned(), Default::default());
+        }
+        if let Some(file) = counters.reads_by_file.get_mut(path) {
+            file.calls += 1;
+            file.bytes += bytes as u64;
+        }
+    }
+
+    pub fn written(&self, bytes: usize) {
+        self.counters.lock().bytes_written += bytes as u64;
+    }
+
+    pub fn snapshot(&self) -> Counters {
+        self.counters.lock().clone()
+    }
+
+    pub fn reset(&self) {
+        let mut counters = self.counters.lock();
+        let concurrent = counters.concurrent;
+        *counters = Counters {
+            concurrent,
+            concurrent_max: concurrent,
+            ..Counters::default()
+        };
+    }
+}

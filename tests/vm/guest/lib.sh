@@ -1,0 +1,130 @@
+# For payloads, in the guest: checks, the cache disk, the NFS server and client, the mount. Sourced by bash.
+#
+# A payload ends with `summary`, which prints the counts and makes the exit status.
+
+export PATH=/payload/bin:$PATH
+passed=0
+failed=0
+
+now() { cut -d' ' -f1 /proc/uptime; }
+say() { echo "[$(now)] $*"; }
+
+# check WHAT COMMAND...: runs it with a time limit of its own (LIMIT_S, 120 s).
+check() {
+    local what=$1 status=0
+    shift
+    _limited "$@" >/run/check.out 2>&1 || status=$?
+    if [ $status = 0 ]; then
+        passed=$((passed + 1))
+        say "ok: $what"
+    else
+        failed=$((failed + 1))
+        say "FAILED: $what (status $status): $*"
+        tail -n 15 /run/check.out | sed 's/^/    /'
+    fi
+}
+_limited() {
+    # Functions cannot be run by timeout(1); they bring their own limits.
+    if [ "$(type -t "$1")" = file ]; then timeout -k 5 "${LIMIT_S:-120}" "$@"; else "$@"; fi
+}
+# check_equal WHAT WANTED GOT
+check_equal() { check "$1" test "$2" = "$3"; }
+
+summary() {
+    say "$passed passed, $failed failed"
+    [ "$failed" = 0 ]
+}
+
+# --- cache disk
+
+# format_cache_disk [ext4|xfs]: on /mnt/nvme, found by serial: the disk's kernel name changes from boot to boot.
+format_cache_disk() {
+    local type=${1:-xfs}
+    mkdir -p /mnt/nvme
+    case $type in
+    xfs) mkfs.xfs -q -K -f /run/disk/cache ;;
+    ext4) mkfs.ext4 -q -F -E nodiscard,lazy_itable_init=1 /run/disk/cache ;;
+    esac
+    mount /run/disk/cache /mnt/nvme
+    mkdir -p -m 700 /mnt/nvme/cache
+}
+
+# --- server
+
+# export_directory DIR [OPTIONS]: adds an export to this machine's server, e.g. `export_directory /srv/a root_squash`.
+export_directory() {
+    mkdir -p "$1"
+    local options=${2:-no_root_squash}
+    [ -z "${3:-}" ] || options+=,$3
+    sed -i "\\#^$1 #d" /etc/exports 2>/dev/null
+    echo "$1 127.0.0.1(rw,sync,no_subtree_check,$options)" >>/etc/exports
+    if systemctl is-active -q nfs-server; then exportfs -r; fi
+}
+server_start() { timeout 90 systemctl start rpcbind.socket nfs-server; }
+server_stop() { timeout 90 systemctl stop nfs-server; }
+
+# The network between client and server: packets vanish, as behind a broken switch; nothing is refused.
+network_drop() {
+    nft add table inet vmtest &&
+        nft add chain inet vmtest drop_nfs '{ type filter hook input priority 0; }' &&
+        nft add rule inet vmtest drop_nfs tcp dport 2049 drop &&
+        nft add rule inet vmtest drop_nfs tcp sport 2049 drop
+}
+network_restore() { nft delete table inet vmtest; }
+
+# --- client
+
+# mount_nfs 3|4.2 EXPORT MOUNTPOINT [OPTIONS]
+mount_nfs() {
+    local version=$1 source=$2 target=$3 options=${4:-}
+    mkdir -p "$target"
+    # A v3 lock daemon is not needed by readers.
+    [ "$version" != 3 ] || options=nolock${options:+,$options}
+    # nosharecache: every mount has counters of its own in mountstats.
+    timeout 60 mount -t nfs -o "vers=$version,proto=tcp,nosharecache${options:+,$options}" "127.0.0.1:$source" "$target"
+}
+# nfs_reads MOUNTPOINT: read calls that the client has sent for this mount (v4.2 has two kinds).
+nfs_reads() {
+    awk -v target="$1" '$1 == "device" { ours = ($5 == target) }
+        ours && ($1 == "READ:" || $1 == "READ_PLUS:") { calls += $2 }
+        END { print calls + 0 }' /proc/self/mountstats
+}
+# Not while the server is away: forgetting a v4 inode gives its delegation back, which waits for the server.
+drop_caches() { sync; echo 3 >/proc/sys/vm/drop_caches; }
+
+# --- the product
+
+# install_product: what the install command does, from the payload's binaries.
+install_product() {
+    install -m 755 /payload/bin/nfs-cachefs /usr/bin/nfs-cachefs
+    install -m 755 /payload/bin/mount-cachefs /sbin/mount.cachefs
+    modprobe fuse
+    modprobe loop
+}
+# mount_cached BACKEND MOUNTPOINT [OPTIONS]
+mount_cached() {
+    mkdir -p "$2"
+    timeout 60 mount -t cachefs -o "nfs_backend=$1,cache_dir=/mnt/nvme/cache${3:+,$3}" cachefs "$2" && mountpoint -q "$2"
+}
+# daemon_pid MOUNTPOINT: the daemon that serves it, by its command line; the newest when several match.
+daemon_pid() { pgrep -n -f "(nfs-cachefs|mount.cachefs).*$1( |\$)"; }
+daemon_kill() { # MOUNTPOINT: SIGKILL, then the dead mount goes
+    local pid
+    pid=$(daemon_pid "$1") || return 1
+    kill -9 "$pid"
+    timeout 20 tail --pid="$pid" -f /dev/null
+    timeout 20 umount -l "$1"
+}
+mounts_of() { grep -c " $1 " /proc/self/mounts || true; }
+status_has() { # MOUNTPOINT JSON_PART: the status as one line without spaces
+    timeout 20 nfs-cachefs status "$1" --json | tr -d ' \n' | grep -q -- "$2"
+}
+# wait_until SECONDS COMMAND...
+wait_until() {
+    local deadline=$((SECONDS + $1))
+    shift
+    until "$@"; do
+        [ $SECONDS -lt $deadline ] || return 1
+        sleep 0.2
+    done
+}
