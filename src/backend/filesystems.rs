@@ -65,7 +65,7 @@ impl Filesystem {
 
     /// Whether files are to be opened with O_DIRECT.
     pub fn reads_direct(&self) -> bool {
-        self.traits.remote && !self.refuses_direct.load(Ordering::Relaxed)
+        !self.refuses_direct.load(Ordering::Relaxed)
     }
 
     /// O_DIRECT opens are refused here: do not try again.

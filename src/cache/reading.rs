@@ -47,7 +47,10 @@ impl Cache {
     ) {
         let range = clip(file, plan.offset, plan.length_bytes);
         if file.holds(range) {
-            return self.read_object(file, range, plan.random, buffer, done);
+            // A file still coming in was written with O_DIRECT: read back the same way, it takes no second place in
+            // memory beside the kernel's pages of the mount.
+            let direct = plan.random || !file.is_complete();
+            return self.read_object(file, range, direct, buffer, done);
         }
         let (cache, reader) = (self.clone(), file.clone());
         self.fetch(
@@ -56,21 +59,21 @@ impl Cache {
             plan.block_bytes,
             plan.ahead,
             Box::new(move |outcome| match outcome {
-                Ok(()) => cache.read_object(&reader, range, plan.random, buffer, done),
+                Ok(()) => cache.read_object(&reader, range, true, buffer, done),
                 Err(FetchError::Bypass) => cache.read_past(&reader, range, buffer, done),
                 Err(error) => done(Err(error)),
             }),
         );
     }
 
-    /// All bytes are in the object: from memory, else asynchronously from the disk. A disk that fails sends
-    /// the read past the cache.
+    /// All bytes are in the object: asynchronously from the disk, through the page cache or not (`direct`). A disk
+    /// that fails sends the read past the cache.
     fn read_object(
         self: &Arc<Self>,
         file: &Arc<CachedFile>,
         range: ByteRange,
-        random: bool,
-        mut buffer: Buffer,
+        direct: bool,
+        buffer: Buffer,
         done: ReadDone,
     ) {
         let length = range.length_bytes() as usize;
@@ -84,17 +87,12 @@ impl Cache {
                 return self.read_past(file, range, buffer, done);
             }
         };
-        if let Ok(Some(read)) = object.read_cached(&mut buffer[..length], range.start)
-            && read == length
-        {
-            return done(Ok((buffer, length)));
-        }
         let (cache, reader) = (self.clone(), file.clone());
         object.submit_read(
             buffer,
             range.start,
             length,
-            random,
+            direct,
             Box::new(move |result, buffer| match result {
                 // Out of use since: after a failed sync these may be other bytes than were written.
                 Ok(_) if !reader.is_served() => cache.read_past(&reader, range, buffer, done),

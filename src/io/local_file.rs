@@ -112,6 +112,10 @@ impl IoFile for LocalFile {
     }
 
     fn read_cached(&self, buffer: &mut [u8], offset: u64) -> io::Result<Option<usize>> {
+        // RWF_NOWAIT starts a read of what is missing, which an O_DIRECT read would then do a second time.
+        if disk::is_cached(self.buffered.as_fd(), offset, buffer.len()) == Some(false) {
+            return Ok(None);
+        }
         disk::read_nowait(self.buffered.as_fd(), buffer, offset)
     }
 

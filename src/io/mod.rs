@@ -141,8 +141,8 @@ pub trait IoFile: Send + Sync + 'static {
     /// wait for the disk or the filesystem cannot tell. Short at end of file, and where the bytes in
     /// memory end. Never blocks.
     fn read_cached(&self, buffer: &mut [u8], offset: u64) -> io::Result<Option<usize>>;
-    /// Reads `length_bytes` into the front of `buffer` without blocking the caller. `direct` asks
-    /// for O_DIRECT, honoured when offset and length are multiples of [`ALIGNMENT_BYTES`].
+    /// Reads `length_bytes` into the front of `buffer`. Does not block the caller, but for a small read with no
+    /// other beside it, which waits for the disk. `direct` asks for O_DIRECT, honoured when offset and length are multiples of [`ALIGNMENT_BYTES`].
     fn submit_read(
         &self,
         buffer: Buffer,

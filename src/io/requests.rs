@@ -6,6 +6,7 @@
 use super::{Buffer, Completion, FillCompletion, FillError, FillSource};
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -59,6 +60,27 @@ impl ReadRequest {
                 Progress::More(self)
             }
             errno => Progress::Ended(self, Err(io::Error::from_raw_os_error(errno))),
+        }
+    }
+
+    /// Reads with pread(2) on the calling thread, then calls the completion. Blocks on the disk.
+    pub fn carry_out(mut self) {
+        loop {
+            let offset = self.offset + self.moved_bytes as u64;
+            let rest = &mut self.buffer[self.moved_bytes..self.length_bytes];
+            let result = match self
+                .direct
+                .as_ref()
+                .unwrap_or(&self.buffered)
+                .read_at(rest, offset)
+            {
+                Ok(read) => i32::try_from(read).unwrap_or(i32::MAX),
+                Err(error) => -error.raw_os_error().unwrap_or(libc::EIO),
+            };
+            match self.advance(result) {
+                Progress::More(request) => self = request,
+                Progress::Ended(request, result) => return request.finish(result),
+            }
         }
     }
 

@@ -125,6 +125,12 @@ impl ReadRing {
         self.shared.submit(request);
     }
 
+    /// Whether nothing is queued or under way here.
+    pub fn is_idle(&self) -> bool {
+        let state = self.shared.state.lock();
+        state.pending.is_empty() && state.free.len() == state.slots.len() && !state.stopping
+    }
+
     /// The kernel's id of the ring's thread.
     pub fn thread(&self) -> Pid {
         self.shared.thread

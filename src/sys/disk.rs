@@ -7,6 +7,11 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+/// cachestat(2), the same number on all architectures.
+const SYS_CACHESTAT: libc::c_long = 451;
+/// The unit of the page cache's counts.
+const PAGE_BYTES: u64 = 4096;
+
 /// preadv2(2) with RWF_NOWAIT: `None` when the call would have to wait, or when the filesystem cannot
 /// tell. Short where the bytes in memory end.
 pub fn read_nowait(
@@ -36,6 +41,30 @@ pub fn read_nowait(
         Some(libc::EAGAIN | libc::EOPNOTSUPP | libc::EINTR) => Ok(None),
         _ => Err(error),
     }
+}
+
+/// Whether all pages of a range are in the page cache, by cachestat(2); `None` where the kernel (before 6.5) or the
+/// filesystem cannot tell. Never blocks and never starts a read.
+pub fn is_cached(file: BorrowedFd<'_>, offset: u64, length_bytes: usize) -> Option<bool> {
+    if length_bytes == 0 {
+        return Some(true);
+    }
+    let range = [offset, length_bytes as u64];
+    // struct cachestat: pages cached, dirty, under writeback, evicted, recently evicted.
+    let mut counts = [0u64; 5];
+    // SAFETY: cachestat reads a struct of two u64 and fills one of five.
+    let failed = unsafe {
+        libc::syscall(
+            SYS_CACHESTAT,
+            file.as_raw_fd(),
+            range.as_ptr(),
+            counts.as_mut_ptr(),
+            0u32,
+        )
+    };
+    let last = offset.saturating_add(length_bytes as u64 - 1);
+    let pages = last / PAGE_BYTES - offset / PAGE_BYTES + 1;
+    (failed == 0).then_some(counts[0] >= pages)
 }
 
 /// statx(2) of an open file, basic fields.

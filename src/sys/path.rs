@@ -4,7 +4,7 @@
 #![allow(unsafe_code)]
 
 use super::{checked, retried};
-use std::ffi::{CString, OsStr};
+use std::ffi::{CStr, CString, OsStr};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -12,6 +12,8 @@ use std::path::Path;
 
 /// Longest path given to one openat2 call; the kernel's PATH_MAX counts the terminating zero.
 const PATH_BYTES_MAX: usize = 4095;
+/// How often a walk that raced a rename is begun anew before its EAGAIN is passed on.
+const RACES_MAX: u32 = 1000;
 
 /// Opens a directory by an ordinary path, for reading. Symbolic links are followed.
 pub fn open_directory(path: &Path) -> io::Result<OwnedFd> {
@@ -51,6 +53,19 @@ fn as_fd(fd: &OwnedFd) -> BorrowedFd<'_> {
 
 fn openat2(directory: BorrowedFd<'_>, path: &OsStr, flags: i32) -> io::Result<OwnedFd> {
     let path = c_string(path)?;
+    let mut tries = 0;
+    loop {
+        match openat2_once(directory, &path, flags) {
+            // A rename or mount anywhere on the machine while ".." was walked: openat2(2) says to try again.
+            Err(error) if error.raw_os_error() == Some(libc::EAGAIN) && tries < RACES_MAX => {
+                tries += 1
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+fn openat2_once(directory: BorrowedFd<'_>, path: &CStr, flags: i32) -> io::Result<OwnedFd> {
     // SAFETY: open_how is plain integers, for which all zeros is a valid value.
     let mut how: libc::open_how = unsafe { std::mem::zeroed() };
     how.flags = (flags | libc::O_CLOEXEC) as u64;

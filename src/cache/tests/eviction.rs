@@ -24,9 +24,7 @@ fn eviction_gives_back_what_was_filled_since_the_last_checkpoint_too() {
     world.check(&file, whole(&file));
     file.end_use();
     drop(file);
-    let mut evicted = super::super::Evicted::default();
-    // Not through evict_file, which would checkpoint first.
-    world.cache.evict(world.directory(), &key, &mut evicted);
+    let evicted = world.evict_unnoted(&key);
     assert_eq!((evicted.files, evicted.bytes), (1, 3 * MIB));
     assert_eq!(world.used_bytes(), 0);
 }
@@ -52,8 +50,7 @@ fn a_file_evicted_is_empty_also_while_a_checkpoint_is_taking_its_record_out() {
     );
     world.fill(&gone);
     world.directory().checkpoint();
-    let mut evicted = super::super::Evicted::default();
-    world.cache.evict(world.directory(), &gone, &mut evicted);
+    let evicted = world.evict_unnoted(&gone);
     assert_eq!(evicted.files, 1);
     world.fill(&other);
     let before = world.used_bytes();
@@ -146,7 +143,7 @@ fn a_file_filled_again_after_its_eviction_stays_in_the_eviction_order() {
     world.fill(&key);
     world.directory().checkpoint();
     let age = stored(&world, &key).unwrap().age;
-    world.cache.evict_file(&key);
+    world.evict(&key);
     // Another eviction had seen the age, and found no record for it.
     world.directory().drop_age(&key, age);
     world

@@ -177,13 +177,14 @@ fn an_error_of_the_backend_reaches_the_reader_and_passes() {
             Err(FetchError::Backend(error)) => {
                 assert_eq!(error.raw_os_error(), Some(libc::EACCES), "{kind:?}");
             }
-            other => panic!("{kind:?}: {other:?}"),
+            Err(other) => panic!("{kind:?}: {other:?}"),
+            Ok(bytes) => panic!("{kind:?}: {} bytes", bytes.len()),
         }
         world.backend.set_script(|_| Effect::Nothing);
         world.check(&file, ByteRange::new(0, 1000));
         file.end_use();
         drop(file);
-        world.cache.evict_file(&key);
+        world.evict(&key);
     }
     assert_eq!(world.directory().failure(), None);
     assert_eq!(world.directory().space.held_bytes(), 0);

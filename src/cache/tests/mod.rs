@@ -14,6 +14,7 @@ mod one_version;
 mod settling;
 mod single_flight;
 
+use super::reclaim::Evicted;
 use super::{
     Cache, CacheDirectory, CacheParts, CacheSettings, CachedFile, FetchError, ReadDone, ReadPlan,
 };
@@ -208,6 +209,27 @@ impl World {
         self.check(&file, whole(&file));
         assert!(file.is_complete() || file.is_bypassed());
         file.end_use();
+    }
+
+    /// Evicts a file that nobody uses. A reader hears of its bytes before the fetch has let go of the file.
+    fn evict(&self, key: &FileKey) {
+        eventually("the file is let go of", || {
+            self.cache.evict_file(key).in_use == 0
+        });
+    }
+
+    /// Evicts a file that nobody uses, without the checkpoints before and after it.
+    fn evict_unnoted(&self, key: &FileKey) -> Evicted {
+        let deadline = Instant::now() + SOON;
+        loop {
+            let mut evicted = Evicted::default();
+            self.cache.evict(self.directory(), key, &mut evicted);
+            if evicted.in_use == 0 {
+                return evicted;
+            }
+            assert!(Instant::now() < deadline, "{key:?} is not let go of");
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
 
     fn fetch_whole(&self, file: &Arc<CachedFile>) -> Result<(), FetchError> {
