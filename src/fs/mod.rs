@@ -10,6 +10,7 @@
 //! - `pending`: requests that wait
 //! - `revalidate`: attributes and their timeouts, versions that move on
 //! - `names`: lookup, readlink; `directories`: listings; `opening`: open and io modes; `reading`: read, seek
+//! - `callers`: whose rights a change uses
 //! - `xattrs`: extended attributes, remembered like attributes
 
 use self::error::FsError;
@@ -33,6 +34,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+mod callers;
 mod directories;
 mod evicting;
 pub mod error;
@@ -113,6 +115,7 @@ pub struct FileSystem {
     pending: Arc<PendingTable>,
     listings: directories::ListingCache,
     xattrs: xattrs::XattrCache,
+    callers: callers::CallerGroups,
     last_space: Mutex<Option<BackendSpace>>,
     /// For work that outlives a request.
     me: std::sync::Weak<FileSystem>,
@@ -138,6 +141,7 @@ impl FileSystem {
             pending: PendingTable::new(parts.timers),
             listings: directories::ListingCache::new(),
             xattrs: xattrs::XattrCache::new(),
+            callers: callers::CallerGroups::new(),
             last_space: Mutex::new(None),
             me: me.clone(),
         }))

@@ -7,6 +7,7 @@
 //! - `stat`: statx and statfs
 //! - `dirents`: getdents64
 //! - `xattr`: extended attributes of a descriptor, O_PATH ones included
+//! - `credentials`: acting for files as another user, umask
 //! - `mountinfo`: the mounts of this process
 //! - `disk`: preadv2, statx, leases, raw directory reading
 //! - `pipe`: pipes of a chosen size
@@ -19,6 +20,7 @@
 //! - `fuse_device`: an open /dev/fuse: requests in, replies out, clones, passthrough registration
 
 pub mod affinity;
+pub mod credentials;
 pub mod dirents;
 pub mod disk;
 pub mod fuse_device;

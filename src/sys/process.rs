@@ -83,6 +83,26 @@ fn facts_in(stat: &[u8]) -> Option<ProcessFacts> {
     })
 }
 
+/// The supplementary groups of a process or thread, from /proc/PID/status (proc_pid_status(5)). ENOENT when there is none
+/// of that id.
+pub fn groups_of(pid: u32) -> io::Result<Vec<u32>> {
+    let status = std::fs::read(format!("/proc/{pid}/status"))?;
+    groups_in(&status)
+        .ok_or_else(|| io::Error::other(format!("/proc/{pid}/status is not understood")))
+}
+
+fn groups_in(status: &[u8]) -> Option<Vec<u32>> {
+    // The name, on the first line, has its line ends escaped.
+    let groups = status
+        .split(|byte| *byte == b'\n')
+        .find_map(|line| line.strip_prefix(b"Groups:"))?;
+    groups
+        .split(u8::is_ascii_whitespace)
+        .filter(|field| !field.is_empty())
+        .map(|field| std::str::from_utf8(field).ok()?.parse().ok())
+        .collect()
+}
+
 /// A descriptor of another process, so that its end can be waited for and its id is not confused with a
 /// later one's. ESRCH when there is no such process.
 pub fn open_process(pid: i32) -> io::Result<OwnedFd> {
@@ -127,6 +147,16 @@ mod tests {
         assert_eq!(facts.start_ticks, 4711);
         assert!(facts.is_dead);
         assert_eq!(facts_in(b"7 (a"), None);
+    }
+
+    #[test]
+    fn groups_are_read_from_their_own_line() {
+        let status = b"Name:\tGroups:\\n1\nUid:\t0\t0\t0\t0\nGroups:\t4 24 1000 \nVmPeak:\t7 kB\n";
+        assert_eq!(groups_in(status), Some(vec![4, 24, 1000]));
+        assert_eq!(groups_in(b"Groups:\t \n"), Some(vec![]));
+        assert_eq!(groups_in(b"Groups:\t4 x\n"), None);
+        assert_eq!(groups_in(b"Name:\ta\n"), None);
+        assert!(groups_of(std::process::id()).is_ok());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Words shared by every layer. Plain data, no behaviour beyond arithmetic.
 
 use std::fmt;
+use std::sync::Arc;
 
 pub use short_bytes::ShortBytes;
 
@@ -188,4 +189,13 @@ pub struct Caller {
     pub uid: u32,
     pub gid: u32,
     pub pid: u32,
+}
+
+/// Whose rights a change of the backend uses: a caller's file-system identity.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Credentials {
+    pub uid: u32,
+    pub gid: u32,
+    /// The supplementary groups.
+    pub groups: Arc<[u32]>,
 }
