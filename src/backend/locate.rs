@@ -204,7 +204,7 @@ impl Tree {
 }
 
 /// One component, neither "." nor "..".
-fn check_name(name: &OsStr) -> io::Result<()> {
+pub fn check_name(name: &OsStr) -> io::Result<()> {
     let bytes = name.as_bytes();
     if bytes.is_empty() || bytes == b"." || bytes == b".." || bytes.contains(&b'/') {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));

@@ -8,6 +8,7 @@
 //! - `directory`: `Backend` on a real directory: openat2, handles, statx with AT_STATX_FORCE_SYNC
 //! - `locate`: from a place or a name to a descriptor, never outside the tree
 //! - `source`, `stream`: an open file, an open directory
+//! - `writing`: the calls that change bytes; `writable`: a file open for writing
 //! - `filesystems`: the filesystems of the tree: submounts, nested exports
 //! - `identity`: filesystem ids, which filesystems keep their handles, file keys
 //! - `lanes`: expendable threads; `watchdog`: who notices that they are overdue
@@ -37,6 +38,8 @@ pub mod observed;
 mod probe;
 mod source;
 mod stream;
+mod writable;
+pub mod writing;
 #[cfg(test)]
 mod testing;
 mod watchdog;
@@ -87,7 +90,7 @@ pub struct BackendSpace {
 }
 
 /// Every call blocks without bound and returns the server's errno as `io::Error`.
-pub trait Backend: Send + Sync + 'static {
+pub trait Backend: writing::Writes + Send + Sync + 'static {
     fn root(&self) -> io::Result<(Place, Attributes)>;
     /// One name in a directory: ENOENT if absent. Never follows a symlink, crosses mount points.
     fn lookup(&self, parent: &Place, name: &OsStr) -> io::Result<Found>;
@@ -137,6 +140,15 @@ pub trait SourceFile: Send + Sync + 'static {
 pub enum SeekWhence {
     Data,
     Hole,
+}
+
+impl SeekWhence {
+    fn raw(self) -> i32 {
+        match self {
+            Self::Data => libc::SEEK_DATA,
+            Self::Hole => libc::SEEK_HOLE,
+        }
+    }
 }
 
 /// Makes one backend call, counting it, and its error unless that is a plain "there is none".

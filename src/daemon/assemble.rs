@@ -41,6 +41,7 @@ const MAX_BACKGROUND: u16 = 4096;
 const KERNEL_READ_AHEAD_BYTES: u64 = 1 << 20;
 const METADATA_THREADS: usize = 32;
 const DEMAND_THREADS: usize = 32;
+const WRITE_THREADS: usize = 32;
 const LOCAL_THREADS: usize = 4;
 /// Threads that may hang in the backend for good before further calls are refused.
 const LOST_THREADS_MAX: usize = 256;
@@ -113,6 +114,7 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
         settings: fs_settings(settings),
         backend: backend.clone(),
         metadata_lane: lane("metadata", METADATA_THREADS, &health),
+        write_lane: lane("writes", WRITE_THREADS, &health),
         local_lane: lane("local", LOCAL_THREADS, &local_health),
         health: health.clone(),
         timers,

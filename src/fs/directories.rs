@@ -77,6 +77,14 @@ impl ListingCache {
         }
     }
 
+    /// The directory has other names by now.
+    pub(super) fn forget(&self, node: &Node) {
+        let mut held = self.held.lock();
+        if let Some(old) = held.listings.pop(&node.id) {
+            held.names -= old.names.len();
+        }
+    }
+
     /// A listing read no longer ago than `stale` is complete and has no such name.
     pub(super) fn lacks(&self, node: &Node, name: &OsStr, stale: Duration) -> bool {
         self.get(node).is_some_and(|listing| {

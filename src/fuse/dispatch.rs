@@ -2,6 +2,7 @@
 
 use super::abi;
 use super::decode::{self, DecodeError, Header, Request};
+use super::dispatch_writes;
 use super::interrupts::Interrupts;
 use super::mount::Access;
 use super::reply::Reply;
@@ -114,6 +115,14 @@ impl<O: Operations + ?Sized> Dispatcher<O> {
                     }),
                 )
             }
+            Request::Create { .. }
+            | Request::Write { .. }
+            | Request::Flush { .. }
+            | Request::Fsync { .. }
+            | Request::Allocate { .. }
+            | Request::CopyRange { .. } => {
+                dispatch_writes::answer(&*self.operations, header, request, reply)
+            }
             Request::Change => reply.error(&self.operations.refuse_change()),
             Request::Acknowledge => reply.success(),
             Request::Refuse(errno) => reply.errno(errno),
@@ -165,9 +174,6 @@ impl<O: Operations + ?Sized> Dispatcher<O> {
     fn answer_file(&self, header: &Header, request: Request<'_>, reply: Reply) {
         let (context, node) = (context(header), header.node);
         match request {
-            Request::Open { flags } if changes(flags) => {
-                reply.error(&self.operations.refuse_change())
-            }
             Request::Open { flags } => self.operations.open(
                 context,
                 node,
@@ -272,6 +278,9 @@ impl<O: Operations + ?Sized> Dispatcher<O> {
                         Request::Read { .. }
                             | Request::ReadDirectory { .. }
                             | Request::Release { .. }
+                            | Request::Write { .. }
+                            | Request::Flush { .. }
+                            | Request::Fsync { .. }
                             | Request::ReleaseDirectory { .. }
                             | Request::Acknowledge
                     )
@@ -280,18 +289,14 @@ impl<O: Operations + ?Sized> Dispatcher<O> {
     }
 }
 
-fn context(header: &Header) -> RequestContext {
+pub(super) fn context(header: &Header) -> RequestContext {
     RequestContext {
         unique: header.unique,
         caller: header.caller,
     }
 }
 
-fn changes(flags: i32) -> bool {
-    flags & libc::O_ACCMODE != libc::O_RDONLY || flags & libc::O_TRUNC != 0
-}
-
-fn structure<T: zerocopy::IntoBytes + zerocopy::Immutable>(
+pub(super) fn structure<T: zerocopy::IntoBytes + zerocopy::Immutable>(
     reply: Reply,
     result: Result<T, FsError>,
 ) {

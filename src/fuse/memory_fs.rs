@@ -157,12 +157,16 @@ impl Operations for MemoryFs {
         done(Ok(b"text".to_vec()));
     }
 
-    fn open(&self, _: RequestContext, node: NodeId, _: i32, done: Done<OpenReply>) {
+    fn open(&self, _: RequestContext, node: NodeId, flags: i32, done: Done<OpenReply>) {
+        if flags & libc::O_ACCMODE != libc::O_RDONLY {
+            return done(Err(FsError::ReadOnly));
+        }
         done(Ok(OpenReply {
             handle: HandleId(self.next_handle.fetch_add(1, Ordering::Relaxed)),
             direct_io: self.direct_io || node == STUCK,
             keep_cache: true,
             passthrough: self.passthrough.clone().filter(|_| node == PASSED),
+            writes: false,
         }));
     }
 

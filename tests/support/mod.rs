@@ -9,6 +9,7 @@
 //! - `scene`: [`Scene`], a mount with things known, half known and unknown
 //! - `waiter`: processes that wait in one call of a mount
 //! - `reading`: O_DIRECT, mmap, RWF_NOWAIT, splice, dropping caches
+//! - `writing`: fallocate, copy_file_range, writable mappings
 //! - `random`: seeds
 
 // Every test binary compiles all of this and uses its share.
@@ -25,6 +26,7 @@ pub mod reading;
 pub mod scene;
 pub mod scratch;
 pub mod waiter;
+pub mod writing;
 
 pub use backend::{BackendOptions, FaultBackend};
 pub use content::Content;

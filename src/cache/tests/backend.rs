@@ -312,6 +312,8 @@ fn unsupported<T>() -> io::Result<T> {
     Err(io::Error::from_raw_os_error(libc::ENOSYS))
 }
 
+impl crate::backend::writing::Writes for FakeBackend {}
+
 impl Backend for FakeBackend {
     fn root(&self) -> io::Result<(Place, Attributes)> {
         unsupported()
