@@ -5,11 +5,12 @@ use super::filesystems::FilesystemDescription;
 use super::locate::{Located, Tree, check_name};
 use super::source::DirectoryFile;
 use super::stream::OpenDirectory;
-use super::writable::WritableDescriptor;
+use super::writable::{self, WritableDescriptor};
 use super::writing::{NewFile, Opened, WritableFile, WriteAccess, Writes};
 use super::{
     Backend, BackendSpace, DirectoryStream, FilesystemIndex, Found, Place, SourceFile, counted,
 };
+use crate::io::FillSource;
 use crate::metrics::BackendMetrics;
 use crate::sys::stat::{self, Freshness};
 use crate::sys::{path, xattr};
@@ -220,6 +221,10 @@ impl Writes for DirectoryBackend {
         self.counted(|| {
             WritableDescriptor::create(&self.tree, parent, None, new, opener, &self.metrics)
         })
+    }
+
+    fn open_to_copy(&self, place: &Place) -> io::Result<FillSource> {
+        self.counted(|| writable::open_to_copy(&self.tree, place))
     }
 
     fn copies_by_itself(&self, filesystem: FilesystemIndex) -> bool {

@@ -185,6 +185,11 @@ impl Writes for ObservedBackend {
             .map(|opened| self.observed_new(opened))
     }
 
+    fn open_to_copy(&self, place: &Place) -> io::Result<FillSource> {
+        self.health
+            .observe(CallKind::Cacheable, || self.inner.open_to_copy(place))
+    }
+
     fn copies_by_itself(&self, filesystem: FilesystemIndex) -> bool {
         self.inner.copies_by_itself(filesystem)
     }

@@ -44,20 +44,7 @@ impl WritableDescriptor {
         opener: &Credentials,
         metrics: &Arc<BackendMetrics>,
     ) -> io::Result<Self> {
-        let Located { fd, stat, .. } = tree.locate(place)?;
-        let refusal = match stat.attributes.kind {
-            FileKind::Regular => None,
-            FileKind::Directory => Some(libc::EISDIR),
-            // Opening a pipe or a device would do something to it.
-            FileKind::Symlink
-            | FileKind::Fifo
-            | FileKind::Socket
-            | FileKind::CharDevice
-            | FileKind::BlockDevice => Some(libc::ENXIO),
-        };
-        if let Some(errno) = refusal {
-            return Err(io::Error::from_raw_os_error(errno));
-        }
+        let Located { fd, stat, .. } = locate_regular(tree, place)?;
         let opened = as_caller(opener, || path::reopen(fd.as_fd(), flags_of(access)))?;
         Ok(Self {
             fd: Arc::new(opened),
@@ -111,6 +98,27 @@ impl WritableDescriptor {
         self.metrics.bytes_written.add(written as u64);
         written
     }
+}
+
+/// Opening a pipe or a device would do something to it.
+fn locate_regular(tree: &Tree, place: &Place) -> io::Result<Located> {
+    let located = tree.locate(place)?;
+    match located.stat.attributes.kind {
+        FileKind::Regular => Ok(located),
+        FileKind::Directory => Err(io::Error::from_raw_os_error(libc::EISDIR)),
+        FileKind::Symlink
+        | FileKind::Fifo
+        | FileKind::Socket
+        | FileKind::CharDevice
+        | FileKind::BlockDevice => Err(io::Error::from_raw_os_error(libc::ENXIO)),
+    }
+}
+
+/// Through the page cache: O_DIRECT would take no unaligned range.
+pub fn open_to_copy(tree: &Tree, place: &Place) -> io::Result<FillSource> {
+    let located = locate_regular(tree, place)?;
+    let fd = path::reopen(located.fd.as_fd(), libc::O_RDONLY | libc::O_NOCTTY)?;
+    Ok(FillSource::Descriptor(Arc::new(fd)))
 }
 
 /// What was just made: its attributes came with the reply where its filesystem keeps handles; elsewhere the number in

@@ -65,6 +65,11 @@ pub trait Writes {
         takes_no_changes()
     }
 
+    /// Opens a regular file to be copied by [`WritableFile::copy_from`].
+    fn open_to_copy(&self, _place: &Place) -> io::Result<FillSource> {
+        takes_no_changes()
+    }
+
     /// Whether the filesystem copies between two of its files without moving their bytes to this machine.
     fn copies_by_itself(&self, _filesystem: FilesystemIndex) -> bool {
         false
