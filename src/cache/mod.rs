@@ -12,6 +12,7 @@
 //! - `directory`: one cache directory: index, space, failure; `checkpoint`: from memory to the index;
 //!   `objects`: object files and their removal
 //! - `index`, `record`, `storage`: redb and what is in it
+//! - `letting_go`: files about to lose their name
 //! - `layout`: names on disk and the format mark
 //! - `extents`: which bytes are there
 //! - `space`: the limit
@@ -43,6 +44,7 @@ mod fetch;
 mod file;
 mod index;
 mod layout;
+mod letting_go;
 mod objects;
 mod pieces;
 mod reading;
@@ -118,6 +120,8 @@ pub struct Cache {
     backend_metrics: Arc<BackendMetrics>,
     stopping: Mutex<bool>,
     stop: Condvar,
+    closing: Mutex<()>,
+    closed: Condvar,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -152,6 +156,8 @@ impl Cache {
             backend_metrics: parts.backend_metrics,
             stopping: Mutex::new(false),
             stop: Condvar::new(),
+            closing: Mutex::new(()),
+            closed: Condvar::new(),
             threads: Mutex::new(Vec::new()),
         });
         let mut threads = vec![

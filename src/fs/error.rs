@@ -5,7 +5,7 @@ use std::io;
 /// An error of a request.
 #[derive(Debug, thiserror::Error)]
 pub enum FsError {
-    #[error("read-only: writing comes with a later version")]
+    #[error("mounted read-only")]
     ReadOnly,
     #[error("no such node or handle")]
     UnknownNode,

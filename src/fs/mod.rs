@@ -9,8 +9,9 @@
 //! - `node`, `nodes`: what the kernel knows; `open_file`: open files, directories, handles
 //! - `pending`: requests that wait
 //! - `revalidate`: attributes and their timeouts, versions that move on
-//! - `names`: lookup, readlink; `directories`: listings; `opening`: open and io modes; `reading`: read, seek
-//! - `callers`: whose rights a change uses
+//! - `names`: lookup, readlink; `directories`, `listings`: listings; `opening`: open and io modes; `reading`: read, seek
+//! - `changing`: changes of names and attributes; `removing`: names that go; `callers`: whose rights a change uses;
+//!   `claims`: one change at a time of a name or an inode
 //! - `xattrs`: extended attributes, remembered like attributes
 
 use self::error::FsError;
@@ -27,7 +28,7 @@ use crate::cache::Cache;
 use crate::events::InvalidationQueue;
 use crate::metrics::CacheMetrics;
 use crate::readahead;
-use crate::types::{HandleId, NodeId};
+use crate::types::{AttributeChange, HandleId, NewNode, NodeId, Removal, RenameMode};
 use parking_lot::Mutex;
 use std::ffi::OsStr;
 use std::io;
@@ -35,9 +36,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 mod callers;
+mod changing;
+mod claims;
 mod directories;
 mod evicting;
 pub mod error;
+mod listings;
 mod names;
 mod node;
 mod nodes;
@@ -46,6 +50,7 @@ mod opening;
 pub mod operations;
 mod pending;
 mod reading;
+mod removing;
 mod revalidate;
 mod xattrs;
 
@@ -80,6 +85,8 @@ pub struct FsSettings {
     /// Every open bypasses the kernel's page cache.
     pub direct_io: bool,
     pub readahead: readahead::Limits,
+    /// Every change is EROFS.
+    pub read_only: bool,
 }
 
 /// What the file semantics are made of.
@@ -88,6 +95,8 @@ pub struct FsParts {
     pub backend: Arc<dyn Backend>,
     /// Lookups, attributes, listings.
     pub metadata_lane: Arc<Lane>,
+    /// Changes of names and attributes.
+    pub changes_lane: Arc<Lane>,
     /// Work on the local disk only: never waits for the backend.
     pub local_lane: Arc<Lane>,
     pub health: Arc<Health>,
@@ -103,6 +112,7 @@ pub struct FileSystem {
     settings: FsSettings,
     backend: Arc<dyn Backend>,
     metadata_lane: Arc<Lane>,
+    changes_lane: Arc<Lane>,
     local_lane: Arc<Lane>,
     health: Arc<Health>,
     cache: Arc<Cache>,
@@ -113,9 +123,10 @@ pub struct FileSystem {
     handles: HandleTable<Handle>,
     directories: HandleTable<DirectoryHandle>,
     pending: Arc<PendingTable>,
-    listings: directories::ListingCache,
+    listings: listings::ListingCache,
     xattrs: xattrs::XattrCache,
     callers: callers::CallerGroups,
+    claims: Arc<claims::ClaimTable>,
     last_space: Mutex<Option<BackendSpace>>,
     /// For work that outlives a request.
     me: std::sync::Weak<FileSystem>,
@@ -130,6 +141,7 @@ impl FileSystem {
             settings: parts.settings,
             backend: parts.backend,
             metadata_lane: parts.metadata_lane,
+            changes_lane: parts.changes_lane,
             local_lane: parts.local_lane,
             health: parts.health,
             cache: parts.cache,
@@ -139,9 +151,10 @@ impl FileSystem {
             handles: HandleTable::new(),
             directories: HandleTable::new(),
             pending: PendingTable::new(parts.timers),
-            listings: directories::ListingCache::new(),
+            listings: listings::ListingCache::new(),
             xattrs: xattrs::XattrCache::new(),
             callers: callers::CallerGroups::new(),
+            claims: Arc::default(),
             last_space: Mutex::new(None),
             me: me.clone(),
         }))
@@ -359,6 +372,99 @@ impl Operations for FileSystem {
         done: Done<u64>,
     ) {
         self.seek_file(context, handle, offset, whence, done);
+    }
+
+    fn make(
+        &self,
+        context: RequestContext,
+        parent: NodeId,
+        name: &OsStr,
+        new: NewNode,
+        done: Done<Entry>,
+    ) {
+        self.make_node(context, parent, name, new, done);
+    }
+
+    fn link(
+        &self,
+        context: RequestContext,
+        node: NodeId,
+        parent: NodeId,
+        name: &OsStr,
+        done: Done<Entry>,
+    ) {
+        self.link_node(context, node, parent, name, done);
+    }
+
+    fn remove(
+        &self,
+        context: RequestContext,
+        parent: NodeId,
+        name: &OsStr,
+        removal: Removal,
+        done: Done<()>,
+    ) {
+        self.remove_name(context, parent, name, removal, done);
+    }
+
+    fn rename(
+        &self,
+        context: RequestContext,
+        from: (NodeId, &OsStr),
+        to: (NodeId, &OsStr),
+        mode: RenameMode,
+        done: Done<()>,
+    ) {
+        self.rename_node(context, from, to, mode, done);
+    }
+
+    fn change_attributes(
+        &self,
+        context: RequestContext,
+        node: NodeId,
+        change: AttributeChange,
+        done: Done<AttributesReply>,
+    ) {
+        self.set_attributes(context, node, change, done);
+    }
+
+    fn set_xattr(
+        &self,
+        context: RequestContext,
+        node: NodeId,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        done: Done<()>,
+    ) {
+        self.change_xattr(context, node, name, Some((value, flags)), done);
+    }
+
+    fn remove_xattr(&self, context: RequestContext, node: NodeId, name: &OsStr, done: Done<()>) {
+        self.change_xattr(context, node, name, None, done);
+    }
+
+    fn sync_directory(&self, context: RequestContext, node: NodeId, done: Done<()>) {
+        self.sync(context, node, done, |fs, place| {
+            fs.backend.sync_directory(place)
+        });
+    }
+
+    fn sync_filesystem(&self, context: RequestContext, node: NodeId, done: Done<()>) {
+        self.sync(context, node, done, |fs, place| {
+            fs.backend.sync_filesystem(place)
+        });
+    }
+
+    fn set_size(
+        &self,
+        _context: RequestContext,
+        _node: NodeId,
+        _handle: Option<HandleId>,
+        _size_bytes: u64,
+        done: Done<AttributesReply>,
+    ) {
+        done(Err(FsError::ReadOnly));
     }
 
     fn refuse_change(&self) -> FsError {

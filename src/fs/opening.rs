@@ -207,6 +207,7 @@ impl FileSystem {
             handles: AtomicUsize::new(1),
             delivered: AtomicBool::new(false),
             filled_for_open,
+            held: Mutex::new(None),
         });
         state.open = Some(open.clone());
         drop(state);
@@ -325,6 +326,11 @@ impl FileSystem {
                     state.pages_current = false;
                 }
             }
+        }
+        let held = open.held.lock().take();
+        if held.is_some() {
+            // The file goes with it, if nobody else has it.
+            let _ = self.changes_lane.submit(move || drop(held));
         }
         let file = open.file.load_full();
         // Closing the backend's descriptor may wait for the server.

@@ -90,7 +90,7 @@ impl FileSystem {
         (attributes, ttl)
     }
 
-    fn attributes_reply(&self, node: &Node) -> AttributesReply {
+    pub(super) fn attributes_reply(&self, node: &Node) -> AttributesReply {
         let (attributes, ttl) = self.shown_attributes(node);
         AttributesReply { attributes, ttl }
     }
@@ -140,10 +140,14 @@ impl FileSystem {
         });
     }
 
-    /// A file removed on the backend while it is open here still has the attributes it had (fstat(2)).
+    /// A file removed on the backend while it is open here still has the attributes it had (fstat(2)), and so has a
+    /// directory removed through this mount, of which the kernel tells no longer whether it is open.
     fn attributes_of_the_lost(&self, node: &Node) -> Option<AttributesReply> {
-        let open = node.state.lock().open.is_some();
-        open.then(|| {
+        let lasts = {
+            let state = node.state.lock();
+            state.open.is_some() || state.kind() == FileKind::Directory && node.is_superseded()
+        };
+        lasts.then(|| {
             let (mut attributes, _) = self.shown_attributes(node);
             attributes.link_count = 0;
             AttributesReply {
