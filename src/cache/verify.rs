@@ -127,7 +127,12 @@ impl Cache {
     }
 
     /// One piece failed: those who wait for it hear of it, the others go on.
-    pub(super) fn fail_piece(self: &Arc<Self>, file: &CachedFile, range: ByteRange, error: &FetchError) {
+    pub(super) fn fail_piece(
+        self: &Arc<Self>,
+        file: &CachedFile,
+        range: ByteRange,
+        error: &FetchError,
+    ) {
         let mut state = file.state.lock();
         state.pieces.remove(range);
         let woken = state.pieces.take_waiters(|wanted| wanted.overlaps(&range));

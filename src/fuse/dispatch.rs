@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 /// Shared by all reader threads.
 pub struct Dispatcher<O: ?Sized> {
-    operations: Arc<O>,
+    pub(super) operations: Arc<O>,
     interrupts: Interrupts,
     access: Access,
     owner_uid: u32,
@@ -114,6 +114,7 @@ impl<O: Operations + ?Sized> Dispatcher<O> {
                     }),
                 )
             }
+            Request::Names(request) => self.answer_names(header, request, reply),
             Request::Change => reply.error(&self.operations.refuse_change()),
             Request::Acknowledge => reply.success(),
             Request::Refuse(errno) => reply.errno(errno),
@@ -280,7 +281,7 @@ impl<O: Operations + ?Sized> Dispatcher<O> {
     }
 }
 
-fn context(header: &Header) -> RequestContext {
+pub(super) fn context(header: &Header) -> RequestContext {
     RequestContext {
         unique: header.unique,
         caller: header.caller,
