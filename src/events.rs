@@ -89,7 +89,9 @@ impl InvalidationQueue {
     fn send(&self, notice: Notice) {
         let _ = match notice.invalidation {
             Invalidation::Attributes(_) => self.quick.send(notice),
-            Invalidation::Node(_) | Invalidation::Range(..) | Invalidation::Entry { .. } => self.waiting.send(notice),
+            Invalidation::Node(_) | Invalidation::Range(..) | Invalidation::Entry { .. } => {
+                self.waiting.send(notice)
+            }
         };
     }
 }

@@ -57,7 +57,10 @@ fn written_files_are_whole(test: &str, options: &[&str]) {
     let place = Place::new(test, options);
     let seed = Random::from_environment(test).next();
     place.run(move |mount, plain| {
-        for (index, size) in [0, 1, 4095, 4096, 70_000, 3 * MIB + 17].into_iter().enumerate() {
+        for (index, size) in [0, 1, 4095, 4096, 70_000, 3 * MIB + 17]
+            .into_iter()
+            .enumerate()
+        {
             let name = format!("file{index}");
             let content = Content::new(seed, index as u64, size as u64).bytes(0, size);
             fs::write(mount.join(&name), &content).unwrap();
@@ -102,19 +105,32 @@ fn what_is_written_is_read_back_with_direct_io() {
 fn appends_go_to_the_end_whoever_moved_it() {
     let place = Place::new("appending", &[]);
     place.run(|mount, plain| {
-        let append = |path: PathBuf| OpenOptions::new().append(true).create(true).open(path).unwrap();
+        let append = |path: PathBuf| {
+            OpenOptions::new()
+                .append(true)
+                .create(true)
+                .open(path)
+                .unwrap()
+        };
         let mut one = append(mount.join("log"));
         let mut two = append(mount.join("log"));
         let mut foreign = append(plain.join("log"));
         let mut expected = Vec::new();
         for round in 0..200 {
-            for (who, file) in [("one", &mut one), ("two", &mut two), ("foreign", &mut foreign)] {
+            for (who, file) in [
+                ("one", &mut one),
+                ("two", &mut two),
+                ("foreign", &mut foreign),
+            ] {
                 let line = format!("{who} {round}\n");
                 file.write_all(line.as_bytes()).unwrap();
                 expected.extend(line.as_bytes());
             }
         }
-        assert!(fs::read(plain.join("log")).unwrap() == expected, "lines were lost or moved");
+        assert!(
+            fs::read(plain.join("log")).unwrap() == expected,
+            "lines were lost or moved"
+        );
         drop((one, two, foreign));
         expect(mount, plain, "log", &expected);
     });
@@ -125,22 +141,43 @@ fn an_open_creates_truncates_and_refuses_as_it_is_asked() {
     let place = Place::new("open-flags", &[]);
     place.run(|mount, plain| {
         let path = mount.join("file");
-        let new = OpenOptions::new().write(true).create_new(true).mode(0o640).open(&path).unwrap();
+        let new = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o640)
+            .open(&path)
+            .unwrap();
         new.write_all_at(b"first", 0).unwrap();
-        assert_eq!(fs::metadata(plain.join("file")).unwrap().mode() & 0o777, 0o640);
+        assert_eq!(
+            fs::metadata(plain.join("file")).unwrap().mode() & 0o777,
+            0o640
+        );
         let again = OpenOptions::new().write(true).create_new(true).open(&path);
         assert_eq!(again.unwrap_err().raw_os_error(), Some(libc::EEXIST));
         // A name made behind our back, which the kernel still takes for absent.
         assert!(fs::metadata(mount.join("other")).is_err());
         fs::write(plain.join("other"), b"somebody else's").unwrap();
-        let found = OpenOptions::new().append(true).create(true).open(mount.join("other")).unwrap();
+        let found = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(mount.join("other"))
+            .unwrap();
         (&found).write_all(b", and ours").unwrap();
         expect(mount, plain, "other", b"somebody else's, and ours");
-        let truncating = OpenOptions::new().read(true).custom_flags(libc::O_TRUNC).open(&path).unwrap();
+        let truncating = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_TRUNC)
+            .open(&path)
+            .unwrap();
         assert_eq!(truncating.metadata().unwrap().len(), 0);
         expect(mount, plain, "file", b"");
         // Read-only for everybody, but for who makes it.
-        let frozen = OpenOptions::new().write(true).create_new(true).mode(0o444).open(mount.join("frozen")).unwrap();
+        let frozen = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o444)
+            .open(mount.join("frozen"))
+            .unwrap();
         (&frozen).write_all(b"once").unwrap();
         drop(frozen);
         expect(mount, plain, "frozen", b"once");
@@ -211,7 +248,13 @@ fn ranges_are_copied_between_files_and_within_one() {
         let content = Content::new(5, 1, 3 * MIB as u64).bytes(0, 3 * MIB);
         fs::write(plain.join("from"), &content).unwrap();
         let from = File::open(mount.join("from")).unwrap();
-        let to = File::options().read(true).write(true).create(true).truncate(false).open(mount.join("to")).unwrap();
+        let to = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(mount.join("to"))
+            .unwrap();
         let copied = copy_range(&from, 100, &to, 10, 2 * MIB).unwrap();
         assert!(copied > 0 && copied <= 2 * MIB);
         let mut expected = vec![0; 10];
@@ -237,11 +280,17 @@ fn mapped_stores_are_on_the_backend_after_msync_munmap_and_close() {
         mapping.store(5_000, b"stored");
         expected[5_000..5_006].copy_from_slice(b"stored");
         mapping.sync().unwrap();
-        assert!(fs::read(plain.join("file")).unwrap() == expected, "after msync");
+        assert!(
+            fs::read(plain.join("file")).unwrap() == expected,
+            "after msync"
+        );
         mapping.store(50_000, b"before close");
         expected[50_000..50_012].copy_from_slice(b"before close");
         drop(file);
-        assert!(fs::read(plain.join("file")).unwrap() == expected, "after close");
+        assert!(
+            fs::read(plain.join("file")).unwrap() == expected,
+            "after close"
+        );
         // What is written beside it is seen in the mapping.
         read_write(&path).write_all_at(b"written", 90_000).unwrap();
         expected[90_000..90_007].copy_from_slice(b"written");
@@ -257,7 +306,13 @@ fn mapped_stores_are_on_the_backend_after_msync_munmap_and_close() {
 fn holes_and_data_of_a_file_being_written_are_found() {
     let place = Place::new("seek-writing", &[]);
     place.run(|mount, plain| {
-        let file = File::options().read(true).write(true).create(true).truncate(true).open(mount.join("file")).unwrap();
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(mount.join("file"))
+            .unwrap();
         file.write_all_at(&[1; 4096], 1 << 20).unwrap();
         let seek = |path: &Path, offset, whence| {
             let file = File::open(path).unwrap();
@@ -270,7 +325,11 @@ fn holes_and_data_of_a_file_being_written_are_found() {
             (5 << 20, nix::unistd::Whence::SeekData),
         ] {
             let here = seek(&mount.join("file"), offset, whence);
-            assert_eq!(here, seek(&plain.join("file"), offset, whence), "{offset} {whence:?}");
+            assert_eq!(
+                here,
+                seek(&plain.join("file"), offset, whence),
+                "{offset} {whence:?}"
+            );
         }
         drop(file);
     });
@@ -301,12 +360,22 @@ fn files_belong_to_who_makes_them_and_rights_are_the_callers() {
     let script = "umask 027; echo mine > mine && ! echo x 2>/dev/null >> roots && ls -ln mine";
     let mut command = std::process::Command::new("setpriv");
     command
-        .args(["--reuid=1234", "--regid=2345", "--groups=3456", "sh", "-c", script])
+        .args([
+            "--reuid=1234",
+            "--regid=2345",
+            "--groups=3456",
+            "sh",
+            "-c",
+            script,
+        ])
         .current_dir(place.mount.path());
     let output = process::run(command, LIMIT);
     assert!(output.status.success(), "{output:?}");
     let facts = fs::metadata(place.plain.join("mine")).unwrap();
-    assert_eq!((facts.uid(), facts.gid(), facts.mode() & 0o777), (1234, 2345, 0o640));
+    assert_eq!(
+        (facts.uid(), facts.gid(), facts.mode() & 0o777),
+        (1234, 2345, 0o640)
+    );
     assert_eq!(fs::read(place.plain.join("roots")).unwrap(), b"root's");
 }
 

@@ -138,21 +138,36 @@ fn change(random: &mut Random, path: &Path, expected: &mut Vec<u8>, round: u64) 
 
 fn check(reader: &Reader, expected: &[u8], random: &mut Random, told: &str) {
     if let Some(size) = reader.size() {
-        assert_eq!(size, expected.len() as u64, "{told}: size by {}", reader.name());
+        assert_eq!(
+            size,
+            expected.len() as u64,
+            "{told}: size by {}",
+            reader.name()
+        );
     }
-    let visible = if reader.is_mapped() { MAPPED } else { expected.len() };
+    let visible = if reader.is_mapped() {
+        MAPPED
+    } else {
+        expected.len()
+    };
     for _ in 0..3 {
         // O_DIRECT of a file read by passthrough is that of the cache's disk.
         let offset = (random.below(visible as u64 / 4096) * 4096) as usize;
         let length = (visible - offset).min(64 << 10).next_multiple_of(4096);
-        let length = if reader.is_mapped() { length.min(visible - offset) } else { length };
+        let length = if reader.is_mapped() {
+            length.min(visible - offset)
+        } else {
+            length
+        };
         let end = (offset + length).min(expected.len());
         let seen = reader.read(offset, length);
         assert!(
             seen == expected[offset..end],
             "{told}: {} reads other bytes at {offset}, first at +{:?} of {} ({} wanted)",
             reader.name(),
-            seen.iter().zip(&expected[offset..end]).position(|(a, b)| a != b),
+            seen.iter()
+                .zip(&expected[offset..end])
+                .position(|(a, b)| a != b),
             seen.len(),
             end - offset,
         );
@@ -184,19 +199,35 @@ fn readers_see_a_writer(test: &str, options: &[&str]) {
             }
             if random.below(2) == 0 {
                 let reader = Reader::open(&mut random, &path);
-                check(&reader, &expected, &mut random, &format!("round {round}, opened"));
+                check(
+                    &reader,
+                    &expected,
+                    &mut random,
+                    &format!("round {round}, opened"),
+                );
                 readers.push(reader);
             }
             if readers.is_empty() && random.below(2) == 0 {
                 // Complete in the cache: the next open may be read by the kernel itself.
-                assert!(fs::read(&path).unwrap() == expected, "round {round}: read whole");
+                assert!(
+                    fs::read(&path).unwrap() == expected,
+                    "round {round}: read whole"
+                );
                 continue;
             }
             let done = change(&mut random, &path, &mut expected, round);
             for reader in &readers {
-                check(reader, &expected, &mut random, &format!("round {round}, after {done}"));
+                check(
+                    reader,
+                    &expected,
+                    &mut random,
+                    &format!("round {round}, after {done}"),
+                );
             }
-            assert!(fs::read(plain.join("file")).unwrap() == expected, "round {round}: backend");
+            assert!(
+                fs::read(plain.join("file")).unwrap() == expected,
+                "round {round}: backend"
+            );
         }
     });
 }
@@ -270,7 +301,13 @@ fn a_writer_killed_beside_a_passthrough_reader_leaves_nothing_wrong_in_the_cache
         mount.kill9();
         drop((reader, writer));
         mount.remount();
-        assert!(fs::read(&path).unwrap() == vec![round; SIZE], "round {round}");
-        assert!(fs::read(plain.join("file")).unwrap() == vec![round; SIZE], "round {round}");
+        assert!(
+            fs::read(&path).unwrap() == vec![round; SIZE],
+            "round {round}"
+        );
+        assert!(
+            fs::read(plain.join("file")).unwrap() == vec![round; SIZE],
+            "round {round}"
+        );
     }
 }

@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub struct DirectoryBackend {
-    tree: Arc<Tree>,
+    pub(super) tree: Arc<Tree>,
     metrics: Arc<BackendMetrics>,
 }
 
@@ -58,7 +58,7 @@ impl DirectoryBackend {
         }
     }
 
-    fn counted<T>(&self, call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    pub(super) fn counted<T>(&self, call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         counted(&self.metrics, call)
     }
 }

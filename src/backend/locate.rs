@@ -8,13 +8,15 @@ use crate::sys::{handle, path};
 use crate::types::{FileKey, FileKind};
 use lru::LruCache;
 use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ffi::OsStr;
 use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 /// Directories whose descriptors are kept for the next lookup in them.
 const OPEN_DIRECTORIES_MAX: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
@@ -34,6 +36,51 @@ pub struct Tree {
     root_key: FileKey,
     pub filesystems: Filesystems,
     directories: Mutex<LruCache<(FilesystemIndex, FileKey), Arc<OwnedFd>>>,
+    /// Files that may have lost their name, by those who hold them ([`Held`]).
+    held: Mutex<HashMap<(FilesystemIndex, FileKey), Vec<Weak<OwnedFd>>>>,
+}
+
+/// A file that stays, and is found, whatever becomes of its name.
+pub struct Held {
+    tree: Arc<Tree>,
+    id: (FilesystemIndex, FileKey),
+    fd: Arc<OwnedFd>,
+}
+
+impl Held {
+    /// Holds what an O_PATH descriptor refers to.
+    pub fn new(tree: &Arc<Tree>, fd: OwnedFd) -> io::Result<(Found, Self)> {
+        let stat = stat::stat(fd.as_fd(), Freshness::Server)?;
+        let filesystem = tree.filesystems.of(fd.as_fd(), &stat)?;
+        let found = Found {
+            filesystem: filesystem.index,
+            key: filesystem.key(fd.as_fd(), &stat)?,
+            attributes: stat.attributes,
+        };
+        let id = (found.filesystem, found.key.clone());
+        let fd = Arc::new(fd);
+        let mut held = tree.held.lock();
+        held.entry(id.clone())
+            .or_default()
+            .push(Arc::downgrade(&fd));
+        drop(held);
+        let tree = tree.clone();
+        Ok((found, Self { tree, id, fd }))
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut held = self.tree.held.lock();
+        if let Entry::Occupied(mut entry) = held.entry(self.id.clone()) {
+            entry
+                .get_mut()
+                .retain(|other| !std::ptr::eq(other.as_ptr(), Arc::as_ptr(&self.fd)));
+            if entry.get().is_empty() {
+                entry.remove();
+            }
+        }
+    }
 }
 
 impl Tree {
@@ -48,6 +95,7 @@ impl Tree {
             root_key,
             filesystems,
             directories: Mutex::new(LruCache::new(OPEN_DIRECTORIES_MAX)),
+            held: Mutex::default(),
         })
     }
 
@@ -71,12 +119,30 @@ impl Tree {
                 is_fresh: false,
             });
         }
+        if let Some(fd) = self.held(place) {
+            let stat = stat::stat(fd.as_fd(), Freshness::Known)?;
+            return Ok(Located {
+                fd,
+                filesystem,
+                stat,
+                is_fresh: false,
+            });
+        }
         match self.locate_by_handle(&filesystem, place) {
             Some(Ok(located)) => return Ok(located),
             Some(Err(error)) if !may_be_found_by_path(&error) => return Err(error),
             Some(Err(_)) | None => {}
         }
         self.locate_by_path(place)
+    }
+
+    fn held(&self, place: &Place) -> Option<Arc<OwnedFd>> {
+        let held = self.held.lock();
+        if held.is_empty() {
+            return None;
+        }
+        let files = held.get(&(place.filesystem, place.key.clone()))?;
+        files.iter().find_map(Weak::upgrade)
     }
 
     /// `None` where the key holds no handle that could be opened.

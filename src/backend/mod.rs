@@ -7,6 +7,7 @@
 //!
 //! - `directory`: `Backend` on a real directory: openat2, handles, statx with AT_STATX_FORCE_SYNC
 //! - `locate`: from a place or a name to a descriptor, never outside the tree
+//! - `changing`: changes of names and attributes, as the caller
 //! - `source`, `stream`: an open file, an open directory
 //! - `writing`: the calls that change bytes; `writable`: a file open for writing
 //! - `filesystems`: the filesystems of the tree: submounts, nested exports
@@ -17,7 +18,9 @@
 
 use crate::io::FillSource;
 use crate::metrics::BackendMetrics;
-use crate::types::{Attributes, FileKey, FileKind};
+use crate::types::{
+    AttributeChange, Attributes, Credentials, FileKey, FileKind, NewNode, Removal, RenameMode,
+};
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::PathBuf;
@@ -25,6 +28,7 @@ use std::sync::Arc;
 
 pub use directory::DirectoryBackend;
 
+mod changing;
 pub mod deadline;
 pub mod directory;
 #[cfg(test)]
@@ -90,7 +94,7 @@ pub struct BackendSpace {
 }
 
 /// Every call blocks without bound and returns the server's errno as `io::Error`.
-pub trait Backend: writing::Writes + Send + Sync + 'static {
+pub trait Backend: NameChanges + writing::Writes + Send + Sync + 'static {
     fn root(&self) -> io::Result<(Place, Attributes)>;
     /// One name in a directory: ENOENT if absent. Never follows a symlink, crosses mount points.
     fn lookup(&self, parent: &Place, name: &OsStr) -> io::Result<Found>;
@@ -108,6 +112,67 @@ pub trait Backend: writing::Writes + Send + Sync + 'static {
     /// timestamp can be told exactly.
     fn has_local_clock(&self, filesystem: FilesystemIndex) -> bool;
 }
+
+/// Changes of names and attributes, made with the rights of `caller`. They block like all else of a backend, and are
+/// on the backend when they return.
+pub trait NameChanges {
+    /// Makes something under a name that is free, else EEXIST.
+    fn make(
+        &self,
+        parent: &Place,
+        name: &OsStr,
+        new: &NewNode,
+        caller: &Credentials,
+    ) -> io::Result<Found>;
+    /// One more name for a file.
+    fn link(
+        &self,
+        file: &Place,
+        parent: &Place,
+        name: &OsStr,
+        caller: &Credentials,
+    ) -> io::Result<Found>;
+    fn remove(
+        &self,
+        parent: &Place,
+        name: &OsStr,
+        removal: Removal,
+        caller: &Credentials,
+    ) -> io::Result<()>;
+    fn rename(
+        &self,
+        from: (&Place, &OsStr),
+        to: (&Place, &OsStr),
+        mode: RenameMode,
+        caller: &Credentials,
+    ) -> io::Result<()>;
+    /// Keeps a file that is about to lose this name: its place leads to it for as long as the answer lives, even
+    /// without a name. NFS renames such a file (.nfsXXXX) instead of removing it, so only what programs have open is held.
+    fn hold(&self, parent: &Place, name: &OsStr) -> io::Result<(Found, HeldFile)>;
+    fn set_attributes(
+        &self,
+        place: &Place,
+        change: &AttributeChange,
+        caller: &Credentials,
+    ) -> io::Result<()>;
+    /// `flags` as setxattr(2) has them.
+    fn set_xattr(
+        &self,
+        place: &Place,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        caller: &Credentials,
+    ) -> io::Result<()>;
+    fn remove_xattr(&self, place: &Place, name: &OsStr, caller: &Credentials) -> io::Result<()>;
+    /// fsync(2) of a directory.
+    fn sync_directory(&self, place: &Place) -> io::Result<()>;
+    /// syncfs(2) of the filesystem a directory is on.
+    fn sync_filesystem(&self, place: &Place) -> io::Result<()>;
+}
+
+/// Keeps a file without a name ([`NameChanges::hold`]). Dropping it may wait for the server.
+pub type HeldFile = Arc<dyn std::any::Any + Send + Sync>;
 
 /// An open directory, read in order. "." and ".." are left out.
 pub trait DirectoryStream: Send {

@@ -4,11 +4,13 @@
 use super::health::{CallKind, Health};
 use super::writing::{Durability, NewFile, Opened, WritableFile, WriteAccess, Writes};
 use super::{
-    Backend, BackendSpace, DirectoryStream, FilesystemIndex, Found, ListedName, Place, SeekWhence,
-    SourceFile,
+    Backend, BackendSpace, DirectoryStream, FilesystemIndex, Found, HeldFile, ListedName,
+    NameChanges, Place, SeekWhence, SourceFile,
 };
 use crate::io::FillSource;
-use crate::types::{Attributes, ByteRange, Credentials};
+use crate::types::{
+    AttributeChange, Attributes, ByteRange, Credentials, NewNode, Removal, RenameMode,
+};
 use std::ffi::OsStr;
 use std::io;
 use std::sync::Arc;
@@ -77,6 +79,96 @@ impl Backend for ObservedBackend {
 
     fn has_local_clock(&self, filesystem: FilesystemIndex) -> bool {
         self.inner.has_local_clock(filesystem)
+    }
+}
+
+/// A refusal may be this kernel's own word.
+impl NameChanges for ObservedBackend {
+    fn make(
+        &self,
+        parent: &Place,
+        name: &OsStr,
+        new: &NewNode,
+        caller: &Credentials,
+    ) -> io::Result<Found> {
+        let make = || self.inner.make(parent, name, new, caller);
+        self.health.observe(CallKind::Cacheable, make)
+    }
+
+    fn link(
+        &self,
+        file: &Place,
+        parent: &Place,
+        name: &OsStr,
+        caller: &Credentials,
+    ) -> io::Result<Found> {
+        let link = || self.inner.link(file, parent, name, caller);
+        self.health.observe(CallKind::Cacheable, link)
+    }
+
+    /// Freeing a large file takes its time.
+    fn remove(
+        &self,
+        parent: &Place,
+        name: &OsStr,
+        removal: Removal,
+        caller: &Credentials,
+    ) -> io::Result<()> {
+        let remove = || self.inner.remove(parent, name, removal, caller);
+        self.health.observe(CallKind::Transfer, remove)
+    }
+
+    fn rename(
+        &self,
+        from: (&Place, &OsStr),
+        to: (&Place, &OsStr),
+        mode: RenameMode,
+        caller: &Credentials,
+    ) -> io::Result<()> {
+        let rename = || self.inner.rename(from, to, mode, caller);
+        self.health.observe(CallKind::Transfer, rename)
+    }
+
+    fn hold(&self, parent: &Place, name: &OsStr) -> io::Result<(Found, HeldFile)> {
+        self.health
+            .observe(CallKind::Cacheable, || self.inner.hold(parent, name))
+    }
+
+    fn set_attributes(
+        &self,
+        place: &Place,
+        change: &AttributeChange,
+        caller: &Credentials,
+    ) -> io::Result<()> {
+        let set = || self.inner.set_attributes(place, change, caller);
+        self.health.observe(CallKind::Cacheable, set)
+    }
+
+    fn set_xattr(
+        &self,
+        place: &Place,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        caller: &Credentials,
+    ) -> io::Result<()> {
+        let set = || self.inner.set_xattr(place, name, value, flags, caller);
+        self.health.observe(CallKind::Cacheable, set)
+    }
+
+    fn remove_xattr(&self, place: &Place, name: &OsStr, caller: &Credentials) -> io::Result<()> {
+        let remove = || self.inner.remove_xattr(place, name, caller);
+        self.health.observe(CallKind::Cacheable, remove)
+    }
+
+    fn sync_directory(&self, place: &Place) -> io::Result<()> {
+        self.health
+            .observe(CallKind::Transfer, || self.inner.sync_directory(place))
+    }
+
+    fn sync_filesystem(&self, place: &Place) -> io::Result<()> {
+        self.health
+            .observe(CallKind::Transfer, || self.inner.sync_filesystem(place))
     }
 }
 

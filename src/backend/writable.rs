@@ -198,9 +198,8 @@ impl WritableFile for WritableDescriptor {
         durability: Durability,
         writer: Option<&Credentials>,
     ) -> io::Result<ByteRange> {
-        let written = self.as_writer(writer, || {
-            write::append(self.fd.as_fd(), data, durability)
-        })?;
+        let written =
+            self.as_writer(writer, || write::append(self.fd.as_fd(), data, durability))?;
         let end = path::seek(self.fd.as_fd(), 0, libc::SEEK_CUR)?;
         let length_bytes = self.note_written(written) as u64;
         Ok(ByteRange::new(end - length_bytes, end))

@@ -94,10 +94,7 @@ impl CacheDirectory {
     fn give_up(
         self: &Arc<Self>,
         key: &FileKey,
-    ) -> (
-        Option<Arc<CachedFile>>,
-        Option<(Follower, Arc<dyn IoFile>)>,
-    ) {
+    ) -> (Option<Arc<CachedFile>>, Option<(Follower, Arc<dyn IoFile>)>) {
         let _opening = self.opening.lock();
         let (active, record) = match self.look_up(key) {
             Ok(found) => found,
@@ -168,8 +165,7 @@ impl Followers {
 
     /// Those with other bytes than the backend has now stay as they are.
     pub fn keep_only(&mut self, present: &Version) {
-        self.0
-            .retain(|(follower, _)| follower.version == *present);
+        self.0.retain(|(follower, _)| follower.version == *present);
         for (follower, _) in &self.0 {
             follower.show(Following::Present);
         }
@@ -207,7 +203,10 @@ impl Followers {
         for (follower, file) in &self.0 {
             if let Err(error) = act(&**file) {
                 // The kernel reads on without us: all that can be done is to say so.
-                tracing::error!(object = follower.object.0, "an open or mapped file shows old bytes until it is opened again");
+                tracing::error!(
+                    object = follower.object.0,
+                    "an open or mapped file shows old bytes until it is opened again"
+                );
                 follower.directory.report_disk_error(doing, &error);
             }
         }

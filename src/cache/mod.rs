@@ -14,6 +14,7 @@
 //!   `objects`: object files and their removal
 //! - `index`, `record`, `storage`: redb and what is in it
 //! - `changing`: what becomes of a file that is changed through this mount
+//! - `letting_go`: files about to lose their name
 //! - `layout`: names on disk and the format mark
 //! - `extents`: which bytes are there
 //! - `space`: the limit
@@ -47,6 +48,7 @@ mod fetch;
 mod file;
 mod index;
 mod layout;
+mod letting_go;
 mod objects;
 mod pieces;
 mod reading;
@@ -122,6 +124,8 @@ pub struct Cache {
     backend_metrics: Arc<BackendMetrics>,
     stopping: Mutex<bool>,
     stop: Condvar,
+    closing: Mutex<()>,
+    closed: Condvar,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -156,6 +160,8 @@ impl Cache {
             backend_metrics: parts.backend_metrics,
             stopping: Mutex::new(false),
             stop: Condvar::new(),
+            closing: Mutex::new(()),
+            closed: Condvar::new(),
             threads: Mutex::new(Vec::new()),
         });
         let mut threads = vec![

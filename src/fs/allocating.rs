@@ -28,18 +28,29 @@ impl FileSystem {
         let pending = self.begin_transfer(context, done);
         // It may move the end of the file.
         let writes = writing.writes.clone();
-        self.in_order(&writes, whole_file(), Touch::Changes, &pending, move |fs, pending| {
-            let outcome = fs.change(&writing.of(&handle.node), || {
-                writing.writer.unsynced.store(true, Ordering::Release);
-                writing.writer.file.allocate(mode, range)?;
-                follow_allocation(&writing, mode, range);
-                Ok(())
-            });
-            pending.finish(outcome);
-        });
+        self.in_order(
+            &writes,
+            whole_file(),
+            Touch::Changes,
+            &pending,
+            move |fs, pending| {
+                let outcome = fs.change_bytes(&writing.of(&handle.node), || {
+                    writing.writer.unsynced.store(true, Ordering::Release);
+                    writing.writer.file.allocate(mode, range)?;
+                    follow_allocation(&writing, mode, range);
+                    Ok(())
+                });
+                pending.finish(outcome);
+            },
+        );
     }
 
-    pub(super) fn copy_file_range(&self, context: RequestContext, copy: RangeCopy, done: Done<u64>) {
+    pub(super) fn copy_file_range(
+        &self,
+        context: RequestContext,
+        copy: RangeCopy,
+        done: Done<u64>,
+    ) {
         let (to, writing) = match self.writing(copy.to) {
             Ok(found) => found,
             Err(error) => return done(Err(error)),
@@ -54,17 +65,23 @@ impl FileSystem {
         let pending = self.begin_transfer(context, done);
         let range = ByteRange::at(copy.to_offset, copy.length_bytes);
         let writes = writing.writes.clone();
-        self.in_order(&writes, range, Touch::Changes, &pending, move |fs, pending| {
-            let outcome = fs.change(&writing.of(&to.node), || {
-                let source = fs.copy_source(&from)?;
-                writing.writer.unsynced.store(true, Ordering::Release);
-                let file = &writing.writer.file;
-                let copied = file.copy_from(&source, copy.from_offset, range)?;
-                follow_copy(&fs, &to, &writing, ByteRange::at(range.start, copied))?;
-                Ok(copied)
-            });
-            pending.finish(outcome);
-        });
+        self.in_order(
+            &writes,
+            range,
+            Touch::Changes,
+            &pending,
+            move |fs, pending| {
+                let outcome = fs.change_bytes(&writing.of(&to.node), || {
+                    let source = fs.copy_source(&from)?;
+                    writing.writer.unsynced.store(true, Ordering::Release);
+                    let file = &writing.writer.file;
+                    let copied = file.copy_from(&source, copy.from_offset, range)?;
+                    follow_copy(&fs, &to, &writing, ByteRange::at(range.start, copied))?;
+                    Ok(copied)
+                });
+                pending.finish(outcome);
+            },
+        );
     }
 
     fn copy_source(&self, from: &Arc<Handle>) -> io::Result<FillSource> {

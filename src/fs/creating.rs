@@ -2,6 +2,7 @@
 //! kernel reads by itself: that one is superseded, and the kernel looks up again.
 
 use super::FileSystem;
+use super::claims::Claim;
 use super::error::FsError;
 use super::node::Node;
 use super::open_file::{Handle, OpenFile, Writing};
@@ -14,7 +15,8 @@ use super::writing::whole_file;
 use crate::backend::writing::{NewFile, Opened, WriteAccess};
 use crate::cache::Followers;
 use crate::types::{Credentials, FileKind, NodeId};
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -79,12 +81,16 @@ impl FileSystem {
             return Ok(());
         }
         let (node, writes) = (node.clone(), writing.writes.clone());
-        self.in_order(&writes, whole_file(), Touch::Changes, pending, move |fs, pending| {
-            match fs.truncate(&writing.of(&node), 0) {
+        self.in_order(
+            &writes,
+            whole_file(),
+            Touch::Changes,
+            pending,
+            move |fs, pending| match fs.truncate(&writing.of(&node), 0) {
                 Ok(()) => fs.answer(new, &pending),
                 Err(error) => fs.fail(&pending, error),
-            }
-        });
+            },
+        );
         Ok(())
     }
 
@@ -98,12 +104,16 @@ impl FileSystem {
     ) -> Result<(), FsError> {
         self.revalidate_name(node)?;
         let (node, writes) = (node.clone(), self.writes.of(&node.key));
-        self.in_order(&writes.clone(), whole_file(), Touch::Changes, pending, move |fs, pending| {
-            match fs.truncate_as(&node, &writes, &caller, 0) {
+        self.in_order(
+            &writes.clone(),
+            whole_file(),
+            Touch::Changes,
+            pending,
+            move |fs, pending| match fs.truncate_as(&node, &writes, &caller, 0) {
                 Ok(()) => fs.open_version(node, flags, pending, SMALL_FILE_TRIES),
                 Err(error) => fs.fail(&pending, error),
-            }
-        });
+            },
+        );
         Ok(())
     }
 
@@ -182,66 +192,46 @@ impl FileSystem {
             Ok(parent) => parent,
             Err(error) => return done(Err(error)),
         };
-        let caller = self.credentials(&context.caller);
         let name = name.map(OsStr::to_owned);
-        let pending = self.begin(context, done);
-        self.on_backend(&pending, move |fs, pending| {
-            match fs.make_file(&parent, name, creation, &caller) {
-                Ok((node, new)) => {
-                    let answered = pending.finish_with(|| {
-                        Ok(Created {
-                            entry: fs.give_entry(&node),
-                            open: new.reply(),
-                        })
-                    });
-                    if !answered {
-                        fs.nodes.drop_unused(&node);
-                    }
-                }
-                Err(error) => fs.fail(&pending, error),
-            }
-        });
+        let claimed = name.iter().map(|name| Claim::Name(parent.id, name.clone()));
+        self.change(
+            context,
+            claimed.collect(),
+            done,
+            move |fs, caller| fs.make_file(&parent, name.as_deref(), creation, caller),
+            |fs, (node, new)| Created {
+                entry: fs.give_entry(&node),
+                open: new.reply(),
+            },
+        );
     }
 
     fn make_file(
         self: &Arc<Self>,
         parent: &Arc<Node>,
-        name: Option<OsString>,
+        name: Option<&OsStr>,
         creation: Creation,
         caller: &Credentials,
-    ) -> Result<(Arc<Node>, NewHandle), FsError> {
+    ) -> io::Result<(Arc<Node>, NewHandle)> {
         let new = NewFile {
             mode: creation.mode,
             umask: creation.umask,
             access: access_of(creation.flags).unwrap_or(WriteAccess::ReadWrite),
         };
         let asked = Instant::now();
-        let made = match &name {
+        let made = match name {
             Some(name) => self.backend.create(&parent.place(), name, new, caller),
             None => self.backend.create_unnamed(&parent.place(), new, caller),
         };
-        let opened = match made {
-            Err(error) if self.is_there_already(&error, &creation) => {
-                // The kernel finds it, checks whether this caller may open it, and asks for that.
-                return Err(FsError::Stale);
-            }
-            made => made.map_err(FsError::Backend)?,
-        };
-        if let Some(name) = &name {
-            self.note_new_name(parent, name);
+        if name.is_some() {
+            self.names_changed(parent);
         }
-        self.admit_new(parent, name.as_deref(), opened, creation, asked)
-    }
-
-    fn is_there_already(&self, error: &std::io::Error, creation: &Creation) -> bool {
-        error.raw_os_error() == Some(libc::EEXIST) && creation.flags & libc::O_EXCL == 0
-    }
-
-    /// What is known of a directory that just got another name.
-    fn note_new_name(&self, parent: &Arc<Node>, name: &OsStr) {
-        self.nodes.forget_name(parent.id, name);
-        self.listings.forget(parent);
-        parent.state.lock().set_validated(None);
+        let opened = made.map_err(|error| match error.raw_os_error() {
+            // The kernel finds it, checks whether this caller may open it, and asks for that.
+            Some(libc::EEXIST) if creation.flags & libc::O_EXCL == 0 => stale(),
+            _ => error,
+        })?;
+        self.admit_new(parent, name, opened, creation, asked)
     }
 
     fn admit_new(
@@ -251,10 +241,13 @@ impl FileSystem {
         (found, file): Opened,
         creation: Creation,
         asked: Instant,
-    ) -> Result<(Arc<Node>, NewHandle), FsError> {
+    ) -> io::Result<(Arc<Node>, NewHandle)> {
         let admit = || match name {
             Some(name) => self.admit(parent, name, &found, asked),
-            None => self.nodes.admit_unnamed(&found, self.first_timeout(FileKind::Regular)),
+            None => {
+                let timeout = self.first_timeout(FileKind::Regular);
+                self.nodes.admit_unnamed(&found, timeout)
+            }
         };
         let mut node = admit();
         if self.refuse_node_of_kernel(&node).is_err() {
@@ -268,6 +261,10 @@ impl FileSystem {
             writes,
         };
         let attached = self.attach(&node, writing, creation.flags);
-        attached.map(|new| (node, new))
+        attached.map(|new| (node, new)).map_err(|_| stale())
     }
+}
+
+fn stale() -> io::Error {
+    io::Error::from_raw_os_error(libc::ESTALE)
 }

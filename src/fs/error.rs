@@ -5,7 +5,7 @@ use std::io;
 /// An error of a request.
 #[derive(Debug, thiserror::Error)]
 pub enum FsError {
-    #[error("read-only")]
+    #[error("mounted read-only")]
     ReadOnly,
     #[error("no such node or handle")]
     UnknownNode,

@@ -9,8 +9,9 @@
 //! - `node`, `nodes`: what the kernel knows; `open_file`: open files, directories, handles
 //! - `pending`: requests that wait
 //! - `revalidate`: attributes and their timeouts, versions that move on
-//! - `names`: lookup, readlink; `directories`: listings; `opening`: open and io modes; `reading`: read, seek
-//! - `callers`: whose rights a change uses
+//! - `names`: lookup, readlink; `directories`, `listings`: listings; `opening`: open and io modes; `reading`: read, seek
+//! - `changing`: changes of names and attributes; `removing`: names that go; `callers`: whose rights a change uses;
+//!   `claims`: one change at a time of a name or an inode
 //! - `creating`: new files, opens for writing; `writing`: writes, sizes; `allocating`: fallocate, copy_file_range;
 //!   `syncing`: fsync, close and what follows the last writer
 //! - `writes`: files being changed here; `order`: which piece of work on one waits for which
@@ -30,7 +31,7 @@ use crate::cache::Cache;
 use crate::events::InvalidationQueue;
 use crate::metrics::CacheMetrics;
 use crate::readahead;
-use crate::types::{ByteRange, HandleId, NodeId};
+use crate::types::{AttributeChange, ByteRange, HandleId, NewNode, NodeId, Removal, RenameMode};
 use parking_lot::Mutex;
 use std::ffi::OsStr;
 use std::io;
@@ -40,9 +41,12 @@ use std::time::{Duration, Instant};
 mod allocating;
 mod callers;
 mod creating;
+mod changing;
+mod claims;
 mod directories;
 mod evicting;
 pub mod error;
+mod listings;
 mod names;
 mod node;
 mod nodes;
@@ -52,6 +56,7 @@ pub mod operations;
 mod order;
 mod pending;
 mod reading;
+mod removing;
 mod revalidate;
 mod syncing;
 mod writes;
@@ -89,6 +94,8 @@ pub struct FsSettings {
     /// Every open bypasses the kernel's page cache.
     pub direct_io: bool,
     pub readahead: readahead::Limits,
+    /// Every change is EROFS.
+    pub read_only: bool,
 }
 
 /// What the file semantics are made of.
@@ -99,6 +106,8 @@ pub struct FsParts {
     pub metadata_lane: Arc<Lane>,
     /// Changes of bytes.
     pub write_lane: Arc<Lane>,
+    /// Changes of names and attributes.
+    pub changes_lane: Arc<Lane>,
     /// Work on the local disk only: never waits for the backend.
     pub local_lane: Arc<Lane>,
     pub health: Arc<Health>,
@@ -115,6 +124,7 @@ pub struct FileSystem {
     backend: Arc<dyn Backend>,
     metadata_lane: Arc<Lane>,
     write_lane: Arc<Lane>,
+    changes_lane: Arc<Lane>,
     local_lane: Arc<Lane>,
     health: Arc<Health>,
     cache: Arc<Cache>,
@@ -125,10 +135,11 @@ pub struct FileSystem {
     handles: HandleTable<Handle>,
     directories: HandleTable<DirectoryHandle>,
     pending: Arc<PendingTable>,
-    listings: directories::ListingCache,
+    listings: listings::ListingCache,
     xattrs: xattrs::XattrCache,
     callers: callers::CallerGroups,
     writes: Arc<writes::WritesTable>,
+    claims: Arc<claims::ClaimTable>,
     last_space: Mutex<Option<BackendSpace>>,
     /// For work that outlives a request.
     me: std::sync::Weak<FileSystem>,
@@ -144,6 +155,7 @@ impl FileSystem {
             backend: parts.backend,
             metadata_lane: parts.metadata_lane,
             write_lane: parts.write_lane,
+            changes_lane: parts.changes_lane,
             local_lane: parts.local_lane,
             health: parts.health,
             cache: parts.cache,
@@ -153,10 +165,11 @@ impl FileSystem {
             handles: HandleTable::new(),
             directories: HandleTable::new(),
             pending: PendingTable::new(parts.timers),
-            listings: directories::ListingCache::new(),
+            listings: listings::ListingCache::new(),
             xattrs: xattrs::XattrCache::new(),
             callers: callers::CallerGroups::new(),
             writes: Arc::default(),
+            claims: Arc::default(),
             last_space: Mutex::new(None),
             me: me.clone(),
         }))
@@ -202,13 +215,20 @@ impl FileSystem {
     fn expire_once_silent<T: Send + 'static>(self: &Arc<Self>, pending: &Arc<Pending<T>>) {
         let left = self.health.patience_left();
         let this = self.clone();
-        pending.after(left.unwrap_or(self.settings.backend_timeout), move |pending| {
-            if this.health.patience_left().is_some_and(|left| left.is_zero()) {
-                pending.finish(Err(FsError::BackendTimeout));
-            } else {
-                this.expire_once_silent(pending);
-            }
-        });
+        pending.after(
+            left.unwrap_or(self.settings.backend_timeout),
+            move |pending| {
+                if this
+                    .health
+                    .patience_left()
+                    .is_some_and(|left| left.is_zero())
+                {
+                    pending.finish(Err(FsError::BackendTimeout));
+                } else {
+                    this.expire_once_silent(pending);
+                }
+            },
+        );
     }
 
     fn this(&self) -> Arc<FileSystem> {
@@ -414,8 +434,86 @@ impl Operations for FileSystem {
         self.seek_file(context, handle, offset, whence, done);
     }
 
-    fn refuse_change(&self) -> FsError {
-        FsError::ReadOnly
+    fn make(
+        &self,
+        context: RequestContext,
+        parent: NodeId,
+        name: &OsStr,
+        new: NewNode,
+        done: Done<Entry>,
+    ) {
+        self.make_node(context, parent, name, new, done);
+    }
+
+    fn link(
+        &self,
+        context: RequestContext,
+        node: NodeId,
+        parent: NodeId,
+        name: &OsStr,
+        done: Done<Entry>,
+    ) {
+        self.link_node(context, node, parent, name, done);
+    }
+
+    fn remove(
+        &self,
+        context: RequestContext,
+        parent: NodeId,
+        name: &OsStr,
+        removal: Removal,
+        done: Done<()>,
+    ) {
+        self.remove_name(context, parent, name, removal, done);
+    }
+
+    fn rename(
+        &self,
+        context: RequestContext,
+        from: (NodeId, &OsStr),
+        to: (NodeId, &OsStr),
+        mode: RenameMode,
+        done: Done<()>,
+    ) {
+        self.rename_node(context, from, to, mode, done);
+    }
+
+    fn change_attributes(
+        &self,
+        context: RequestContext,
+        node: NodeId,
+        change: AttributeChange,
+        done: Done<AttributesReply>,
+    ) {
+        self.set_attributes(context, node, change, done);
+    }
+
+    fn set_xattr(
+        &self,
+        context: RequestContext,
+        node: NodeId,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        done: Done<()>,
+    ) {
+        self.change_xattr(context, node, name, Some((value, flags)), done);
+    }
+
+    fn remove_xattr(&self, context: RequestContext, node: NodeId, name: &OsStr, done: Done<()>) {
+        self.change_xattr(context, node, name, None, done);
+    }
+
+    fn sync_directory(&self, context: RequestContext, node: NodeId, done: Done<()>) {
+        self.sync(context, node, done, |fs, place| {
+            fs.backend.sync_directory(place)
+        });
+    }
+
+    fn sync_filesystem(&self, context: RequestContext, node: NodeId, done: Done<()>) {
+        self.sync(context, node, done, |fs, place| {
+            fs.backend.sync_filesystem(place)
+        });
     }
 
     fn interrupt(&self, unique: u64) {

@@ -19,6 +19,9 @@ pub(super) const INODE_BITS: u32 = 48;
 /// Marks node ids that come from a table, and inode numbers of other filesystems than the root's.
 pub(super) const TABLE_ID: u64 = 1 << 63;
 
+/// Directories moved about on the backend may seem to lie in one another.
+const DEPTH_MAX: usize = 1 << 16;
+
 pub(super) struct Node {
     pub id: NodeId,
     /// The backend's inode number: the same as long as the key.
@@ -96,7 +99,9 @@ impl Node {
     pub fn path(&self) -> PathBuf {
         let mut names: Vec<ShortBytes> = Vec::new();
         let mut next = self.state.lock().parent.clone();
-        while let Some((parent, name)) = next {
+        while let Some((parent, name)) = next
+            && names.len() < DEPTH_MAX
+        {
             names.push(name);
             next = parent.state.lock().parent.clone();
         }
@@ -172,6 +177,12 @@ impl NodeState {
     /// When the attributes last came from the backend; `None`: do not rely on them.
     pub fn validated(&self) -> Option<Instant> {
         self.validated.instant()
+    }
+
+    /// Changed by us at this moment: answers to questions asked before are outdated, and the next use asks.
+    pub fn expire(&mut self, when: Instant) {
+        self.validated = Moment::at(when);
+        self.timeout_ms = 0;
     }
 
     pub fn set_validated(&mut self, when: Option<Instant>) {

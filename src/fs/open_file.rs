@@ -3,8 +3,7 @@
 use super::node::Node;
 use super::operations::BackingId;
 use super::writes::{FileWrites, Writer};
-use crate::backend::DirectoryStream;
-use crate::backend::ListedName;
+use crate::backend::{DirectoryStream, HeldFile, ListedName};
 use crate::cache::CachedFile;
 use crate::readahead::Stream;
 use crate::types::HandleId;
@@ -13,6 +12,7 @@ use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Instant;
 
 /// Shared by all handles of a node; lives from its first open to its last release.
 pub(super) struct OpenFile {
@@ -24,6 +24,8 @@ pub(super) struct OpenFile {
     pub delivered: AtomicBool,
     /// Filled for this very open: its reads are no hits, though they find all bytes in the cache.
     pub filled_for_open: bool,
+    /// Keeps the file where it lost a name while it was open.
+    pub held: Mutex<Option<HeldFile>>,
     /// Set while somebody has the file open for writing here.
     pub writes: ArcSwapOption<FileWrites>,
 }
@@ -36,6 +38,7 @@ impl OpenFile {
             handles: AtomicUsize::new(1),
             delivered: AtomicBool::new(false),
             filled_for_open: false,
+            held: Mutex::new(None),
             writes: ArcSwapOption::empty(),
         }
     }
@@ -83,8 +86,11 @@ pub(super) struct DirectoryHandle {
 
 /// Where an open directory is read from.
 pub(super) enum DirectoryReading {
-    /// Names known from before.
-    Known(Arc<Vec<ListedName>>),
+    /// Names known from before, taken at a moment.
+    Known {
+        names: Arc<Vec<ListedName>>,
+        since: Instant,
+    },
     /// From the backend, bit by bit.
     Streaming(Streaming),
 }
@@ -97,6 +103,8 @@ pub(super) struct Streaming {
     pub ended: bool,
     /// All names so far, while they are few enough to be remembered.
     pub collected: Option<Vec<ListedName>>,
+    /// When reading from the beginning began.
+    pub began: Instant,
 }
 
 /// Handles by id. Ids are never used twice.

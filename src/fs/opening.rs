@@ -333,6 +333,11 @@ impl FileSystem {
                 }
             }
         }
+        let held = open.held.lock().take();
+        if held.is_some() {
+            // The file goes with it, if nobody else has it.
+            let _ = self.changes_lane.submit(move || drop(held));
+        }
         let file = open.file.load_full();
         // Closing the backend's descriptor may wait for the server.
         let submitted = self.local_or_backend(&file, move |file| file.end_use());
@@ -390,6 +395,7 @@ impl Drop for NewHandle {
     fn drop(&mut self) {
         if let Some(handle) = self.handle.take() {
             self.fs.close_handle(&handle);
+            self.fs.nodes.drop_unused(&handle.node);
         }
     }
 }

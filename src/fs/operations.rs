@@ -4,7 +4,10 @@
 
 use crate::fs::error::FsError;
 use crate::io::Buffer;
-use crate::types::{Attributes, ByteRange, Caller, FileKind, HandleId, NodeId};
+use crate::types::{
+    AttributeChange, Attributes, ByteRange, Caller, FileKind, HandleId, NewNode, NodeId, Removal,
+    RenameMode,
+};
 use std::ffi::{OsStr, OsString};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -206,8 +209,62 @@ pub trait Operations: Send + Sync + 'static {
         whence: i32,
         done: Done<u64>,
     );
-    /// Whether the directory entry `name` may change: EROFS here for every changing verb.
-    fn refuse_change(&self) -> FsError;
+    // Names and attributes. Each is on the backend when it is answered, made with the rights of the caller.
+    fn make(
+        &self,
+        context: RequestContext,
+        parent: NodeId,
+        name: &OsStr,
+        new: NewNode,
+        done: Done<Entry>,
+    );
+    /// One more name for a file.
+    fn link(
+        &self,
+        context: RequestContext,
+        node: NodeId,
+        parent: NodeId,
+        name: &OsStr,
+        done: Done<Entry>,
+    );
+    fn remove(
+        &self,
+        context: RequestContext,
+        parent: NodeId,
+        name: &OsStr,
+        removal: Removal,
+        done: Done<()>,
+    );
+    fn rename(
+        &self,
+        context: RequestContext,
+        from: (NodeId, &OsStr),
+        to: (NodeId, &OsStr),
+        mode: RenameMode,
+        done: Done<()>,
+    );
+    fn change_attributes(
+        &self,
+        context: RequestContext,
+        node: NodeId,
+        change: AttributeChange,
+        done: Done<AttributesReply>,
+    );
+    /// `flags` as setxattr(2) has them.
+    fn set_xattr(
+        &self,
+        context: RequestContext,
+        node: NodeId,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        done: Done<()>,
+    );
+    fn remove_xattr(&self, context: RequestContext, node: NodeId, name: &OsStr, done: Done<()>);
+    /// fsync(2) of a directory: its names are on stable storage.
+    fn sync_directory(&self, context: RequestContext, node: NodeId, done: Done<()>);
+    /// syncfs(2).
+    fn sync_filesystem(&self, context: RequestContext, node: NodeId, done: Done<()>);
     /// Ends a request that waits, with EINTR; one that is done or unknown is left alone.
     fn interrupt(&self, unique: u64);
 

@@ -114,7 +114,13 @@ mod tests {
     struct Board(Arc<Mutex<Vec<(&'static str, Turn)>>>);
 
     impl Board {
-        fn enter(&self, order: &Arc<RangeOrder>, name: &'static str, range: ByteRange, touch: Touch) {
+        fn enter(
+            &self,
+            order: &Arc<RangeOrder>,
+            name: &'static str,
+            range: ByteRange,
+            touch: Touch,
+        ) {
             let given = self.0.clone();
             order.enter(range, touch, move |turn| given.lock().push((name, turn)));
         }

@@ -138,13 +138,9 @@ impl FileSystem {
                     }));
                 }
                 Err(FetchError::Changed) => match handle.open.changing() {
-                    Some(writes) => this.read_backend(
-                        handle,
-                        &writes,
-                        plan.offset,
-                        plan.length_bytes,
-                        &pending,
-                    ),
+                    Some(writes) => {
+                        this.read_backend(handle, &writes, plan.offset, plan.length_bytes, &pending)
+                    }
                     None => this.version_gone(handle, &reader, plan, pending, tries),
                 },
                 Err(error) => {

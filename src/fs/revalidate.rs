@@ -35,14 +35,16 @@ impl FileSystem {
             // Overtaken by the answer to a later question.
             return;
         }
-        let changing = state.open.as_ref().and_then(|open| open.changing());
-        if let Some(writes) = &changing {
+        if state
+            .open
+            .as_ref()
+            .is_some_and(|open| open.changing().is_some())
+        {
+            // Reads go to the backend, and writes through the kernel's pages: nothing is to be forgotten.
             state.set_attributes(&fresh);
             state.set_first_seen(Instant::now());
-            // Reads go to the backend and writes through the kernel's pages: nothing is to be forgotten. An answer
-            // that a change of ours has overtaken is not relied on.
-            let is_overtaken = writes.changed_since(asked);
-            state.set_validated((!is_overtaken).then_some(asked));
+            state.set_timeout(shortest);
+            state.set_validated(Some(asked));
             return;
         }
         let changed = node.version(&state) != fresh.version();
@@ -161,10 +163,14 @@ impl FileSystem {
         }
     }
 
-    /// A file removed on the backend while it is open here still has the attributes it had (fstat(2)).
+    /// A file removed on the backend while it is open here still has the attributes it had (fstat(2)), and so has a
+    /// directory removed through this mount, of which the kernel tells no longer whether it is open.
     fn attributes_of_the_lost(&self, node: &Node) -> Option<AttributesReply> {
-        let open = node.state.lock().open.is_some();
-        open.then(|| {
+        let lasts = {
+            let state = node.state.lock();
+            state.open.is_some() || state.kind() == FileKind::Directory && node.is_superseded()
+        };
+        lasts.then(|| {
             let (mut attributes, _) = self.shown_attributes(node);
             attributes.link_count = 0;
             AttributesReply {

@@ -1,8 +1,8 @@
 //! fsync, close, and what follows the last writer of a file.
 
 use super::FileSystem;
-use super::node::Node;
 use super::error::FsError;
+use super::node::Node;
 use super::open_file::{Handle, OpenFile, Writing};
 use super::operations::{Done, RequestContext};
 use super::writes::{Ended, FileWrites, Writer};

@@ -40,7 +40,6 @@ struct State {
     writers: Vec<Arc<Writer>>,
     /// Something is being, or has been, changed: reads go to the backend.
     followers: Option<Arc<Followers>>,
-    last_change: Option<Instant>,
     source: Option<Arc<dyn SourceFile>>,
 }
 
@@ -114,7 +113,10 @@ impl Drop for FileWrites {
     fn drop(&mut self) {
         let mut files = self.table.files.lock();
         // Somebody may have begun anew in the meantime.
-        if files.get(&self.key).is_some_and(|held| held.strong_count() == 0) {
+        if files
+            .get(&self.key)
+            .is_some_and(|held| held.strong_count() == 0)
+        {
             files.remove(&self.key);
         }
     }
@@ -193,16 +195,6 @@ impl FileWrites {
             followers: state.followers.take().and_then(Arc::into_inner),
             source: state.source.take(),
         })
-    }
-
-    pub fn note_change(&self) {
-        self.state.lock().last_change = Some(Instant::now());
-    }
-
-    /// Whether an answer to a question asked at `asked` may be older than a change of ours.
-    pub fn changed_since(&self, asked: Instant) -> bool {
-        let last = self.state.lock().last_change;
-        last.is_some_and(|last| last > asked)
     }
 
     /// Attributes by an open descriptor: of an unlinked file there are no others.

@@ -95,9 +95,15 @@ impl FileSystem {
         let pending = self.begin_transfer(context, done);
         let range = order.range();
         let writes = writing.writes.clone();
-        self.in_order(&writes, range, Touch::Changes, &pending, move |fs, pending| {
-            fs.carry_out(&handle, &writing, &order, &data, pending);
-        });
+        self.in_order(
+            &writes,
+            range,
+            Touch::Changes,
+            &pending,
+            move |fs, pending| {
+                fs.carry_out(&handle, &writing, &order, &data, pending);
+            },
+        );
     }
 
     fn order_of(&self, context: &RequestContext, handle: &Handle, write: &Write<'_>) -> Order {
@@ -128,7 +134,7 @@ impl FileSystem {
     ) {
         let data = &data[..order.length_bytes];
         let Writing { writer, writes } = writing;
-        let outcome = self.change(&writing.of(&handle.node), || {
+        let outcome = self.change_bytes(&writing.of(&handle.node), || {
             writer.unsynced.store(true, Ordering::Release);
             if order.from_pages {
                 writes.mark_unsynced();
@@ -175,7 +181,7 @@ impl FileSystem {
 
     /// Makes one change of the backend: the cache gives the file up before, and what is known of its attributes goes
     /// after, however it ends.
-    pub(super) fn change<T>(
+    pub(super) fn change_bytes<T>(
         &self,
         changing: &Changing<'_>,
         make: impl FnOnce() -> io::Result<T>,
@@ -206,15 +212,13 @@ impl FileSystem {
     }
 
     fn note_change(&self, node: &Arc<Node>, writes: &Arc<FileWrites>) {
-        writes.note_change();
-        node.state.lock().set_validated(None);
-        let is_followed = writes
-            .followers()
-            .is_some_and(|followers| !followers.is_empty());
-        if is_followed {
-            for other in self.nodes.of_file(node) {
-                other.state.lock().set_validated(None);
+        let followers = writes.followers();
+        if followers.is_some_and(|followers| !followers.is_empty()) {
+            for one in self.nodes.of_file(node) {
+                self.expire(&one);
             }
+        } else {
+            self.expire(node);
         }
     }
 
@@ -271,12 +275,8 @@ impl FileSystem {
         outcome
     }
 
-    pub(super) fn truncate(
-        &self,
-        changing: &Changing<'_>,
-        size_bytes: u64,
-    ) -> Result<(), FsError> {
-        self.change(changing, || {
+    pub(super) fn truncate(&self, changing: &Changing<'_>, size_bytes: u64) -> Result<(), FsError> {
+        self.change_bytes(changing, || {
             changing.file.set_size(size_bytes)?;
             if let Some(followers) = changing.writes.followers() {
                 followers.set_size(size_bytes);

@@ -1,9 +1,9 @@
 //! Bytes from the kernel to a [`Request`]. Pure; every length is checked, no input panics.
 
 use super::abi::{self, opcode};
-use super::decode_writes;
-use crate::fs::operations::{Creation, RangeCopy, Write};
-use crate::types::{ByteRange, Caller, HandleId, NodeId};
+use super::bytes::{self, ByteRequest};
+use super::names::{self, NameRequest};
+use crate::types::{Caller, HandleId, NodeId};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use zerocopy::{FromBytes, Immutable, KnownLayout};
@@ -17,7 +17,7 @@ pub struct Header {
 }
 
 /// One request. Names and lists borrow from the bytes read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request<'a> {
     Lookup {
         name: &'a OsStr,
@@ -71,35 +71,10 @@ pub enum Request<'a> {
     Interrupt {
         unique: u64,
     },
-    // Bytes.
-    /// An unnamed file (O_TMPFILE) where there is no name.
-    Create {
-        name: Option<&'a OsStr>,
-        creation: Creation,
-    },
-    Write {
-        handle: HandleId,
-        write: Write<'a>,
-    },
-    Flush {
-        handle: HandleId,
-    },
-    Fsync {
-        handle: HandleId,
-        data_only: bool,
-    },
-    Allocate {
-        handle: HandleId,
-        mode: i32,
-        range: ByteRange,
-    },
-    CopyRange {
-        copy: RangeCopy,
-        /// The answer has room for a count of 64 bits.
-        wide: bool,
-    },
-    /// Anything else that would change the filesystem.
-    Change,
+    /// Changes bytes.
+    Bytes(ByteRequest<'a>),
+    /// Changes names or attributes.
+    Names(NameRequest<'a>),
     /// Succeeds without work: with nothing written there is nothing to flush or to sync.
     Acknowledge,
     /// Refused with this errno.
@@ -145,6 +120,12 @@ pub fn decode(bytes: &[u8]) -> Result<(Header, Request<'_>), DecodeError> {
 }
 
 fn arguments_of(code: u32, arguments: &[u8]) -> Option<Request<'_>> {
+    if let Some(decoded) = bytes::decode::arguments_of(code, arguments) {
+        return decoded.map(Request::Bytes);
+    }
+    if let Some(decoded) = names::decode::arguments_of(code, arguments) {
+        return decoded.map(Request::Names);
+    }
     Some(match code {
         opcode::LOOKUP => Request::Lookup {
             name: name(arguments)?,
@@ -214,28 +195,7 @@ fn arguments_of(code: u32, arguments: &[u8]) -> Option<Request<'_>> {
         opcode::INTERRUPT => Request::Interrupt {
             unique: fixed::<abi::InterruptIn>(arguments)?.0.unique,
         },
-        opcode::CREATE
-        | opcode::TMPFILE
-        | opcode::WRITE
-        | opcode::FLUSH
-        | opcode::FSYNC
-        | opcode::FALLOCATE
-        | opcode::COPY_FILE_RANGE
-        | opcode::COPY_FILE_RANGE_64 => decode_writes::arguments_of(code, arguments)?,
-        opcode::SETATTR
-        | opcode::SYMLINK
-        | opcode::MKNOD
-        | opcode::MKDIR
-        | opcode::UNLINK
-        | opcode::RMDIR
-        | opcode::RENAME
-        | opcode::RENAME2
-        | opcode::LINK
-        | opcode::SETXATTR
-        | opcode::REMOVEXATTR => Request::Change,
-        opcode::FSYNCDIR | opcode::SYNCFS | opcode::DESTROY => {
-            Request::Acknowledge
-        }
+        opcode::DESTROY => Request::Acknowledge,
         opcode::IOCTL => Request::Refuse(libc::ENOTTY),
         opcode::NOTIFY_REPLY => Request::Ignore,
         // ENOSYS makes the kernel stop asking and do without: ACCESS (it checks by itself), locks
@@ -256,8 +216,13 @@ pub(super) fn fixed<T: FromBytes + KnownLayout + Immutable>(bytes: &[u8]) -> Opt
 
 /// A name up to its zero byte; an empty one is malformed.
 pub(super) fn name(bytes: &[u8]) -> Option<&OsStr> {
+    name_and_rest(bytes).map(|(name, _)| name)
+}
+
+/// A name up to its zero byte, and what comes after.
+pub(super) fn name_and_rest(bytes: &[u8]) -> Option<(&OsStr, &[u8])> {
     let end = bytes.iter().position(|byte| *byte == 0)?;
-    (end > 0).then(|| OsStr::from_bytes(&bytes[..end]))
+    (end > 0).then(|| (OsStr::from_bytes(&bytes[..end]), &bytes[end + 1..]))
 }
 
 #[cfg(test)]
@@ -347,11 +312,12 @@ mod tests {
     }
 
     #[test]
-    fn everything_that_changes_is_a_change_and_the_unknown_is_enosys() {
-        for code in [4, 6, 8, 9, 10, 11, 12, 13, 21, 24, 45] {
-            let bytes = request(code, &[], &[]);
-            assert_eq!(decode(&bytes).unwrap().1, Request::Change, "opcode {code}");
-        }
+    fn changes_of_names_and_of_bytes_are_told_apart_and_the_unknown_is_enosys() {
+        let flush = [0; 24];
+        let bytes = request(opcode::FLUSH, &flush, &[]);
+        assert!(matches!(decode(&bytes).unwrap().1, Request::Bytes(_)));
+        let bytes = request(opcode::UNLINK, b"name\0", &[]);
+        assert!(matches!(decode(&bytes).unwrap().1, Request::Names(_)));
         for code in [0, 31, 33, 34, 37, 40, 52, 4096, u32::MAX] {
             let bytes = request(code, &[], &[]);
             assert_eq!(decode(&bytes).unwrap().1, Request::Refuse(libc::ENOSYS));

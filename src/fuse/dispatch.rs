@@ -1,8 +1,8 @@
 //! A decoded request to its verb of [`Operations`], with a completion that writes the reply.
 
 use super::abi;
+use super::bytes::ByteRequest;
 use super::decode::{self, DecodeError, Header, Request};
-use super::dispatch_writes;
 use super::interrupts::Interrupts;
 use super::mount::Access;
 use super::reply::Reply;
@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 /// Shared by all reader threads.
 pub struct Dispatcher<O: ?Sized> {
-    operations: Arc<O>,
+    pub(super) operations: Arc<O>,
     interrupts: Interrupts,
     access: Access,
     owner_uid: u32,
@@ -115,15 +115,8 @@ impl<O: Operations + ?Sized> Dispatcher<O> {
                     }),
                 )
             }
-            Request::Create { .. }
-            | Request::Write { .. }
-            | Request::Flush { .. }
-            | Request::Fsync { .. }
-            | Request::Allocate { .. }
-            | Request::CopyRange { .. } => {
-                dispatch_writes::answer(&*self.operations, header, request, reply)
-            }
-            Request::Change => reply.error(&self.operations.refuse_change()),
+            Request::Bytes(request) => self.answer_bytes(header, request, reply),
+            Request::Names(request) => self.answer_names(header, request, reply),
             Request::Acknowledge => reply.success(),
             Request::Refuse(errno) => reply.errno(errno),
             _ => self.answer_node(header, request, reply),
@@ -278,9 +271,9 @@ impl<O: Operations + ?Sized> Dispatcher<O> {
                         Request::Read { .. }
                             | Request::ReadDirectory { .. }
                             | Request::Release { .. }
-                            | Request::Write { .. }
-                            | Request::Flush { .. }
-                            | Request::Fsync { .. }
+                            | Request::Bytes(ByteRequest::Write { .. })
+                            | Request::Bytes(ByteRequest::Flush { .. })
+                            | Request::Bytes(ByteRequest::Sync { .. })
                             | Request::ReleaseDirectory { .. }
                             | Request::Acknowledge
                     )

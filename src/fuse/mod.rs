@@ -9,8 +9,9 @@
 //! - `session`: [`Channel`] (mounted, negotiated) and [`Serving`] (answering), the reader threads
 //! - `mount`: the mount system call, finding and leaving our own mount
 //! - `protocol`: what is asked of the kernel at INIT, and the report of what it has
-//! - `dispatch`: request to verb, and who is let in; `dispatch_writes`: those that change bytes
-//! - `decode`, `decode_writes`, `encode`, `directory`, `abi`: bytes, pure
+//! - `dispatch`: request to verb, and who is let in
+//! - `decode`, `encode`, `directory`, `abi`: bytes, pure
+//! - `names`: requests that change names and attributes; `bytes`: those that change bytes
 //! - `reply`: the duty to answer one request
 //! - `interrupts`: interrupts that overtake their request
 //! - `invalidate`: what the kernel is to forget
@@ -18,15 +19,15 @@
 //! - `memory_fs`, `mounted_tests`: the tests on a real mount
 
 pub mod abi;
+pub mod bytes;
 pub mod decode;
-mod decode_writes;
 pub mod directory;
 pub mod dispatch;
-mod dispatch_writes;
 pub mod encode;
 pub mod interrupts;
 pub mod invalidate;
 pub mod mount;
+pub mod names;
 pub mod protocol;
 pub mod registry;
 pub mod reply;

@@ -8,6 +8,7 @@
 //! - `dirents`: getdents64
 //! - `xattr`: extended attributes of a descriptor, O_PATH ones included
 //! - `credentials`: acting for files as another user, umask
+//! - `names`: making, linking, renaming and removing names, changing attributes
 //! - `mountinfo`: the mounts of this process
 //! - `disk`: preadv2, statx, leases, raw directory reading
 //! - `pipe`: pipes of a chosen size
@@ -29,6 +30,7 @@ pub mod handle;
 pub mod handle_probe;
 pub mod memory;
 pub mod mountinfo;
+pub mod names;
 pub mod path;
 pub mod pipe;
 pub mod process;

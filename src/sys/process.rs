@@ -134,7 +134,9 @@ fn is_exiting_in(stat: &[u8]) -> bool {
         .split(u8::is_ascii_whitespace)
         .filter(|field| !field.is_empty());
     // The state, which comes first, is field 3; the flags are field 9.
-    let flags = fields.nth(9 - 3).and_then(|text| std::str::from_utf8(text).ok());
+    let flags = fields
+        .nth(9 - 3)
+        .and_then(|text| std::str::from_utf8(text).ok());
     flags
         .and_then(|text| text.parse::<u64>().ok())
         .is_some_and(|flags| flags & EXITING != 0)
@@ -200,8 +202,12 @@ mod tests {
     fn a_thread_is_ending_when_it_was_killed_exits_or_is_gone() {
         assert!(!is_ending(std::process::id()));
         assert!(is_ending(i32::MAX as u32));
-        assert!(is_killed_in(b"SigPnd:\t0000000000000000\nShdPnd:\t0000000000000100\n"));
-        assert!(!is_killed_in(b"SigPnd:\t0000000000004000\nShdPnd:\t0000000000000000\n"));
+        assert!(is_killed_in(
+            b"SigPnd:\t0000000000000000\nShdPnd:\t0000000000000100\n"
+        ));
+        assert!(!is_killed_in(
+            b"SigPnd:\t0000000000004000\nShdPnd:\t0000000000000000\n"
+        ));
         assert!(is_exiting_in(b"7 (a) b) R 1 7 7 0 -1 4194308 0 0"));
         assert!(!is_exiting_in(b"7 (a) b) R 1 7 7 0 -1 4194304 0 0"));
     }

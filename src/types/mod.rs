@@ -3,8 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
+pub use changes::{AttributeChange, NewNode, Removal, RenameMode, TimeChange};
 pub use short_bytes::ShortBytes;
 
+mod changes;
 mod short_bytes;
 
 /// A half-open range of bytes in a file: `start..end`.

@@ -118,8 +118,7 @@ impl WritableMapping {
     /// msync(2), MS_SYNC.
     pub fn sync(&self) -> io::Result<()> {
         // SAFETY: address and length are those of the mapping.
-        let failed =
-            unsafe { libc::msync(self.address.cast(), self.length_bytes, libc::MS_SYNC) };
+        let failed = unsafe { libc::msync(self.address.cast(), self.length_bytes, libc::MS_SYNC) };
         match failed {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error()),

@@ -308,7 +308,7 @@ fn attributes_of(version: &Version) -> Attributes {
     }
 }
 
-fn unsupported<T>() -> io::Result<T> {
+pub fn unsupported<T>() -> io::Result<T> {
     Err(io::Error::from_raw_os_error(libc::ENOSYS))
 }
 

@@ -3,6 +3,7 @@
 //! from CACHEFS_SEED, and run longer with CACHEFS_LONG=1.
 
 mod backend;
+mod changes;
 mod crashes;
 mod eviction;
 mod faults;
