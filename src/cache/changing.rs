@@ -121,7 +121,13 @@ impl CacheDirectory {
         self: &Arc<Self>,
         file: &Arc<CachedFile>,
     ) -> Option<(Follower, Arc<dyn IoFile>)> {
-        let object = file.object_given()?;
+        let object = file.complete_object()?;
+        let opened = match file.kept_object_file() {
+            Some(opened) => opened,
+            None => self.open_object(object).ok()?,
+        };
+        // Given to it a moment ago, it may not have opened it yet.
+        let is_held = file.is_given_and_used() || !opened.is_exclusive();
         let follower = Follower {
             key: file.key.clone(),
             directory: self.clone(),
@@ -129,13 +135,7 @@ impl CacheDirectory {
             user: Arc::downgrade(file),
             version: file.version,
         };
-        if file.is_used() {
-            let opened = file.kept_object_file()?;
-            return Some((follower, opened));
-        }
-        file.close_object_file();
-        let opened = self.open_object(object).ok()?;
-        (!opened.is_exclusive()).then_some((follower, opened))
+        is_held.then_some((follower, opened))
     }
 
     /// The object of a file nobody has open: only a mapping can hold it.

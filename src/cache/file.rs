@@ -243,11 +243,15 @@ impl CachedFile {
         Some(file)
     }
 
-    /// The object, if the kernel was given it.
-    pub(super) fn object_given(&self) -> Option<ObjectId> {
+    /// The object, if it has all bytes.
+    pub(super) fn complete_object(&self) -> Option<ObjectId> {
         let state = self.state.lock();
-        let object = state.object.filter(|_| state.given_to_kernel)?;
-        Some(object.id)
+        let complete = state.gone.is_none() && state.extents.contains(self.whole());
+        Some(state.object.filter(|_| complete)?.id)
+    }
+
+    pub(super) fn is_given_and_used(&self) -> bool {
+        self.state.lock().given_to_kernel && self.is_used()
     }
 
     pub(super) fn follow(&self, following: Following) {

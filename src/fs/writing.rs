@@ -161,8 +161,8 @@ impl FileSystem {
         pending: Arc<Pending<usize>>,
     ) {
         let length_bytes = written.length_bytes();
-        if handle.direct_io {
-            // A page read beside the write may hold what was there before it.
+        if handle.direct_io && handle.open.handles.load(Ordering::Acquire) > 1 {
+            // A page that another handle read beside the write may hold what was there before it.
             let reply = move || {
                 pending.finish(Ok(length_bytes as usize));
             };
