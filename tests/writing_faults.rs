@@ -231,7 +231,7 @@ fn a_log_is_followed_while_it_is_written() {
     let path = place.mount.join("file");
     let mut log = OpenOptions::new().append(true).create(true).mode(0o644).open(&path).unwrap();
     let reader = File::open(&path).unwrap();
-    let mut expected = Vec::new();
+    let mut expected: Vec<u8> = Vec::new();
     for line in 0..300 {
         let text = format!("line {line}\n");
         log.write_all(text.as_bytes()).unwrap();
