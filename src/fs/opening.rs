@@ -309,7 +309,7 @@ impl FileSystem {
     }
 
     fn close(&self, node: &Arc<Node>, open: &Arc<OpenFile>) {
-        {
+        let forgotten = {
             let mut state = node.state.lock();
             if open.handles.fetch_sub(1, Ordering::AcqRel) != 1 {
                 return;
@@ -325,6 +325,11 @@ impl FileSystem {
                     state.pages_current = false;
                 }
             }
+            state.lookups == 0
+        };
+        if forgotten {
+            // The kernel forgot the node before this release was told.
+            self.nodes.drop_unused(node);
         }
         let file = open.file.load_full();
         // Closing the backend's descriptor may wait for the server.
