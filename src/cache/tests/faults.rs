@@ -5,7 +5,7 @@
 //! checksums. Records in the index have one each.
 
 use super::backend::{CallKind, Effect};
-use super::{MIB, Setup, World, plan, rounds, whole};
+use super::{MIB, Setup, World, eventually, plan, rounds, whole};
 use crate::cache::{CachedFile, FetchError};
 use crate::io::simulator::{Dice, Fault, FaultPlan, FaultRule, seed_of_this_run};
 use crate::types::{ByteRange, FileKey};
