@@ -187,7 +187,7 @@ fn dropping_the_cached_file_in_use_keeps_what_its_handles_have() {
     assert!(began.elapsed() < SOON);
     file.end_use();
     drop((file, other));
-    world.directory().sweep_doomed();
+    world.sweep();
     assert_eq!(world.used_bytes(), 0);
     assert_eq!(world.objects(), Vec::<String>::new());
 }

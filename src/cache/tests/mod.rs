@@ -218,6 +218,14 @@ impl World {
         });
     }
 
+    /// Removes what is doomed. A reader hears of its bytes before the fetch has let go of the object.
+    fn sweep(&self) {
+        eventually("all that is doomed is gone", || {
+            self.directory().sweep_doomed();
+            self.directory().doomed_count() == 0
+        });
+    }
+
     /// Evicts a file that nobody uses, without the checkpoints before and after it.
     fn evict_unnoted(&self, key: &FileKey) -> Evicted {
         let deadline = Instant::now() + SOON;
@@ -307,7 +315,7 @@ fn plan(range: ByteRange) -> ReadPlan {
     }
 }
 
-fn eventually(what: &str, condition: impl Fn() -> bool) {
+fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + SOON;
     while !condition() {
         assert!(Instant::now() < deadline, "never: {what}");
