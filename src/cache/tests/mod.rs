@@ -196,12 +196,20 @@ impl World {
         let content = self.backend.content(&file.version);
         let end = (range.end as usize).min(content.len());
         let start = (range.start as usize).min(end);
-        assert!(
-            bytes == &content[start..end],
-            "{range:?} of {:?} is not what {:?} has",
-            file.key,
-            file.version
-        );
+        let wrong: Vec<usize> = (0..bytes.len().max(end - start))
+            .filter(|at| bytes.get(*at) != content[start..end].get(*at))
+            .collect();
+        if let (Some(first), Some(last)) = (wrong.first(), wrong.last()) {
+            panic!(
+                "{range:?} of {:?} is not what {:?} has: {} bytes differ, from {} to {}, zeros: {}",
+                file.key,
+                file.version,
+                wrong.len(),
+                start + first,
+                start + last,
+                bytes[*first..=*last].iter().all(|byte| *byte == 0),
+            );
+        }
     }
 
     fn fill(&self, key: &FileKey) {
