@@ -69,6 +69,7 @@ impl Backend for DirectoryBackend {
                 key: self.tree.root_key().clone(),
                 inode: stat.attributes.inode,
                 path: PathBuf::new(),
+                held: None,
             };
             Ok((place, stat.attributes))
         })

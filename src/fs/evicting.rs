@@ -40,6 +40,7 @@ impl FileSystem {
                 key: found.key,
                 inode: found.attributes.inode,
                 path: place.path.join(name),
+                held: None,
             };
         }
         Ok((place, kind))
@@ -72,6 +73,7 @@ impl FileSystem {
                                 key: found.key,
                                 inode: found.attributes.inode,
                                 path: place.path.join(&listed.name),
+                                held: None,
                             };
                             waiting.push((below, found.attributes.kind));
                         }

@@ -121,7 +121,7 @@ impl FileSystem {
             return self.join(&node, &open, flags, &pending);
         }
         let file = self.cache.file(&node.key, version);
-        file.begin_use(node.place(), first_seen);
+        file.begin_use(node.clone(), first_seen);
         let small = file.size_bytes() <= self.settings.small_file_bytes;
         if !small || file.size_bytes() == 0 || file.is_complete() || file.is_bypassed() {
             return self.open_first(&node, file, small, false, flags, &pending);
