@@ -141,7 +141,8 @@ impl Backend for DirectoryBackend {
             let (file, direct_refused) = DirectoryFile::open(
                 &fd,
                 stat.attributes.inode,
-                filesystem.reads_direct(),
+                filesystem.reads_direct(stat.attributes.size_bytes),
+                !filesystem.traits.remote,
                 self.metrics.clone(),
             )?;
             if direct_refused {

@@ -310,7 +310,7 @@ impl FileSystem {
     }
 
     fn close(&self, node: &Arc<Node>, open: &Arc<OpenFile>) {
-        {
+        let forgotten = {
             let mut state = node.state.lock();
             if open.handles.fetch_sub(1, Ordering::AcqRel) != 1 {
                 return;
@@ -326,6 +326,11 @@ impl FileSystem {
                     state.pages_current = false;
                 }
             }
+            state.lookups == 0
+        };
+        if forgotten {
+            // The kernel forgot the node before this release was told.
+            self.nodes.drop_unused(node);
         }
         let held = open.held.lock().take();
         if held.is_some() {
