@@ -9,6 +9,7 @@
 //! - `locate`: from a place or a name to a descriptor, never outside the tree
 //! - `changing`: changes of names and attributes, as the caller
 //! - `source`, `stream`: an open file, an open directory
+//! - `writing`: the calls that change bytes; `writable`: a file open for writing
 //! - `filesystems`: the filesystems of the tree: submounts, nested exports
 //! - `identity`: filesystem ids, which filesystems keep their handles, file keys
 //! - `lanes`: expendable threads; `watchdog`: who notices that they are overdue
@@ -42,6 +43,8 @@ pub mod observed;
 mod probe;
 mod source;
 mod stream;
+mod writable;
+pub mod writing;
 #[cfg(test)]
 mod testing;
 mod watchdog;
@@ -94,7 +97,7 @@ pub struct BackendSpace {
 }
 
 /// Every call blocks without bound and returns the server's errno as `io::Error`.
-pub trait Backend: NameChanges + Send + Sync + 'static {
+pub trait Backend: NameChanges + writing::Writes + Send + Sync + 'static {
     fn root(&self) -> io::Result<(Place, Attributes)>;
     /// One name in a directory: ENOENT if absent. Never follows a symlink, crosses mount points.
     fn lookup(&self, parent: &Place, name: &OsStr) -> io::Result<Found>;
@@ -222,6 +225,15 @@ pub trait SourceFile: Send + Sync + 'static {
 pub enum SeekWhence {
     Data,
     Hole,
+}
+
+impl SeekWhence {
+    fn raw(self) -> i32 {
+        match self {
+            Self::Data => libc::SEEK_DATA,
+            Self::Hole => libc::SEEK_HOLE,
+        }
+    }
 }
 
 /// Makes one backend call, counting it, and its error unless that is a plain "there is none".

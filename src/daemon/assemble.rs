@@ -42,6 +42,7 @@ const KERNEL_READ_AHEAD_BYTES: u64 = 1 << 20;
 const METADATA_THREADS: usize = 32;
 const CHANGE_THREADS: usize = 32;
 const DEMAND_THREADS: usize = 32;
+const WRITE_THREADS: usize = 32;
 const LOCAL_THREADS: usize = 4;
 /// Threads that may hang in the backend for good before further calls are refused.
 const LOST_THREADS_MAX: usize = 256;
@@ -114,6 +115,7 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
         settings: fs_settings(settings),
         backend: backend.clone(),
         metadata_lane: lane("metadata", METADATA_THREADS, &health),
+        write_lane: lane("writes", WRITE_THREADS, &health),
         changes_lane: lane("changes", CHANGE_THREADS, &health),
         local_lane: lane("local", LOCAL_THREADS, &local_health),
         health: health.clone(),

@@ -222,6 +222,25 @@ impl NodeTable {
         (node, moved_from)
     }
 
+    /// A node for a file without a name. Not counted as a lookup yet.
+    pub fn admit_unnamed(&self, found: &Found, timeout: Duration) -> Arc<Node> {
+        let mut maps = self.maps.write();
+        let id = self.free_id(&mut maps, found);
+        let node = Arc::new(Node::new(id, found.clone(), None, timeout));
+        self.insert(&mut maps, &node);
+        node
+    }
+
+    /// All nodes of a node's file: the current one and those it superseded.
+    pub fn of_file(&self, node: &Node) -> Vec<Arc<Node>> {
+        let maps = self.maps.read();
+        maps.by_inode
+            .iter_hash(self.inode_hash(node.inode))
+            .filter(|other| other.inode == node.inode && other.key == node.key)
+            .cloned()
+            .collect()
+    }
+
     /// Counts a lookup given to the kernel.
     pub fn count_lookup(&self, node: &Arc<Node>) {
         {

@@ -2,11 +2,12 @@
 
 use super::node::Node;
 use super::operations::BackingId;
+use super::writes::{FileWrites, Writer};
 use crate::backend::{DirectoryStream, HeldFile, ListedName};
 use crate::cache::CachedFile;
 use crate::readahead::Stream;
 use crate::types::HandleId;
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,6 +26,28 @@ pub(super) struct OpenFile {
     pub filled_for_open: bool,
     /// Keeps the file where it lost a name while it was open.
     pub held: Mutex<Option<HeldFile>>,
+    /// Set while somebody has the file open for writing here.
+    pub writes: ArcSwapOption<FileWrites>,
+}
+
+impl OpenFile {
+    pub fn new(file: Arc<CachedFile>, passthrough: Option<Arc<dyn BackingId>>) -> Self {
+        Self {
+            file: ArcSwap::new(file),
+            passthrough,
+            handles: AtomicUsize::new(1),
+            delivered: AtomicBool::new(false),
+            filled_for_open: false,
+            held: Mutex::new(None),
+            writes: ArcSwapOption::empty(),
+        }
+    }
+
+    /// What is being changed by writers of this node: reads go to the backend.
+    pub fn changing(&self) -> Option<Arc<FileWrites>> {
+        let writes = self.writes.load_full()?;
+        writes.has_begun().then_some(writes)
+    }
 }
 
 pub(super) struct Handle {
@@ -32,6 +55,27 @@ pub(super) struct Handle {
     pub open: Arc<OpenFile>,
     pub direct_io: bool,
     pub stream: Mutex<Stream>,
+    pub writing: Option<Writing>,
+}
+
+impl Handle {
+    /// One for reading, through the kernel's page cache.
+    pub fn new(node: Arc<Node>, open: Arc<OpenFile>) -> Self {
+        Self {
+            node,
+            open,
+            direct_io: false,
+            stream: Mutex::new(Stream::default()),
+            writing: None,
+        }
+    }
+}
+
+/// What a handle opened for writing has beside others.
+#[derive(Clone)]
+pub(super) struct Writing {
+    pub writer: Arc<Writer>,
+    pub writes: Arc<FileWrites>,
 }
 
 /// An open directory.

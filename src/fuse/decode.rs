@@ -1,6 +1,7 @@
 //! Bytes from the kernel to a [`Request`]. Pure; every length is checked, no input panics.
 
 use super::abi::{self, opcode};
+use super::bytes::{self, ByteRequest};
 use super::names::{self, NameRequest};
 use crate::types::{Caller, HandleId, NodeId};
 use std::ffi::OsStr;
@@ -70,10 +71,10 @@ pub enum Request<'a> {
     Interrupt {
         unique: u64,
     },
+    /// Changes bytes.
+    Bytes(ByteRequest<'a>),
     /// Changes names or attributes.
     Names(NameRequest<'a>),
-    /// Anything else that would change the filesystem.
-    Change,
     /// Succeeds without work: with nothing written there is nothing to flush or to sync.
     Acknowledge,
     /// Refused with this errno.
@@ -119,6 +120,9 @@ pub fn decode(bytes: &[u8]) -> Result<(Header, Request<'_>), DecodeError> {
 }
 
 fn arguments_of(code: u32, arguments: &[u8]) -> Option<Request<'_>> {
+    if let Some(decoded) = bytes::decode::arguments_of(code, arguments) {
+        return decoded.map(Request::Bytes);
+    }
     if let Some(decoded) = names::decode::arguments_of(code, arguments) {
         return decoded.map(Request::Names);
     }
@@ -191,13 +195,7 @@ fn arguments_of(code: u32, arguments: &[u8]) -> Option<Request<'_>> {
         opcode::INTERRUPT => Request::Interrupt {
             unique: fixed::<abi::InterruptIn>(arguments)?.0.unique,
         },
-        opcode::WRITE
-        | opcode::CREATE
-        | opcode::TMPFILE
-        | opcode::FALLOCATE
-        | opcode::COPY_FILE_RANGE
-        | opcode::COPY_FILE_RANGE_64 => Request::Change,
-        opcode::FLUSH | opcode::FSYNC | opcode::DESTROY => Request::Acknowledge,
+        opcode::DESTROY => Request::Acknowledge,
         opcode::IOCTL => Request::Refuse(libc::ENOTTY),
         opcode::NOTIFY_REPLY => Request::Ignore,
         // ENOSYS makes the kernel stop asking and do without: ACCESS (it checks by itself), locks
@@ -314,11 +312,10 @@ mod tests {
     }
 
     #[test]
-    fn everything_that_changes_is_a_change_and_the_unknown_is_enosys() {
-        for code in [16, 35, 43, 47, 51, 53] {
-            let bytes = request(code, &[], &[]);
-            assert_eq!(decode(&bytes).unwrap().1, Request::Change, "opcode {code}");
-        }
+    fn changes_of_names_and_of_bytes_are_told_apart_and_the_unknown_is_enosys() {
+        let flush = [0; 24];
+        let bytes = request(opcode::FLUSH, &flush, &[]);
+        assert!(matches!(decode(&bytes).unwrap().1, Request::Bytes(_)));
         let bytes = request(opcode::UNLINK, b"name\0", &[]);
         assert!(matches!(decode(&bytes).unwrap().1, Request::Names(_)));
         for code in [0, 31, 33, 34, 37, 40, 52, 4096, u32::MAX] {

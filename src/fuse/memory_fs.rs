@@ -160,12 +160,16 @@ impl Operations for MemoryFs {
         done(Ok(b"text".to_vec()));
     }
 
-    fn open(&self, _: RequestContext, node: NodeId, _: i32, done: Done<OpenReply>) {
+    fn open(&self, _: RequestContext, node: NodeId, flags: i32, done: Done<OpenReply>) {
+        if flags & libc::O_ACCMODE != libc::O_RDONLY {
+            return done(Err(FsError::ReadOnly));
+        }
         done(Ok(OpenReply {
             handle: HandleId(self.next_handle.fetch_add(1, Ordering::Relaxed)),
             direct_io: self.direct_io || node == STUCK,
             keep_cache: true,
             passthrough: self.passthrough.clone().filter(|_| node == PASSED),
+            writes: false,
         }));
     }
 
@@ -342,21 +346,6 @@ impl Operations for MemoryFs {
 
     fn sync_filesystem(&self, _: RequestContext, _: NodeId, done: Done<()>) {
         done(Ok(()));
-    }
-
-    fn set_size(
-        &self,
-        _: RequestContext,
-        _: NodeId,
-        _: Option<HandleId>,
-        _: u64,
-        done: Done<AttributesReply>,
-    ) {
-        done(Err(FsError::ReadOnly));
-    }
-
-    fn refuse_change(&self) -> FsError {
-        FsError::ReadOnly
     }
 
     fn interrupt(&self, unique: u64) {

@@ -12,6 +12,7 @@
 //! - `mountinfo`: the mounts of this process
 //! - `disk`: preadv2, statx, leases, raw directory reading
 //! - `pipe`: pipes of a chosen size
+//! - `write`: pwritev2 with its flags
 //! - `wakeup`: eventfd
 //! - `memory`: the heap of the C library
 //! - `affinity`: which processors a thread may run on
@@ -35,6 +36,7 @@ pub mod pipe;
 pub mod process;
 pub mod stat;
 pub mod wakeup;
+pub mod write;
 pub mod xattr;
 
 use std::io;

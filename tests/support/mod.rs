@@ -10,6 +10,7 @@
 //! - `user`: acting as users who are not root
 //! - `waiter`: processes that wait in one call of a mount
 //! - `reading`: O_DIRECT, mmap, RWF_NOWAIT, splice, dropping caches
+//! - `writing`: fallocate, copy_file_range, writable mappings
 //! - `random`: seeds
 
 // Every test binary compiles all of this and uses its share.
@@ -27,6 +28,7 @@ pub mod scene;
 pub mod scratch;
 pub mod user;
 pub mod waiter;
+pub mod writing;
 
 pub use backend::{BackendOptions, FaultBackend};
 pub use content::Content;

@@ -313,6 +313,8 @@ pub fn unsupported<T>() -> io::Result<T> {
     Err(io::Error::from_raw_os_error(libc::ENOSYS))
 }
 
+impl crate::backend::writing::Writes for FakeBackend {}
+
 impl Backend for FakeBackend {
     fn root(&self) -> io::Result<(Place, Attributes)> {
         unsupported()
