@@ -3,7 +3,7 @@
 //! directory locks that a request of ours may hold. One about attributes waits for nothing, and goes a way of its
 //! own past those.
 
-use crate::types::NodeId;
+use crate::types::{ByteRange, NodeId};
 use crossbeam_channel::{Receiver, Sender};
 use std::ffi::OsString;
 
@@ -12,6 +12,8 @@ use std::ffi::OsString;
 pub enum Invalidation {
     /// Attributes and all cached pages of a node (FUSE_NOTIFY_INVAL_INODE, offset 0, length 0).
     Node(NodeId),
+    /// The cached pages of a range, not empty.
+    Range(NodeId, ByteRange),
     /// Attributes only (FUSE_NOTIFY_INVAL_INODE, negative offset).
     Attributes(NodeId),
     /// One name in a directory (FUSE_NOTIFY_INVAL_ENTRY).
@@ -70,10 +72,26 @@ impl InvalidationQueue {
         });
     }
 
+    /// Makes the kernel forget the pages of a range, then calls `then`, on another thread. `then` is dropped uncalled
+    /// when the mount is gone.
+    pub fn forget_range_then(
+        &self,
+        node: NodeId,
+        range: ByteRange,
+        then: impl FnOnce() + Send + 'static,
+    ) {
+        self.send(Notice {
+            invalidation: Invalidation::Range(node, range),
+            then: Some(Box::new(then)),
+        });
+    }
+
     fn send(&self, notice: Notice) {
         let _ = match notice.invalidation {
             Invalidation::Attributes(_) => self.quick.send(notice),
-            Invalidation::Node(_) | Invalidation::Entry { .. } => self.waiting.send(notice),
+            Invalidation::Node(_) | Invalidation::Range(..) | Invalidation::Entry { .. } => {
+                self.waiting.send(notice)
+            }
         };
     }
 }

@@ -377,7 +377,8 @@ fn every_change_is_refused_as_read_only() {
     let backend = FaultBackend::start(&scratch, BackendOptions::default());
     fs::write(backend.plain.join("file"), b"text").unwrap();
     fs::create_dir(backend.plain.join("dir")).unwrap();
-    let mount = Mount::start(&scratch, &backend.mountpoint, MountOptions::new(&scratch));
+    let options = MountOptions::new(&scratch).with("ro");
+    let mount = Mount::start(&scratch, &backend.mountpoint, options);
     let path = mount.path().to_owned();
     let results = with_time_limit(&scratch, Duration::from_secs(20), move || {
         [

@@ -2,16 +2,19 @@
 //! nothing for us.
 
 use super::filesystems::FilesystemDescription;
-use super::locate::{Located, Tree};
+use super::locate::{Located, Tree, check_name};
 use super::source::DirectoryFile;
 use super::stream::OpenDirectory;
+use super::writable::{self, WritableDescriptor};
+use super::writing::{NewFile, Opened, WritableFile, WriteAccess, Writes};
 use super::{
     Backend, BackendSpace, DirectoryStream, FilesystemIndex, Found, Place, SourceFile, counted,
 };
+use crate::io::FillSource;
 use crate::metrics::BackendMetrics;
 use crate::sys::stat::{self, Freshness};
 use crate::sys::{path, xattr};
-use crate::types::{Attributes, FileKind};
+use crate::types::{Attributes, Credentials, FileKind};
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -19,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub struct DirectoryBackend {
-    tree: Arc<Tree>,
+    pub(super) tree: Arc<Tree>,
     metrics: Arc<BackendMetrics>,
 }
 
@@ -55,7 +58,7 @@ impl DirectoryBackend {
         }
     }
 
-    fn counted<T>(&self, call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    pub(super) fn counted<T>(&self, call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         counted(&self.metrics, call)
     }
 }
@@ -69,6 +72,7 @@ impl Backend for DirectoryBackend {
                 key: self.tree.root_key().clone(),
                 inode: stat.attributes.inode,
                 path: PathBuf::new(),
+                held: None,
             };
             Ok((place, stat.attributes))
         })
@@ -181,5 +185,54 @@ impl Backend for DirectoryBackend {
             .filesystems
             .get(filesystem)
             .is_some_and(|filesystem| filesystem.traits.local_clock)
+    }
+}
+
+impl Writes for DirectoryBackend {
+    fn open_writable(
+        &self,
+        place: &Place,
+        access: WriteAccess,
+        opener: &Credentials,
+    ) -> io::Result<Arc<dyn WritableFile>> {
+        self.counted(|| {
+            let file = WritableDescriptor::open(&self.tree, place, access, opener, &self.metrics)?;
+            Ok(Arc::new(file) as Arc<dyn WritableFile>)
+        })
+    }
+
+    fn create(
+        &self,
+        parent: &Place,
+        name: &OsStr,
+        new: NewFile,
+        opener: &Credentials,
+    ) -> io::Result<Opened> {
+        self.counted(|| {
+            check_name(name)?;
+            WritableDescriptor::create(&self.tree, parent, Some(name), new, opener, &self.metrics)
+        })
+    }
+
+    fn create_unnamed(
+        &self,
+        parent: &Place,
+        new: NewFile,
+        opener: &Credentials,
+    ) -> io::Result<Opened> {
+        self.counted(|| {
+            WritableDescriptor::create(&self.tree, parent, None, new, opener, &self.metrics)
+        })
+    }
+
+    fn open_to_copy(&self, place: &Place) -> io::Result<FillSource> {
+        self.counted(|| writable::open_to_copy(&self.tree, place))
+    }
+
+    fn copies_by_itself(&self, filesystem: FilesystemIndex) -> bool {
+        self.tree
+            .filesystems
+            .get(filesystem)
+            .is_some_and(|filesystem| filesystem.copies_by_itself())
     }
 }

@@ -83,6 +83,12 @@ impl Filesystem {
         self.mount.fstype.starts_with("nfs")
     }
 
+    /// Whether copy_file_range(2) moves no bytes over a network to this machine and back.
+    pub fn copies_by_itself(&self) -> bool {
+        !self.traits.remote
+            || (self.mount.fstype == "nfs4" && self.mount.option("vers") == Some("4.2"))
+    }
+
     pub fn is_autofs(&self) -> bool {
         self.mount.fstype == "autofs"
     }

@@ -2,7 +2,7 @@
 //! the root whose end must have the key expected. All descriptors here are O_PATH ones.
 
 use super::filesystems::{Filesystem, Filesystems};
-use super::{FilesystemIndex, Found, Place};
+use super::{FilesystemIndex, Found, HeldFile, Place};
 use crate::sys::stat::{self, Freshness, Stat};
 use crate::sys::{handle, path};
 use crate::types::{FileKey, FileKind};
@@ -66,6 +66,15 @@ impl Tree {
             let stat = stat::stat(self.root(), Freshness::Known)?;
             return Ok(Located {
                 fd: self.root.clone(),
+                filesystem,
+                stat,
+                is_fresh: false,
+            });
+        }
+        if let Some(HeldFile(fd)) = &place.held {
+            let stat = stat::stat(fd.as_fd(), Freshness::Known)?;
+            return Ok(Located {
+                fd: fd.clone(),
                 filesystem,
                 stat,
                 is_fresh: false,
@@ -201,10 +210,21 @@ impl Tree {
         };
         Ok((found, filesystem))
     }
+
+    /// What an O_PATH descriptor refers to, with attributes fresh from the server.
+    pub fn found(&self, fd: BorrowedFd<'_>) -> io::Result<Found> {
+        let stat = stat::stat(fd, Freshness::Server)?;
+        let filesystem = self.filesystems.of(fd, &stat)?;
+        Ok(Found {
+            filesystem: filesystem.index,
+            key: filesystem.key(fd, &stat)?,
+            attributes: stat.attributes,
+        })
+    }
 }
 
 /// One component, neither "." nor "..".
-fn check_name(name: &OsStr) -> io::Result<()> {
+pub fn check_name(name: &OsStr) -> io::Result<()> {
     let bytes = name.as_bytes();
     if bytes.is_empty() || bytes == b"." || bytes == b".." || bytes.contains(&b'/') {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));

@@ -7,7 +7,9 @@
 //!
 //! - `directory`: `Backend` on a real directory: openat2, handles, statx with AT_STATX_FORCE_SYNC
 //! - `locate`: from a place or a name to a descriptor, never outside the tree
+//! - `changing`: changes of names and attributes, as the caller
 //! - `source`, `stream`: an open file, an open directory
+//! - `writing`: the calls that change bytes; `writable`: a file open for writing
 //! - `filesystems`: the filesystems of the tree: submounts, nested exports
 //! - `identity`: filesystem ids, which filesystems keep their handles, file keys
 //! - `lanes`: expendable threads; `watchdog`: who notices that they are overdue
@@ -16,14 +18,18 @@
 
 use crate::io::FillSource;
 use crate::metrics::BackendMetrics;
-use crate::types::{Attributes, FileKey, FileKind};
+use crate::types::{
+    AttributeChange, Attributes, Credentials, FileKey, FileKind, NewNode, Removal, RenameMode,
+};
 use std::ffi::{OsStr, OsString};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use directory::DirectoryBackend;
 
+mod changing;
 pub mod deadline;
 pub mod directory;
 #[cfg(test)]
@@ -37,6 +43,8 @@ pub mod observed;
 mod probe;
 mod source;
 mod stream;
+mod writable;
+pub mod writing;
 #[cfg(test)]
 mod testing;
 mod watchdog;
@@ -55,6 +63,8 @@ pub struct Place {
     pub inode: u64,
     /// Relative to the backend's root; empty for the root itself.
     pub path: PathBuf,
+    /// The file itself, where it lost its name while it was open.
+    pub held: Option<HeldFile>,
 }
 
 /// A name that was found.
@@ -87,7 +97,7 @@ pub struct BackendSpace {
 }
 
 /// Every call blocks without bound and returns the server's errno as `io::Error`.
-pub trait Backend: Send + Sync + 'static {
+pub trait Backend: NameChanges + writing::Writes + Send + Sync + 'static {
     fn root(&self) -> io::Result<(Place, Attributes)>;
     /// One name in a directory: ENOENT if absent. Never follows a symlink, crosses mount points.
     fn lookup(&self, parent: &Place, name: &OsStr) -> io::Result<Found>;
@@ -104,6 +114,84 @@ pub trait Backend: Send + Sync + 'static {
     /// Whether this filesystem's clock is this machine's (ext4, xfs, btrfs, tmpfs...), so that the age of a
     /// timestamp can be told exactly.
     fn has_local_clock(&self, filesystem: FilesystemIndex) -> bool;
+}
+
+/// Changes of names and attributes, made with the rights of `caller`. They block like all else of a backend, and are
+/// on the backend when they return.
+pub trait NameChanges {
+    /// Makes something under a name that is free, else EEXIST.
+    fn make(
+        &self,
+        parent: &Place,
+        name: &OsStr,
+        new: &NewNode,
+        caller: &Credentials,
+    ) -> io::Result<Found>;
+    /// One more name for a file.
+    fn link(
+        &self,
+        file: &Place,
+        parent: &Place,
+        name: &OsStr,
+        caller: &Credentials,
+    ) -> io::Result<Found>;
+    fn remove(
+        &self,
+        parent: &Place,
+        name: &OsStr,
+        removal: Removal,
+        caller: &Credentials,
+    ) -> io::Result<()>;
+    fn rename(
+        &self,
+        from: (&Place, &OsStr),
+        to: (&Place, &OsStr),
+        mode: RenameMode,
+        caller: &Credentials,
+    ) -> io::Result<()>;
+    /// Keeps a file that is about to lose this name; a place with the answer in it leads to the file even
+    /// without a name. NFS renames such a file (.nfsXXXX) instead of removing it, so only what programs have open is held.
+    fn hold(&self, parent: &Place, name: &OsStr) -> io::Result<(Found, HeldFile)>;
+    fn set_attributes(
+        &self,
+        place: &Place,
+        change: &AttributeChange,
+        caller: &Credentials,
+    ) -> io::Result<()>;
+    /// `flags` as setxattr(2) has them.
+    fn set_xattr(
+        &self,
+        place: &Place,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        caller: &Credentials,
+    ) -> io::Result<()>;
+    fn remove_xattr(&self, place: &Place, name: &OsStr, caller: &Credentials) -> io::Result<()>;
+    /// fsync(2) of a directory.
+    fn sync_directory(&self, place: &Place) -> io::Result<()>;
+    /// syncfs(2) of the filesystem a directory is on.
+    fn sync_filesystem(&self, place: &Place) -> io::Result<()>;
+}
+
+/// Keeps a file without a name ([`NameChanges::hold`]). Dropping it may wait for the server.
+#[derive(Clone, Debug)]
+pub struct HeldFile(Arc<OwnedFd>);
+
+/// What knows where a file is at any time, whatever it or a directory above it was renamed to.
+pub trait Placed: Send + Sync {
+    fn place(&self) -> Place;
+    fn filesystem(&self) -> FilesystemIndex;
+}
+
+impl Placed for Place {
+    fn place(&self) -> Place {
+        self.clone()
+    }
+
+    fn filesystem(&self) -> FilesystemIndex {
+        self.filesystem
+    }
 }
 
 /// An open directory, read in order. "." and ".." are left out.
@@ -137,6 +225,15 @@ pub trait SourceFile: Send + Sync + 'static {
 pub enum SeekWhence {
     Data,
     Hole,
+}
+
+impl SeekWhence {
+    fn raw(self) -> i32 {
+        match self {
+            Self::Data => libc::SEEK_DATA,
+            Self::Hole => libc::SEEK_HOLE,
+        }
+    }
 }
 
 /// Makes one backend call, counting it, and its error unless that is a plain "there is none".

@@ -2,12 +2,15 @@
 //! a long piece of work made of many of them is not taken for silence.
 
 use super::health::{CallKind, Health};
+use super::writing::{Durability, NewFile, Opened, WritableFile, WriteAccess, Writes};
 use super::{
-    Backend, BackendSpace, DirectoryStream, FilesystemIndex, Found, ListedName, Place, SeekWhence,
-    SourceFile,
+    Backend, BackendSpace, DirectoryStream, FilesystemIndex, Found, HeldFile, ListedName,
+    NameChanges, Place, SeekWhence, SourceFile,
 };
 use crate::io::FillSource;
-use crate::types::Attributes;
+use crate::types::{
+    AttributeChange, Attributes, ByteRange, Credentials, NewNode, Removal, RenameMode,
+};
 use std::ffi::OsStr;
 use std::io;
 use std::sync::Arc;
@@ -79,6 +82,96 @@ impl Backend for ObservedBackend {
     }
 }
 
+/// A refusal may be this kernel's own word.
+impl NameChanges for ObservedBackend {
+    fn make(
+        &self,
+        parent: &Place,
+        name: &OsStr,
+        new: &NewNode,
+        caller: &Credentials,
+    ) -> io::Result<Found> {
+        let make = || self.inner.make(parent, name, new, caller);
+        self.health.observe(CallKind::Cacheable, make)
+    }
+
+    fn link(
+        &self,
+        file: &Place,
+        parent: &Place,
+        name: &OsStr,
+        caller: &Credentials,
+    ) -> io::Result<Found> {
+        let link = || self.inner.link(file, parent, name, caller);
+        self.health.observe(CallKind::Cacheable, link)
+    }
+
+    /// Freeing a large file takes its time.
+    fn remove(
+        &self,
+        parent: &Place,
+        name: &OsStr,
+        removal: Removal,
+        caller: &Credentials,
+    ) -> io::Result<()> {
+        let remove = || self.inner.remove(parent, name, removal, caller);
+        self.health.observe(CallKind::Transfer, remove)
+    }
+
+    fn rename(
+        &self,
+        from: (&Place, &OsStr),
+        to: (&Place, &OsStr),
+        mode: RenameMode,
+        caller: &Credentials,
+    ) -> io::Result<()> {
+        let rename = || self.inner.rename(from, to, mode, caller);
+        self.health.observe(CallKind::Transfer, rename)
+    }
+
+    fn hold(&self, parent: &Place, name: &OsStr) -> io::Result<(Found, HeldFile)> {
+        self.health
+            .observe(CallKind::Cacheable, || self.inner.hold(parent, name))
+    }
+
+    fn set_attributes(
+        &self,
+        place: &Place,
+        change: &AttributeChange,
+        caller: &Credentials,
+    ) -> io::Result<()> {
+        let set = || self.inner.set_attributes(place, change, caller);
+        self.health.observe(CallKind::Cacheable, set)
+    }
+
+    fn set_xattr(
+        &self,
+        place: &Place,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        caller: &Credentials,
+    ) -> io::Result<()> {
+        let set = || self.inner.set_xattr(place, name, value, flags, caller);
+        self.health.observe(CallKind::Cacheable, set)
+    }
+
+    fn remove_xattr(&self, place: &Place, name: &OsStr, caller: &Credentials) -> io::Result<()> {
+        let remove = || self.inner.remove_xattr(place, name, caller);
+        self.health.observe(CallKind::Cacheable, remove)
+    }
+
+    fn sync_directory(&self, place: &Place) -> io::Result<()> {
+        self.health
+            .observe(CallKind::Transfer, || self.inner.sync_directory(place))
+    }
+
+    fn sync_filesystem(&self, place: &Place) -> io::Result<()> {
+        self.health
+            .observe(CallKind::Transfer, || self.inner.sync_filesystem(place))
+    }
+}
+
 struct ObservedStream {
     inner: Box<dyn DirectoryStream>,
     health: Arc<Health>,
@@ -128,5 +221,144 @@ impl SourceFile for ObservedFile {
     fn seek(&self, offset: u64, whence: SeekWhence) -> io::Result<u64> {
         self.health
             .observe(CallKind::Cacheable, || self.inner.seek(offset, whence))
+    }
+}
+
+impl ObservedBackend {
+    fn observed_file(&self, inner: Arc<dyn WritableFile>) -> Arc<dyn WritableFile> {
+        let health = self.health.clone();
+        Arc::new(ObservedWritable { inner, health })
+    }
+
+    fn observed_new(&self, opened: Opened) -> Opened {
+        let (found, inner) = opened;
+        (found, self.observed_file(inner))
+    }
+}
+
+impl Writes for ObservedBackend {
+    fn open_writable(
+        &self,
+        place: &Place,
+        access: WriteAccess,
+        opener: &Credentials,
+    ) -> io::Result<Arc<dyn WritableFile>> {
+        self.health
+            .observe(CallKind::Cacheable, || {
+                self.inner.open_writable(place, access, opener)
+            })
+            .map(|file| self.observed_file(file))
+    }
+
+    fn create(
+        &self,
+        parent: &Place,
+        name: &OsStr,
+        new: NewFile,
+        opener: &Credentials,
+    ) -> io::Result<Opened> {
+        self.health
+            .observe(CallKind::Prompt, || {
+                self.inner.create(parent, name, new, opener)
+            })
+            .map(|opened| self.observed_new(opened))
+    }
+
+    fn create_unnamed(
+        &self,
+        parent: &Place,
+        new: NewFile,
+        opener: &Credentials,
+    ) -> io::Result<Opened> {
+        self.health
+            .observe(CallKind::Prompt, || {
+                self.inner.create_unnamed(parent, new, opener)
+            })
+            .map(|opened| self.observed_new(opened))
+    }
+
+    fn open_to_copy(&self, place: &Place) -> io::Result<FillSource> {
+        self.health
+            .observe(CallKind::Cacheable, || self.inner.open_to_copy(place))
+    }
+
+    fn copies_by_itself(&self, filesystem: FilesystemIndex) -> bool {
+        self.inner.copies_by_itself(filesystem)
+    }
+}
+
+struct ObservedWritable {
+    inner: Arc<dyn WritableFile>,
+    health: Arc<Health>,
+}
+
+impl ObservedWritable {
+    /// How long it takes is a matter of how much is on its way.
+    fn transfer<T>(&self, make: impl FnOnce(&dyn WritableFile) -> io::Result<T>) -> io::Result<T> {
+        self.health
+            .observe(CallKind::Transfer, || make(&*self.inner))
+    }
+}
+
+impl WritableFile for ObservedWritable {
+    fn attributes(&self) -> io::Result<Attributes> {
+        // What was written goes to the server before it tells.
+        self.transfer(|file| file.attributes())
+    }
+
+    fn is_readable(&self) -> bool {
+        self.inner.is_readable()
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.transfer(|file| file.read_at(buffer, offset))
+    }
+
+    fn seek(&self, offset: u64, whence: SeekWhence) -> io::Result<u64> {
+        self.transfer(|file| file.seek(offset, whence))
+    }
+
+    fn write_at(
+        &self,
+        data: &[u8],
+        offset: u64,
+        durability: Durability,
+        writer: Option<&Credentials>,
+    ) -> io::Result<usize> {
+        self.transfer(|file| file.write_at(data, offset, durability, writer))
+    }
+
+    fn append(
+        &self,
+        data: &[u8],
+        durability: Durability,
+        writer: Option<&Credentials>,
+    ) -> io::Result<ByteRange> {
+        self.transfer(|file| file.append(data, durability, writer))
+    }
+
+    fn set_size(&self, size_bytes: u64) -> io::Result<()> {
+        self.transfer(|file| file.set_size(size_bytes))
+    }
+
+    fn allocate(&self, mode: i32, range: ByteRange) -> io::Result<()> {
+        self.transfer(|file| file.allocate(mode, range))
+    }
+
+    fn copy_from(
+        &self,
+        source: &FillSource,
+        source_offset: u64,
+        range: ByteRange,
+    ) -> io::Result<u64> {
+        self.transfer(|file| file.copy_from(source, source_offset, range))
+    }
+
+    fn source(&self) -> FillSource {
+        self.inner.source()
+    }
+
+    fn sync(&self, data_only: bool) -> io::Result<()> {
+        self.transfer(|file| file.sync(data_only))
     }
 }

@@ -132,12 +132,8 @@ impl SourceFile for DirectoryFile {
     }
 
     fn seek(&self, offset: u64, whence: SeekWhence) -> io::Result<u64> {
-        let whence = match whence {
-            SeekWhence::Data => libc::SEEK_DATA,
-            SeekWhence::Hole => libc::SEEK_HOLE,
-        };
         counted(&self.metrics, || {
-            path::seek(self.fd.as_fd(), offset, whence)
+            path::seek(self.fd.as_fd(), offset, whence.raw())
         })
     }
 }

@@ -1,11 +1,12 @@
 //! One cache directory: its disk, its index, its space, and the files of it that are in use.
 //!
 //! Lock order, outermost first: `checkpointing`, `opening`, the object slot of a file, `pending`, the state of a
-//! file, `active` and `doomed`. Only the first three are held across I/O.
+//! file, `active`, `doomed` and `following`. Only the first three are held across I/O.
 //!
 //! Each directory is complete in itself, so that one lost takes only its own share. A disk error
 //! latches: the directory is out of use until the next mount, reads of it become misses elsewhere.
 
+use super::changing::Follower;
 use super::checkpoint::Pending;
 use super::file::CachedFile;
 use super::index::{Index, IndexError};
@@ -57,6 +58,8 @@ pub struct CacheDirectory {
     /// Objects below this id were there at start-up: unknown ones among them are orphans.
     pub(super) first_new_object: u64,
     pub(super) doomed: Mutex<Vec<Doomed>>,
+    /// Doomed objects that follow again when their file is changed again.
+    pub(super) following: Mutex<HashMap<FileKey, Vec<Follower>>>,
     pub(super) metrics: Arc<CacheMetrics>,
     /// What start-up had to say (index rebuilt...).
     pub notices: Mutex<Vec<String>>,
@@ -112,6 +115,7 @@ impl CacheDirectory {
             files: AtomicU64::new(totals.files),
             first_new_object: totals.next_object,
             doomed: Mutex::new(Vec::new()),
+            following: Mutex::default(),
             metrics,
             notices: Mutex::new(notices),
         }))

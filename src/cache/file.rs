@@ -4,11 +4,12 @@
 //! version was seen unchanged after they were read; a file that is `gone` takes no more bytes; one whose
 //! backend file changed serves none, one that was merely dropped serves its older handles what it has.
 
+use super::changing::Following;
 use super::directory::CacheDirectory;
 use super::extents::ExtentMap;
 use super::pieces::Pieces;
 use super::record::{FileRecord, ObjectId, occupied_bytes};
-use crate::backend::{Place, SourceFile};
+use crate::backend::{Placed, SourceFile};
 use crate::io::IoFile;
 use crate::types::{ByteRange, FileKey, Version};
 use parking_lot::Mutex;
@@ -38,8 +39,8 @@ pub(super) struct State {
     /// Reads go past the cache: no room, or the disk refused.
     pub bypass: bool,
     pub filled_at_seconds: i64,
-    /// Where to fetch from; set at open.
-    pub place: Option<Place>,
+    /// Knows where to fetch from; set at open.
+    pub place: Option<Arc<dyn Placed>>,
     /// When this version was first seen; `None` if in an earlier life.
     pub first_seen: Option<Instant>,
     /// The object's modification time was noted after the last bytes came in.
@@ -48,6 +49,8 @@ pub(super) struct State {
     pub writers_ruled_out: bool,
     /// Bytes of this version were given out while somebody had the file open for writing.
     pub given_while_written: bool,
+    /// The object goes on showing the file while that is changed through this mount.
+    pub following: Option<Following>,
     pub pieces: Pieces,
 }
 
@@ -107,6 +110,7 @@ impl CachedFile {
                 mtime_is_noted: stored,
                 writers_ruled_out: stored,
                 given_while_written: false,
+                following: None,
                 pieces: Pieces::default(),
             }),
             object_file: Mutex::new(None),
@@ -182,8 +186,8 @@ impl CachedFile {
         self.state.lock().extents.clone()
     }
 
-    /// Counts a node that has the file open; `place` is where the backend has it now.
-    pub fn begin_use(&self, place: Place, first_seen: Instant) {
+    /// Counts a node that has the file open; `place` knows where the backend has it.
+    pub fn begin_use(&self, place: Arc<dyn Placed>, first_seen: Instant) {
         let is_first = self.users.fetch_add(1, Ordering::AcqRel) == 0;
         let mut state = self.state.lock();
         // There may be room by now.
@@ -237,6 +241,48 @@ impl CachedFile {
         }
         state.given_to_kernel = true;
         Some(file)
+    }
+
+    /// The object, if it has all bytes.
+    pub(super) fn complete_object(&self) -> Option<ObjectId> {
+        let state = self.state.lock();
+        let complete = state.gone.is_none() && state.extents.contains(self.whole());
+        Some(state.object.filter(|_| complete)?.id)
+    }
+
+    pub(super) fn is_given_and_used(&self) -> bool {
+        self.state.lock().given_to_kernel && self.is_used()
+    }
+
+    pub(super) fn follow(&self, following: Following) {
+        self.state.lock().following = Some(following);
+    }
+
+    /// The object has, or had, bytes written into it that this version does not tell of.
+    pub fn is_following(&self) -> bool {
+        self.state.lock().following.is_some()
+    }
+
+    /// What the object shows where the backend has `present`.
+    pub fn shown_version(&self, present: &Version) -> Version {
+        match self.state.lock().following {
+            Some(Following::Present) => *present,
+            Some(Following::Until(version)) => version,
+            None => self.version,
+        }
+    }
+
+    /// Reads the object of a file that follows: its end is the object's. Waits for the local disk.
+    pub fn read_following(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        match self.kept_object_file() {
+            Some(object) => object.read_at(buffer, offset),
+            None => Err(io::Error::from_raw_os_error(libc::ESTALE)),
+        }
+    }
+
+    /// The descriptor, as long as the file is in use.
+    pub(super) fn kept_object_file(&self) -> Option<Arc<dyn IoFile>> {
+        self.object_file.lock().clone()
     }
 
     /// The open object, if the file has one. One stored in an earlier life is compared with its record

@@ -2,7 +2,8 @@
 //!
 //! What always holds: bytes are given out only of the version asked for, and only after that version was seen
 //! unchanged after they were read; data is durable before the index claims it; the space limit counts what is in
-//! flight; an object the kernel has open or mapped is never changed, punched or counted as gone.
+//! flight; an object the kernel has open or mapped is never punched or counted as gone, and changed only to follow
+//! its file, with its record out of the index.
 //!
 //! - `file`: one version of one file: extents, object, users ([`CachedFile`])
 //! - `reading`: reads, from the object or past the cache
@@ -12,6 +13,8 @@
 //! - `directory`: one cache directory: index, space, failure; `checkpoint`: from memory to the index;
 //!   `objects`: object files and their removal
 //! - `index`, `record`, `storage`: redb and what is in it
+//! - `changing`: what becomes of a file that is changed through this mount
+//! - `letting_go`: files about to lose their name
 //! - `layout`: names on disk and the format mark
 //! - `extents`: which bytes are there
 //! - `space`: the limit
@@ -30,12 +33,14 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+pub use changing::Followers;
 pub use directory::{CacheDirectory, OpenError};
 pub use fetch::FetchError;
 pub use file::CachedFile;
 pub use layout::LayoutError;
 pub use reclaim::Evicted;
 
+mod changing;
 mod checkpoint;
 pub mod directory;
 mod extents;
@@ -43,6 +48,7 @@ mod fetch;
 mod file;
 mod index;
 mod layout;
+mod letting_go;
 mod objects;
 mod pieces;
 mod reading;
@@ -118,6 +124,8 @@ pub struct Cache {
     backend_metrics: Arc<BackendMetrics>,
     stopping: Mutex<bool>,
     stop: Condvar,
+    closing: Mutex<()>,
+    closed: Condvar,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -152,6 +160,8 @@ impl Cache {
             backend_metrics: parts.backend_metrics,
             stopping: Mutex::new(false),
             stop: Condvar::new(),
+            closing: Mutex::new(()),
+            closed: Condvar::new(),
             threads: Mutex::new(Vec::new()),
         });
         let mut threads = vec![

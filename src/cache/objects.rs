@@ -69,6 +69,15 @@ impl CacheDirectory {
         });
     }
 
+    /// A doomed object takes more than it did.
+    pub(super) fn note_growth(&self, object: ObjectId, more_bytes: u64) {
+        let mut doomed = self.doomed.lock();
+        if let Some(entry) = doomed.iter_mut().find(|entry| entry.object == object) {
+            entry.occupied_bytes += more_bytes;
+            self.space.commit(more_bytes);
+        }
+    }
+
     /// Removes doomed objects that nobody has open or mapped any more; the bytes freed.
     pub(super) fn sweep_doomed(&self) -> u64 {
         let doomed = std::mem::take(&mut *self.doomed.lock());
@@ -78,6 +87,7 @@ impl CacheDirectory {
             match self.remove_if_unused(entry.object) {
                 Ok(Removal::Removed | Removal::Absent) => {
                     self.space.release(entry.occupied_bytes);
+                    self.end_following(entry.object);
                     freed_bytes += entry.occupied_bytes;
                 }
                 Ok(Removal::InUse) => kept.push(entry),

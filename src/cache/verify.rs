@@ -105,7 +105,7 @@ impl Cache {
 
     /// Closes descriptors of a file that nobody uses any more and nothing is on its way to. Does not block: the
     /// backend's is closed on a thread that may wait for it.
-    pub(super) fn rest(&self, file: &CachedFile) {
+    pub(super) fn rest(self: &Arc<Self>, file: &CachedFile) {
         if file.is_used() {
             return;
         }
@@ -117,13 +117,22 @@ impl Cache {
         drop(state);
         if let Some(source) = source {
             // Refused, it is closed here: nothing else can be done with it.
-            let _ = self.demand_lane.submit(move || drop(source));
+            let cache = self.clone();
+            let _ = self.demand_lane.submit(move || {
+                drop(source);
+                cache.note_closed();
+            });
         }
         file.close_object_file();
     }
 
     /// One piece failed: those who wait for it hear of it, the others go on.
-    pub(super) fn fail_piece(&self, file: &CachedFile, range: ByteRange, error: &FetchError) {
+    pub(super) fn fail_piece(
+        self: &Arc<Self>,
+        file: &CachedFile,
+        range: ByteRange,
+        error: &FetchError,
+    ) {
         let mut state = file.state.lock();
         state.pieces.remove(range);
         let woken = state.pieces.take_waiters(|wanted| wanted.overlaps(&range));
@@ -135,7 +144,7 @@ impl Cache {
     }
 
     /// Nothing of this file comes for now: all who wait hear of it, what is queued is dropped.
-    pub(super) fn fail_fetch(&self, file: &CachedFile, error: &FetchError) {
+    pub(super) fn fail_fetch(self: &Arc<Self>, file: &CachedFile, error: &FetchError) {
         let (landed, woken) = file.state.lock().pieces.give_up();
         self.cancel_reservations(file, &landed);
         for waiter in woken {
@@ -145,7 +154,7 @@ impl Cache {
     }
 
     /// The backend has another version: the object goes whole, and nobody is given a byte of it any more.
-    pub(super) fn discard(&self, file: &Arc<CachedFile>) {
+    pub(super) fn discard(self: &Arc<Self>, file: &Arc<CachedFile>) {
         let before = file.state.lock().gone.replace(Gone::Changed);
         if let Some(directory) = &file.directory
             && before != Some(Gone::Changed)

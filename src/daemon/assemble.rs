@@ -40,7 +40,9 @@ const MAX_BACKGROUND: u16 = 4096;
 /// What the kernel reads ahead in cached files.
 const KERNEL_READ_AHEAD_BYTES: u64 = 1 << 20;
 const METADATA_THREADS: usize = 32;
+const CHANGE_THREADS: usize = 32;
 const DEMAND_THREADS: usize = 32;
+const WRITE_THREADS: usize = 32;
 const LOCAL_THREADS: usize = 4;
 /// Threads that may hang in the backend for good before further calls are refused.
 const LOST_THREADS_MAX: usize = 256;
@@ -113,6 +115,8 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
         settings: fs_settings(settings),
         backend: backend.clone(),
         metadata_lane: lane("metadata", METADATA_THREADS, &health),
+        write_lane: lane("writes", WRITE_THREADS, &health),
+        changes_lane: lane("changes", CHANGE_THREADS, &health),
         local_lane: lane("local", LOCAL_THREADS, &local_health),
         health: health.clone(),
         timers,
@@ -341,6 +345,7 @@ fn fs_settings(settings: &Settings) -> FsSettings {
         small_file_bytes: settings.small_file_size_bytes,
         passthrough: settings.passthrough == PassthroughChoice::Auto,
         direct_io: settings.direct_io,
+        read_only: settings.mount_flags.read_only,
         readahead: readahead::Limits {
             window_bytes_max: settings.readahead_max_bytes,
             block_bytes: settings.block_size_bytes,

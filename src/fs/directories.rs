@@ -1,26 +1,23 @@
 //! Listings: streamed from the backend, so that a directory of any size takes bounded memory; small ones are
-//! remembered, so that they can be listed again without it.
+//! remembered ([`super::listings`]), so that they can be listed again without it.
 
 use super::FileSystem;
 use super::error::FsError;
+use super::listings::Remembered;
 use super::node::Node;
 use super::open_file::{DirectoryHandle, DirectoryReading, Streaming};
 use super::operations::{DirectoryBudget, DirectoryItem, Done, RequestContext};
 use super::pending::Pending;
-use crate::backend::ListedName;
-use crate::types::{FileKind, HandleId, NodeId, Version};
-use lru::LruCache;
+use crate::backend::{DirectoryStream, ListedName};
+use crate::types::{FileKind, HandleId, NodeId};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
-use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Names a remembered listing has at most.
 const LISTING_NAMES_MAX: usize = 20_000;
-/// Names in all remembered listings together.
-const REMEMBERED_NAMES_MAX: usize = 100_000;
 /// A listing read this soon after its directory changed may miss the change of the same timestamp step.
 const SETTLED_AFTER: Duration = Duration::from_secs(2);
 /// A reply that has taken this long is given as it is: attributes of a whole one, asked of a slow server name by
@@ -28,63 +25,6 @@ const SETTLED_AFTER: Duration = Duration::from_secs(2);
 const REPLY_TIME: Duration = Duration::from_millis(500);
 /// "." and ".." come first.
 const DOTS: u64 = 2;
-
-/// The listings remembered, least recently used ones go first.
-pub(super) struct ListingCache {
-    held: Mutex<Held>,
-}
-
-struct Held {
-    listings: LruCache<NodeId, Remembered>,
-    names: usize,
-}
-
-#[derive(Clone)]
-struct Remembered {
-    names: Arc<Vec<ListedName>>,
-    version: Version,
-    read_at: Instant,
-    /// May answer while the backend is there; others only while it is away.
-    settled: bool,
-}
-
-impl ListingCache {
-    pub(super) fn new() -> Self {
-        let entries = NonZeroUsize::new(4096).expect("not zero");
-        Self {
-            held: Mutex::new(Held {
-                listings: LruCache::new(entries),
-                names: 0,
-            }),
-        }
-    }
-
-    fn get(&self, node: &Node) -> Option<Remembered> {
-        self.held.lock().listings.get(&node.id).cloned()
-    }
-
-    fn put(&self, node: &Node, listing: Remembered) {
-        let mut held = self.held.lock();
-        held.names += listing.names.len();
-        if let Some((_, old)) = held.listings.push(node.id, listing) {
-            held.names -= old.names.len();
-        }
-        while held.names > REMEMBERED_NAMES_MAX {
-            match held.listings.pop_lru() {
-                Some((_, old)) => held.names -= old.names.len(),
-                None => break,
-            }
-        }
-    }
-
-    /// A listing read no longer ago than `stale` is complete and has no such name.
-    pub(super) fn lacks(&self, node: &Node, name: &OsStr, stale: Duration) -> bool {
-        self.get(node).is_some_and(|listing| {
-            listing.read_at.elapsed() < stale
-                && !listing.names.iter().any(|listed| listed.name == name)
-        })
-    }
-}
 
 impl FileSystem {
     pub(super) fn open_listing(&self, context: RequestContext, id: NodeId, done: Done<HandleId>) {
@@ -124,7 +64,10 @@ impl FileSystem {
     fn known_directory(&self, node: Arc<Node>, names: Arc<Vec<ListedName>>) -> HandleId {
         self.directories.insert(Arc::new(DirectoryHandle {
             node,
-            listing: Mutex::new(DirectoryReading::Known(names)),
+            listing: Mutex::new(DirectoryReading::Known {
+                names,
+                since: Instant::now(),
+            }),
         }))
     }
 
@@ -153,13 +96,7 @@ impl FileSystem {
         }
         match self.backend.open_directory(&place) {
             Ok(stream) => {
-                let streaming = Streaming {
-                    stream: Some(stream),
-                    names: VecDeque::new(),
-                    at: 0,
-                    ended: false,
-                    collected: Some(Vec::new()),
-                };
+                let streaming = Streaming::new(stream);
                 pending.finish_with(|| {
                     Ok(self.directories.insert(Arc::new(DirectoryHandle {
                         node: node.clone(),
@@ -189,7 +126,13 @@ impl FileSystem {
             .listing
             .try_lock()
             .and_then(|reading| match &*reading {
-                DirectoryReading::Known(names) => Some(names.clone()),
+                // Read from its beginning once more (rewinddir(3)) it shows what has changed since.
+                DirectoryReading::Known { since, .. }
+                    if offset == 0 && self.listings.changed_since(&directory.node, *since) =>
+                {
+                    None
+                }
+                DirectoryReading::Known { names, .. } => Some(names.clone()),
                 DirectoryReading::Streaming(_) => None,
             });
         if let Some(names) = known {
@@ -205,10 +148,9 @@ impl FileSystem {
         let pending = self.begin(context, done);
         self.on_backend(&pending, move |fs, pending| {
             let mut reading = directory.listing.lock();
-            let DirectoryReading::Streaming(streaming) = &mut *reading else {
-                drop(reading);
-                pending.finish(Err(FsError::Invalid("directory was read twice at once")));
-                return;
+            let streaming = match fs.streaming(&directory.node, &mut reading) {
+                Ok(streaming) => streaming,
+                Err(error) => return fs.fail(&pending, FsError::Backend(error)),
             };
             let outcome = fs.read_stream(
                 &directory.node,
@@ -221,6 +163,22 @@ impl FileSystem {
             // Names not taken by anybody (interrupted) are read again from their offset.
             pending.finish(outcome);
         });
+    }
+
+    /// The directory as the backend has it now, where it was known before.
+    fn streaming<'a>(
+        &self,
+        node: &Node,
+        reading: &'a mut DirectoryReading,
+    ) -> std::io::Result<&'a mut Streaming> {
+        if let DirectoryReading::Known { .. } = reading {
+            let stream = self.backend.open_directory(&node.place())?;
+            *reading = DirectoryReading::Streaming(Streaming::new(stream));
+        }
+        match reading {
+            DirectoryReading::Streaming(streaming) => Ok(streaming),
+            DirectoryReading::Known { .. } => unreachable!("it was made to stream"),
+        }
     }
 
     /// Blocks on the backend.
@@ -265,13 +223,13 @@ impl FileSystem {
             && streaming.names.is_empty()
             && let Some(names) = streaming.collected.take()
         {
-            self.remember(node, names);
+            self.remember(node, names, streaming.began);
         }
         Ok(reply.items)
     }
 
     /// Keeps a listing read from end to end if the directory is still the one it was read of.
-    fn remember(&self, node: &Arc<Node>, names: Vec<ListedName>) {
+    fn remember(&self, node: &Arc<Node>, names: Vec<ListedName>, began: Instant) {
         let (before, first_seen) = {
             let state = node.state.lock();
             (node.version(&state), state.first_seen())
@@ -292,6 +250,7 @@ impl FileSystem {
                 read_at: asked,
                 settled: first_seen.elapsed() > SETTLED_AFTER || self.is_long_unchanged(node),
             },
+            began,
         );
     }
 
@@ -304,6 +263,17 @@ impl FileSystem {
 }
 
 impl Streaming {
+    fn new(stream: Box<dyn DirectoryStream>) -> Self {
+        Self {
+            stream: Some(stream),
+            names: VecDeque::new(),
+            at: 0,
+            ended: false,
+            collected: Some(Vec::new()),
+            began: Instant::now(),
+        }
+    }
+
     /// Sees to it that a name is at hand; false at the end.
     fn fetch(&mut self) -> std::io::Result<bool> {
         if self.names.is_empty() && !self.ended {
@@ -337,6 +307,7 @@ impl Streaming {
         self.at = 0;
         self.ended = false;
         self.collected = Some(Vec::new());
+        self.began = Instant::now();
         Ok(())
     }
 

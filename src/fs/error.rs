@@ -5,7 +5,7 @@ use std::io;
 /// An error of a request.
 #[derive(Debug, thiserror::Error)]
 pub enum FsError {
-    #[error("read-only: writing comes with a later version")]
+    #[error("mounted read-only")]
     ReadOnly,
     #[error("no such node or handle")]
     UnknownNode,
@@ -17,6 +17,8 @@ pub enum FsError {
     BackendTimeout,
     #[error("interrupted by a signal")]
     Interrupted,
+    #[error("the handle was not opened for writing")]
+    NotForWriting,
     #[error("not a regular file")]
     NotRegular,
     #[error("invalid argument: {0}")]
@@ -44,6 +46,7 @@ impl FsError {
             Self::Stale => libc::ESTALE,
             Self::BackendTimeout => libc::ETIMEDOUT,
             Self::Interrupted => libc::EINTR,
+            Self::NotForWriting => libc::EBADF,
             Self::NotRegular => libc::EINVAL,
             Self::Invalid(_) => libc::EINVAL,
             Self::NoSuchOffset => libc::ENXIO,

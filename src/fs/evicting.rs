@@ -48,6 +48,7 @@ impl FileSystem {
                 key: found.key,
                 inode: found.attributes.inode,
                 path: place.path.join(name),
+                held: None,
             };
         }
         Ok((place, kind))
@@ -80,6 +81,7 @@ impl FileSystem {
                                 key: found.key,
                                 inode: found.attributes.inode,
                                 path: place.path.join(&listed.name),
+                                held: None,
                             };
                             waiting.push((below, found.attributes.kind));
                         }

@@ -9,7 +9,12 @@
 //! - `node`, `nodes`: what the kernel knows; `open_file`: open files, directories, handles
 //! - `pending`: requests that wait
 //! - `revalidate`: attributes and their timeouts, versions that move on
-//! - `names`: lookup, readlink; `directories`: listings; `opening`: open and io modes; `reading`: read, seek
+//! - `names`: lookup, readlink; `directories`, `listings`: listings; `opening`: open and io modes; `reading`: read, seek
+//! - `changing`: changes of names and attributes; `removing`: names that go; `callers`: whose rights a change uses;
+//!   `claims`: one change at a time of a name or an inode
+//! - `creating`: new files, opens for writing; `writing`: writes, sizes; `allocating`: fallocate, copy_file_range;
+//!   `syncing`: fsync, close and what follows the last writer
+//! - `writes`: files being changed here; `order`: which piece of work on one waits for which
 //! - `xattrs`: extended attributes, remembered like attributes
 
 use self::error::FsError;
@@ -26,25 +31,36 @@ use crate::cache::Cache;
 use crate::events::InvalidationQueue;
 use crate::metrics::CacheMetrics;
 use crate::readahead;
-use crate::types::{HandleId, NodeId};
+use crate::types::{AttributeChange, ByteRange, HandleId, NewNode, NodeId, Removal, RenameMode};
 use parking_lot::Mutex;
 use std::ffi::OsStr;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+mod allocating;
+mod callers;
+mod creating;
+mod changing;
+mod claims;
 mod directories;
 mod evicting;
 pub mod error;
+mod listings;
 mod names;
 mod node;
 mod nodes;
 mod open_file;
 mod opening;
 pub mod operations;
+mod order;
 mod pending;
 mod reading;
+mod removing;
 mod revalidate;
+mod syncing;
+mod writes;
+mod writing;
 mod xattrs;
 
 /// Time between looks whether the backend is away, at least.
@@ -78,6 +94,8 @@ pub struct FsSettings {
     /// Every open bypasses the kernel's page cache.
     pub direct_io: bool,
     pub readahead: readahead::Limits,
+    /// Every change is EROFS.
+    pub read_only: bool,
 }
 
 /// What the file semantics are made of.
@@ -86,6 +104,10 @@ pub struct FsParts {
     pub backend: Arc<dyn Backend>,
     /// Lookups, attributes, listings.
     pub metadata_lane: Arc<Lane>,
+    /// Changes of bytes.
+    pub write_lane: Arc<Lane>,
+    /// Changes of names and attributes.
+    pub changes_lane: Arc<Lane>,
     /// Work on the local disk only: never waits for the backend.
     pub local_lane: Arc<Lane>,
     pub health: Arc<Health>,
@@ -101,6 +123,8 @@ pub struct FileSystem {
     settings: FsSettings,
     backend: Arc<dyn Backend>,
     metadata_lane: Arc<Lane>,
+    write_lane: Arc<Lane>,
+    changes_lane: Arc<Lane>,
     local_lane: Arc<Lane>,
     health: Arc<Health>,
     cache: Arc<Cache>,
@@ -111,8 +135,11 @@ pub struct FileSystem {
     handles: HandleTable<Handle>,
     directories: HandleTable<DirectoryHandle>,
     pending: Arc<PendingTable>,
-    listings: directories::ListingCache,
+    listings: listings::ListingCache,
     xattrs: xattrs::XattrCache,
+    callers: callers::CallerGroups,
+    writes: Arc<writes::WritesTable>,
+    claims: Arc<claims::ClaimTable>,
     last_space: Mutex<Option<BackendSpace>>,
     /// For work that outlives a request.
     me: std::sync::Weak<FileSystem>,
@@ -127,6 +154,8 @@ impl FileSystem {
             settings: parts.settings,
             backend: parts.backend,
             metadata_lane: parts.metadata_lane,
+            write_lane: parts.write_lane,
+            changes_lane: parts.changes_lane,
             local_lane: parts.local_lane,
             health: parts.health,
             cache: parts.cache,
@@ -136,8 +165,11 @@ impl FileSystem {
             handles: HandleTable::new(),
             directories: HandleTable::new(),
             pending: PendingTable::new(parts.timers),
-            listings: directories::ListingCache::new(),
+            listings: listings::ListingCache::new(),
             xattrs: xattrs::XattrCache::new(),
+            callers: callers::CallerGroups::new(),
+            writes: Arc::default(),
+            claims: Arc::default(),
             last_space: Mutex::new(None),
             me: me.clone(),
         }))
@@ -167,6 +199,38 @@ impl FileSystem {
             .begin(context.unique, self.settings.backend_timeout, done)
     }
 
+    /// A request that may move any amount of data: it lasts as long as the backend is there, and `backend_timeout` longer.
+    fn begin_transfer<T: Send + 'static>(
+        &self,
+        context: RequestContext,
+        done: Done<T>,
+    ) -> Arc<Pending<T>> {
+        let pending = self
+            .pending
+            .begin_patient(context.unique, context.caller.pid, done);
+        self.this().expire_once_silent(&pending);
+        pending
+    }
+
+    fn expire_once_silent<T: Send + 'static>(self: &Arc<Self>, pending: &Arc<Pending<T>>) {
+        let left = self.health.patience_left();
+        let this = self.clone();
+        pending.after(
+            left.unwrap_or(self.settings.backend_timeout),
+            move |pending| {
+                if this
+                    .health
+                    .patience_left()
+                    .is_some_and(|left| left.is_zero())
+                {
+                    pending.finish(Err(FsError::BackendTimeout));
+                } else {
+                    this.expire_once_silent(pending);
+                }
+            },
+        );
+    }
+
     fn this(&self) -> Arc<FileSystem> {
         self.me
             .upgrade()
@@ -179,11 +243,20 @@ impl FileSystem {
         pending: &Arc<Pending<T>>,
         job: impl FnOnce(Arc<FileSystem>, Arc<Pending<T>>) + Send + 'static,
     ) {
+        self.on_lane(&self.metadata_lane, pending, job);
+    }
+
+    fn on_lane<T: Send + 'static>(
+        &self,
+        lane: &Lane,
+        pending: &Arc<Pending<T>>,
+        job: impl FnOnce(Arc<FileSystem>, Arc<Pending<T>>) + Send + 'static,
+    ) {
         if !self.may_wait_for_backend(pending) {
             return;
         }
         let (this, waiting) = (self.this(), pending.clone());
-        let submitted = self.metadata_lane.submit(move || {
+        let submitted = lane.submit(move || {
             if !waiting.has_ended() {
                 job(this, waiting);
             }
@@ -290,7 +363,11 @@ impl Operations for FileSystem {
     }
 
     fn open(&self, context: RequestContext, node: NodeId, flags: i32, done: Done<OpenReply>) {
-        self.open_file(context, node, flags, done);
+        if writing::changes(flags) {
+            self.open_changing(context, node, flags, done);
+        } else {
+            self.open_file(context, node, flags, done);
+        }
     }
 
     fn read(
@@ -357,11 +434,154 @@ impl Operations for FileSystem {
         self.seek_file(context, handle, offset, whence, done);
     }
 
-    fn refuse_change(&self) -> FsError {
-        FsError::ReadOnly
+    fn make(
+        &self,
+        context: RequestContext,
+        parent: NodeId,
+        name: &OsStr,
+        new: NewNode,
+        done: Done<Entry>,
+    ) {
+        self.make_node(context, parent, name, new, done);
+    }
+
+    fn link(
+        &self,
+        context: RequestContext,
+        node: NodeId,
+        parent: NodeId,
+        name: &OsStr,
+        done: Done<Entry>,
+    ) {
+        self.link_node(context, node, parent, name, done);
+    }
+
+    fn remove(
+        &self,
+        context: RequestContext,
+        parent: NodeId,
+        name: &OsStr,
+        removal: Removal,
+        done: Done<()>,
+    ) {
+        self.remove_name(context, parent, name, removal, done);
+    }
+
+    fn rename(
+        &self,
+        context: RequestContext,
+        from: (NodeId, &OsStr),
+        to: (NodeId, &OsStr),
+        mode: RenameMode,
+        done: Done<()>,
+    ) {
+        self.rename_node(context, from, to, mode, done);
+    }
+
+    fn change_attributes(
+        &self,
+        context: RequestContext,
+        node: NodeId,
+        change: AttributeChange,
+        done: Done<AttributesReply>,
+    ) {
+        self.set_attributes(context, node, change, done);
+    }
+
+    fn set_xattr(
+        &self,
+        context: RequestContext,
+        node: NodeId,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        done: Done<()>,
+    ) {
+        self.change_xattr(context, node, name, Some((value, flags)), done);
+    }
+
+    fn remove_xattr(&self, context: RequestContext, node: NodeId, name: &OsStr, done: Done<()>) {
+        self.change_xattr(context, node, name, None, done);
+    }
+
+    fn sync_directory(&self, context: RequestContext, node: NodeId, done: Done<()>) {
+        self.sync(context, node, done, |fs, place| {
+            fs.backend.sync_directory(place)
+        });
+    }
+
+    fn sync_filesystem(&self, context: RequestContext, node: NodeId, done: Done<()>) {
+        self.sync(context, node, done, |fs, place| {
+            fs.backend.sync_filesystem(place)
+        });
     }
 
     fn interrupt(&self, unique: u64) {
         self.pending.interrupt(unique);
+    }
+
+    fn create(
+        &self,
+        context: RequestContext,
+        parent: NodeId,
+        name: &OsStr,
+        creation: Creation,
+        done: Done<Created>,
+    ) {
+        self.create_file(context, parent, Some(name), creation, done);
+    }
+
+    fn create_unnamed(
+        &self,
+        context: RequestContext,
+        parent: NodeId,
+        creation: Creation,
+        done: Done<Created>,
+    ) {
+        self.create_file(context, parent, None, creation, done);
+    }
+
+    fn write(
+        &self,
+        context: RequestContext,
+        handle: HandleId,
+        write: Write<'_>,
+        done: Done<usize>,
+    ) {
+        self.write_file(context, handle, write, done);
+    }
+
+    fn flush(&self, context: RequestContext, handle: HandleId, done: Done<()>) {
+        self.flush_file(context, handle, done);
+    }
+
+    fn sync(&self, context: RequestContext, handle: HandleId, data_only: bool, done: Done<()>) {
+        self.sync_file(context, handle, data_only, done);
+    }
+
+    fn allocate(
+        &self,
+        context: RequestContext,
+        handle: HandleId,
+        mode: i32,
+        range: ByteRange,
+        done: Done<()>,
+    ) {
+        self.allocate_range(context, handle, mode, range, done);
+    }
+
+    fn copy_range(&self, context: RequestContext, copy: RangeCopy, done: Done<u64>) {
+        self.copy_file_range(context, copy, done);
+    }
+
+    fn set_size(
+        &self,
+        context: RequestContext,
+        node: NodeId,
+        handle: Option<HandleId>,
+        size_bytes: u64,
+        done: Done<AttributesReply>,
+    ) {
+        self.set_file_size(context, node, handle, size_bytes, done);
     }
 }

@@ -4,7 +4,7 @@
 //! `Arc<Node>` takes 216 bytes.
 
 use super::open_file::OpenFile;
-use crate::backend::{FilesystemIndex, Found, Place};
+use crate::backend::{FilesystemIndex, Found, HeldFile, Place, Placed};
 use crate::types::{Attributes, FileKey, FileKind, NodeId, ShortBytes, Timestamp, Version};
 use parking_lot::Mutex;
 use std::ffi::{OsStr, OsString};
@@ -18,6 +18,9 @@ use std::time::{Duration, Instant};
 pub(super) const INODE_BITS: u32 = 48;
 /// Marks node ids that come from a table, and inode numbers of other filesystems than the root's.
 pub(super) const TABLE_ID: u64 = 1 << 63;
+
+/// Directories moved about on the backend may seem to lie in one another.
+const DEPTH_MAX: usize = 1 << 16;
 
 pub(super) struct Node {
     pub id: NodeId,
@@ -89,14 +92,23 @@ impl Node {
             key: self.key.clone(),
             inode: self.inode,
             path: self.path(),
+            held: self.held(),
         }
+    }
+
+    fn held(&self) -> Option<HeldFile> {
+        let open = self.state.lock().open.clone()?;
+        let held = open.held.lock();
+        held.clone()
     }
 
     /// Relative to the backend's root, by the names the file and its parents were last found under.
     pub fn path(&self) -> PathBuf {
         let mut names: Vec<ShortBytes> = Vec::new();
         let mut next = self.state.lock().parent.clone();
-        while let Some((parent, name)) = next {
+        while let Some((parent, name)) = next
+            && names.len() < DEPTH_MAX
+        {
             names.push(name);
             next = parent.state.lock().parent.clone();
         }
@@ -152,6 +164,16 @@ impl Node {
     }
 }
 
+impl Placed for Node {
+    fn place(&self) -> Place {
+        Node::place(self)
+    }
+
+    fn filesystem(&self) -> FilesystemIndex {
+        self.filesystem
+    }
+}
+
 impl NodeState {
     /// How long the attributes can still be relied on; zero when they cannot.
     pub fn fresh_for(&self) -> Duration {
@@ -172,6 +194,12 @@ impl NodeState {
     /// When the attributes last came from the backend; `None`: do not rely on them.
     pub fn validated(&self) -> Option<Instant> {
         self.validated.instant()
+    }
+
+    /// Changed by us at this moment: answers to questions asked before are outdated, and the next use asks.
+    pub fn expire(&mut self, when: Instant) {
+        self.validated = Moment::at(when);
+        self.timeout_ms = 0;
     }
 
     pub fn set_validated(&mut self, when: Option<Instant>) {

@@ -6,16 +6,21 @@
 
 use super::node::{INODE_BITS, Node, TABLE_ID, Whereabouts};
 use crate::backend::{FilesystemIndex, Found, Place};
-use crate::types::{Attributes, NodeId};
+use crate::types::{Attributes, NodeId, RenameMode, ShortBytes};
 use hashbrown::HashTable;
+use lru::LruCache;
 use parking_lot::RwLock;
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::Arc;
+use std::num::NonZeroUsize;
+use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+/// Further names of hard links that are remembered.
+const LINKS_MAX: usize = 16384;
 /// Tables smaller than this are not worth shrinking.
 const SHRINK_MIN: usize = 4096;
 
@@ -24,7 +29,6 @@ pub(super) struct NodeTable {
     hasher: RandomState,
 }
 
-#[derive(Default)]
 struct Maps {
     /// All nodes, by inode number: a file's nodes lie together, found by id or by key.
     by_inode: HashTable<Arc<Node>>,
@@ -32,7 +36,22 @@ struct Maps {
     by_table_id: HashMap<NodeId, Arc<Node>>,
     /// By parent and name, each under the last name it was found under.
     by_name: HashTable<Arc<Node>>,
+    /// Names that hard links were found under before the last one.
+    links: LruCache<(NodeId, ShortBytes), Weak<Node>>,
     next_table_id: u64,
+}
+
+impl Maps {
+    fn new() -> Self {
+        let links = NonZeroUsize::new(LINKS_MAX).expect("not zero");
+        Self {
+            by_inode: HashTable::new(),
+            by_table_id: HashMap::new(),
+            by_name: HashTable::new(),
+            links: LruCache::new(links),
+            next_table_id: 0,
+        }
+    }
 }
 
 impl NodeTable {
@@ -45,7 +64,7 @@ impl NodeTable {
         let node = Arc::new(Node::new(NodeId::ROOT, found, None, timeout));
         node.state.lock().lookups = 1;
         let table = Self {
-            maps: RwLock::default(),
+            maps: RwLock::new(Maps::new()),
             hasher: RandomState::new(),
         };
         table.insert(&mut table.maps.write(), &node);
@@ -92,26 +111,62 @@ impl NodeTable {
     pub fn by_name(&self, parent: NodeId, name: &OsStr) -> Option<Arc<Node>> {
         let hash = self.name_hash(parent, name);
         let maps = self.maps.read();
-        maps.by_name
-            .find(spread(hash), |node| {
-                node.filed_under.load(Ordering::Relaxed) == hash
-                    && !node.is_superseded()
-                    && node.state.lock().is_under(parent, name)
-            })
-            .cloned()
+        let filed = maps.by_name.find(spread(hash), |node| {
+            node.filed_under.load(Ordering::Relaxed) == hash
+                && !node.is_superseded()
+                && node.state.lock().is_under(parent, name)
+        });
+        filed.cloned().or_else(|| {
+            let link = maps.links.peek(&(parent, name.as_bytes().into()))?;
+            link.upgrade().filter(|node| !node.is_superseded())
+        })
     }
 
     /// The name is gone.
     pub fn forget_name(&self, parent: NodeId, name: &OsStr) {
+        self.take_name_off(&mut self.maps.write(), parent, name);
+    }
+
+    /// Whoever was found under a name is there no more.
+    fn take_name_off(&self, maps: &mut Maps, parent: NodeId, name: &OsStr) -> Option<Arc<Node>> {
         let hash = self.name_hash(parent, name);
-        let mut maps = self.maps.write();
+        let link = maps.links.pop(&(parent, name.as_bytes().into()));
         let found = maps.by_name.find_entry(spread(hash), |node| {
             node.filed_under.load(Ordering::Relaxed) == hash
                 && node.state.lock().is_under(parent, name)
         });
-        if let Ok(entry) = found {
-            entry.remove();
+        match found {
+            Ok(entry) => Some(entry.remove().0),
+            Err(_) => link?.upgrade(),
         }
+    }
+
+    fn file_under(&self, maps: &mut Maps, node: &Arc<Node>, parent: NodeId, name: &OsStr) {
+        let hash = self.name_hash(parent, name);
+        node.filed_under.store(hash, Ordering::Relaxed);
+        maps.by_name
+            .insert_unique(spread(hash), node.clone(), filed_hash);
+    }
+
+    /// Two names of which the first led to a file were changed by renameat2(2).
+    pub fn moved(&self, from: (&Arc<Node>, &OsStr), to: (&Arc<Node>, &OsStr), mode: RenameMode) {
+        let mut maps = self.maps.write();
+        let first = self.take_name_off(&mut maps, from.0.id, from.1);
+        let second = self.take_name_off(&mut maps, to.0.id, to.1);
+        if let Some(node) = first {
+            self.refile(&mut maps, &node, to);
+        }
+        if let Some(node) = second.filter(|_| mode == RenameMode::Exchange) {
+            self.refile(&mut maps, &node, from);
+        }
+    }
+
+    fn refile(&self, maps: &mut Maps, node: &Arc<Node>, under: (&Arc<Node>, &OsStr)) {
+        self.take_off(maps, node);
+        let left = node.state.lock().set_parent(under.0.clone(), under.1);
+        self.file_under(maps, node, under.0.id, under.1);
+        // Outside the node's lock: the last one of a directory may go with it.
+        drop(left);
     }
 
     /// The node of a file found under a name: the current one, or a new one; and the name it was last found under if
@@ -124,7 +179,6 @@ impl NodeTable {
         timeout: Duration,
     ) -> (Arc<Node>, Option<Whereabouts>) {
         let inode_hash = self.inode_hash(found.attributes.inode);
-        let hash = self.name_hash(parent.id, name);
         let is_current = |node: &Arc<Node>| !node.is_superseded() && node.is_of(found);
         {
             let maps = self.maps.read();
@@ -137,6 +191,8 @@ impl NodeTable {
         }
         let mut moved_from = None;
         let mut maps = self.maps.write();
+        // Whoever was found there before is there no more.
+        self.take_name_off(&mut maps, parent.id, name);
         let current = maps.by_inode.find(inode_hash, is_current).cloned();
         let node = match current {
             Some(node) => {
@@ -156,18 +212,33 @@ impl NodeTable {
                 node
             }
         };
-        // Whoever was found there before is there no more.
-        let replaced = maps.by_name.find_entry(spread(hash), |other| {
-            other.filed_under.load(Ordering::Relaxed) == hash
-                && other.state.lock().is_under(parent.id, name)
-        });
-        if let Ok(entry) = replaced {
-            entry.remove();
+        self.file_under(&mut maps, &node, parent.id, name);
+        if let Some((old_parent, old_name)) = &moved_from
+            && found.attributes.link_count > 1
+        {
+            let link = (old_parent.id, old_name.clone());
+            maps.links.put(link, Arc::downgrade(&node));
         }
-        node.filed_under.store(hash, Ordering::Relaxed);
-        maps.by_name
-            .insert_unique(spread(hash), node.clone(), filed_hash);
         (node, moved_from)
+    }
+
+    /// A node for a file without a name. Not counted as a lookup yet.
+    pub fn admit_unnamed(&self, found: &Found, timeout: Duration) -> Arc<Node> {
+        let mut maps = self.maps.write();
+        let id = self.free_id(&mut maps, found);
+        let node = Arc::new(Node::new(id, found.clone(), None, timeout));
+        self.insert(&mut maps, &node);
+        node
+    }
+
+    /// All nodes of a node's file: the current one and those it superseded.
+    pub fn of_file(&self, node: &Node) -> Vec<Arc<Node>> {
+        let maps = self.maps.read();
+        maps.by_inode
+            .iter_hash(self.inode_hash(node.inode))
+            .filter(|other| other.inode == node.inode && other.key == node.key)
+            .cloned()
+            .collect()
     }
 
     /// Counts a lookup given to the kernel.

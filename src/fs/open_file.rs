@@ -2,16 +2,17 @@
 
 use super::node::Node;
 use super::operations::BackingId;
-use crate::backend::DirectoryStream;
-use crate::backend::ListedName;
+use super::writes::{FileWrites, Writer};
+use crate::backend::{DirectoryStream, HeldFile, ListedName};
 use crate::cache::CachedFile;
 use crate::readahead::Stream;
 use crate::types::HandleId;
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Instant;
 
 /// Shared by all handles of a node; lives from its first open to its last release.
 pub(super) struct OpenFile {
@@ -23,6 +24,30 @@ pub(super) struct OpenFile {
     pub delivered: AtomicBool,
     /// Filled for this very open: its reads are no hits, though they find all bytes in the cache.
     pub filled_for_open: bool,
+    /// Keeps the file where it lost a name while it was open.
+    pub held: Mutex<Option<HeldFile>>,
+    /// Set while somebody has the file open for writing here.
+    pub writes: ArcSwapOption<FileWrites>,
+}
+
+impl OpenFile {
+    pub fn new(file: Arc<CachedFile>, passthrough: Option<Arc<dyn BackingId>>) -> Self {
+        Self {
+            file: ArcSwap::new(file),
+            passthrough,
+            handles: AtomicUsize::new(1),
+            delivered: AtomicBool::new(false),
+            filled_for_open: false,
+            held: Mutex::new(None),
+            writes: ArcSwapOption::empty(),
+        }
+    }
+
+    /// What is being changed by writers of this node: reads go to the backend.
+    pub fn changing(&self) -> Option<Arc<FileWrites>> {
+        let writes = self.writes.load_full()?;
+        writes.has_begun().then_some(writes)
+    }
 }
 
 pub(super) struct Handle {
@@ -30,6 +55,27 @@ pub(super) struct Handle {
     pub open: Arc<OpenFile>,
     pub direct_io: bool,
     pub stream: Mutex<Stream>,
+    pub writing: Option<Writing>,
+}
+
+impl Handle {
+    /// One for reading, through the kernel's page cache.
+    pub fn new(node: Arc<Node>, open: Arc<OpenFile>) -> Self {
+        Self {
+            node,
+            open,
+            direct_io: false,
+            stream: Mutex::new(Stream::default()),
+            writing: None,
+        }
+    }
+}
+
+/// What a handle opened for writing has beside others.
+#[derive(Clone)]
+pub(super) struct Writing {
+    pub writer: Arc<Writer>,
+    pub writes: Arc<FileWrites>,
 }
 
 /// An open directory.
@@ -40,8 +86,11 @@ pub(super) struct DirectoryHandle {
 
 /// Where an open directory is read from.
 pub(super) enum DirectoryReading {
-    /// Names known from before.
-    Known(Arc<Vec<ListedName>>),
+    /// Names known from before, taken at a moment.
+    Known {
+        names: Arc<Vec<ListedName>>,
+        since: Instant,
+    },
     /// From the backend, bit by bit.
     Streaming(Streaming),
 }
@@ -54,6 +103,8 @@ pub(super) struct Streaming {
     pub ended: bool,
     /// All names so far, while they are few enough to be remembered.
     pub collected: Option<Vec<ListedName>>,
+    /// When reading from the beginning began.
+    pub began: Instant,
 }
 
 /// Handles by id. Ids are never used twice.

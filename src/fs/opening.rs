@@ -4,7 +4,7 @@
 //! | mode | when |
 //! |---|---|
 //! | passthrough | complete in the cache, above the small-file size; O_DIRECT opens of it read through the daemon |
-//! | cached | all others |
+//! | cached | all others, every open for writing among them |
 
 use super::FileSystem;
 use super::error::FsError;
@@ -13,16 +13,13 @@ use super::open_file::{Handle, OpenFile};
 use super::operations::{Done, OpenReply, RequestContext};
 use super::pending::Pending;
 use crate::cache::{CachedFile, FetchError};
-use crate::readahead::Stream;
 use crate::types::{FileKind, HandleId, NodeId};
-use arc_swap::ArcSwap;
-use parking_lot::Mutex;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 /// A small file that changes while it is filled is tried this often with its newest version.
-const SMALL_FILE_TRIES: u32 = 3;
+pub(super) const SMALL_FILE_TRIES: u32 = 3;
 
 impl FileSystem {
     pub(super) fn open_file(
@@ -79,7 +76,7 @@ impl FileSystem {
 
     /// Asks the backend whether the name the node was found under still leads to it, and takes its attributes. `Stale`
     /// makes the kernel look the name up again.
-    fn revalidate_name(&self, node: &Arc<Node>) -> Result<(), FsError> {
+    pub(super) fn revalidate_name(&self, node: &Arc<Node>) -> Result<(), FsError> {
         let asked = Instant::now();
         let failed = FsError::Backend;
         let Some((parent, name)) = node.parent_and_name() else {
@@ -103,7 +100,7 @@ impl FileSystem {
     }
 
     /// Opens the version last seen. Waits for the local disk only.
-    fn open_version(
+    pub(super) fn open_version(
         &self,
         node: Arc<Node>,
         flags: i32,
@@ -121,7 +118,7 @@ impl FileSystem {
             return self.join(&node, &open, flags, &pending);
         }
         let file = self.cache.file(&node.key, version);
-        file.begin_use(node.place(), first_seen);
+        file.begin_use(node.clone(), first_seen);
         let small = file.size_bytes() <= self.settings.small_file_bytes;
         if !small || file.size_bytes() == 0 || file.is_complete() || file.is_bypassed() {
             return self.open_first(&node, file, small, false, flags, &pending);
@@ -202,15 +199,38 @@ impl FileSystem {
         let keep_cache =
             std::mem::replace(&mut state.pages_current, true) && !file.was_given_while_written();
         let open = Arc::new(OpenFile {
-            file: ArcSwap::new(file),
-            passthrough,
-            handles: AtomicUsize::new(1),
-            delivered: AtomicBool::new(false),
             filled_for_open,
+            ..OpenFile::new(file, passthrough)
         });
         state.open = Some(open.clone());
         drop(state);
-        self.answer(node, &open, keep_cache, flags, pending);
+        self.answer(self.reader(node, open, flags, keep_cache), pending);
+    }
+
+    fn reader(
+        &self,
+        node: &Arc<Node>,
+        open: Arc<OpenFile>,
+        flags: i32,
+        keep_cache: bool,
+    ) -> NewHandle {
+        let handle = Handle {
+            direct_io: self.is_direct(flags),
+            ..Handle::new(node.clone(), open)
+        };
+        self.new_handle(handle, keep_cache)
+    }
+
+    pub(super) fn is_direct(&self, flags: i32) -> bool {
+        self.settings.direct_io || flags & libc::O_DIRECT != 0
+    }
+
+    pub(super) fn new_handle(&self, handle: Handle, keep_cache: bool) -> NewHandle {
+        NewHandle {
+            fs: self.this(),
+            handle: Some(Arc::new(handle)),
+            keep_cache,
+        }
     }
 
     /// One more handle for a node that is open, if it is open with the version that an open must see now.
@@ -227,8 +247,10 @@ impl FileSystem {
             .as_ref()
             .is_some_and(|current| Arc::ptr_eq(current, open));
         let file = open.file.load_full();
-        let same = node.version(&state) == file.version && !file.is_changed();
-        if !still_open || !same {
+        let present = node.version(&state);
+        let same = present == file.shown_version(&present) && !file.is_changed();
+        // What is being changed here has no version to differ from.
+        if !still_open || !(same || open.changing().is_some()) {
             drop(state);
             if still_open {
                 self.nodes.supersede(node);
@@ -240,47 +262,20 @@ impl FileSystem {
         let keep_cache =
             std::mem::replace(&mut state.pages_current, true) && !file.was_given_while_written();
         drop(state);
-        self.answer(node, open, keep_cache, flags, pending);
+        self.answer(self.reader(node, open.clone(), flags, keep_cache), pending);
     }
 
-    fn answer(
-        &self,
-        node: &Arc<Node>,
-        open: &Arc<OpenFile>,
-        keep_cache: bool,
-        flags: i32,
-        pending: &Arc<Pending<OpenReply>>,
-    ) {
-        let direct_io = self.settings.direct_io || flags & libc::O_DIRECT != 0;
-        let (this, node, open, waiting) =
-            (self.this(), node.clone(), open.clone(), pending.clone());
+    /// Gives the handle to the kernel, or closes it again if the request has ended otherwise.
+    pub(super) fn answer(&self, new: NewHandle, pending: &Arc<Pending<OpenReply>>) {
+        let node = new.handle().node.clone();
+        let waiting = pending.clone();
         let behind = std::mem::replace(&mut node.state.lock().kernel_behind, false);
-        let id = node.id;
         let answer = move || {
-            let answered = waiting.finish_with(|| {
-                let handle = this.handles.insert(Arc::new(Handle {
-                    node: node.clone(),
-                    open: open.clone(),
-                    direct_io,
-                    stream: Mutex::new(Stream::default()),
-                }));
-                if open.passthrough.is_some() {
-                    this.metrics.passthrough_opens.add(1);
-                }
-                Ok(OpenReply {
-                    handle,
-                    direct_io,
-                    keep_cache,
-                    passthrough: open.passthrough.clone(),
-                })
-            });
-            if !answered {
-                this.close(&node, &open);
-            }
+            waiting.finish_with(|| Ok(new.reply()));
         };
         if behind {
             // An open shows the newest size (close-to-open), and the kernel reads no further than the size it knows.
-            self.invalidations.forget_attributes_then(id, answer);
+            self.invalidations.forget_attributes_then(node.id, answer);
         } else {
             answer();
         }
@@ -291,7 +286,8 @@ impl FileSystem {
         let registry = self
             .registry
             .as_ref()
-            .filter(|_| self.settings.passthrough && file.is_complete())?;
+            .filter(|_| self.settings.passthrough && file.is_complete())
+            .filter(|_| !self.writes.is_expected(&file.key))?;
         let object = file.give_to_kernel()?;
         match registry.register(object.descriptor()?) {
             Ok(id) => Some(id),
@@ -304,15 +300,25 @@ impl FileSystem {
 
     pub(super) fn release_file(&self, handle: HandleId) {
         if let Some(handle) = self.handles.remove(handle) {
-            self.close(&handle.node, &handle.open);
+            self.close_handle(&handle);
         }
     }
 
-    fn close(&self, node: &Arc<Node>, open: &Arc<OpenFile>) {
+    pub(super) fn close_handle(&self, handle: &Arc<Handle>) {
+        match &handle.writing {
+            Some(writing) => self.close_writer(handle, writing),
+            None => {
+                self.close(&handle.node, &handle.open);
+            }
+        }
+    }
+
+    /// One handle of a node less; whether it was the last.
+    pub(super) fn close(&self, node: &Arc<Node>, open: &Arc<OpenFile>) -> bool {
         let forgotten = {
             let mut state = node.state.lock();
             if open.handles.fetch_sub(1, Ordering::AcqRel) != 1 {
-                return;
+                return false;
             }
             if state
                 .open
@@ -320,8 +326,9 @@ impl FileSystem {
                 .is_some_and(|current| Arc::ptr_eq(current, open))
             {
                 state.open = None;
-                // Half-written bytes may be among the kernel's pages, under the version of the whole.
-                if open.file.load().was_given_while_written() {
+                // Half-written bytes may be among the kernel's pages, under the version of the whole; and beside what
+                // was written here others may have written.
+                if open.file.load().was_given_while_written() || open.changing().is_some() {
                     state.pages_current = false;
                 }
             }
@@ -331,12 +338,18 @@ impl FileSystem {
             // The kernel forgot the node before this release was told.
             self.nodes.drop_unused(node);
         }
+        let held = open.held.lock().take();
+        if held.is_some() {
+            // The file goes with it, if nobody else has it.
+            let _ = self.changes_lane.submit(move || drop(held));
+        }
         let file = open.file.load_full();
         // Closing the backend's descriptor may wait for the server.
         let submitted = self.local_or_backend(&file, move |file| file.end_use());
         if let Err(file) = submitted {
             file.end_use();
         }
+        true
     }
 
     fn local_or_backend(
@@ -352,6 +365,43 @@ impl FileSystem {
         self.metadata_lane
             .submit(move || act(&closing))
             .map_err(|_| file.clone())
+    }
+}
+
+/// A handle on its way to the kernel; closed again where it does not arrive.
+pub(super) struct NewHandle {
+    fs: Arc<FileSystem>,
+    handle: Option<Arc<Handle>>,
+    keep_cache: bool,
+}
+
+impl NewHandle {
+    fn handle(&self) -> &Arc<Handle> {
+        self.handle.as_ref().expect("there until it is given away")
+    }
+
+    pub(super) fn reply(mut self) -> OpenReply {
+        let handle = self.handle.take().expect("given away once");
+        let passthrough = handle.open.passthrough.clone();
+        if passthrough.is_some() {
+            self.fs.metrics.passthrough_opens.add(1);
+        }
+        OpenReply {
+            direct_io: handle.direct_io,
+            keep_cache: self.keep_cache,
+            passthrough,
+            writes: handle.writing.is_some(),
+            handle: self.fs.handles.insert(handle),
+        }
+    }
+}
+
+impl Drop for NewHandle {
+    fn drop(&mut self) {
+        if let Some(handle) = self.handle.take() {
+            self.fs.close_handle(&handle);
+            self.fs.nodes.drop_unused(&handle.node);
+        }
     }
 }
 

@@ -4,7 +4,10 @@
 
 use crate::fs::error::FsError;
 use crate::io::Buffer;
-use crate::types::{Attributes, Caller, FileKind, HandleId, NodeId};
+use crate::types::{
+    AttributeChange, Attributes, ByteRange, Caller, FileKind, HandleId, NewNode, NodeId, Removal,
+    RenameMode,
+};
 use std::ffi::{OsStr, OsString};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -68,6 +71,48 @@ pub struct OpenReply {
     pub keep_cache: bool,
     /// The kernel reads this file by itself (FOPEN_PASSTHROUGH).
     pub passthrough: Option<Arc<dyn BackingId>>,
+    /// Opened for writing: closing it has something to wait for.
+    pub writes: bool,
+}
+
+/// A file to be made, as the program asked for it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Creation {
+    /// Permission bits without the umask taken off.
+    pub mode: u32,
+    pub umask: u32,
+    /// Those of open(2).
+    pub flags: i32,
+}
+
+#[derive(Clone)]
+pub struct Created {
+    pub entry: Entry,
+    pub open: OpenReply,
+}
+
+/// Bytes to be written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Write<'a> {
+    pub data: &'a [u8],
+    /// Where, as the kernel sees it: an append goes to the end.
+    pub offset: u64,
+    /// Those of open(2) as they are for this write: O_APPEND, O_SYNC, O_DSYNC.
+    pub flags: i32,
+    /// The kernel's own page writes; the caller says nothing then.
+    pub from_pages: bool,
+    /// Set-user-id and set-group-id bits go with it.
+    pub kills_set_id: bool,
+}
+
+/// copy_file_range(2).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RangeCopy {
+    pub from: HandleId,
+    pub from_offset: u64,
+    pub to: HandleId,
+    pub to_offset: u64,
+    pub length_bytes: u64,
 }
 
 /// Bytes read: the first `length_bytes` of the buffer; fewer than asked only at end of file.
@@ -164,8 +209,131 @@ pub trait Operations: Send + Sync + 'static {
         whence: i32,
         done: Done<u64>,
     );
-    /// Whether the directory entry `name` may change: EROFS here for every changing verb.
-    fn refuse_change(&self) -> FsError;
+    // Names and attributes. Each is on the backend when it is answered, made with the rights of the caller.
+    fn make(
+        &self,
+        context: RequestContext,
+        parent: NodeId,
+        name: &OsStr,
+        new: NewNode,
+        done: Done<Entry>,
+    );
+    /// One more name for a file.
+    fn link(
+        &self,
+        context: RequestContext,
+        node: NodeId,
+        parent: NodeId,
+        name: &OsStr,
+        done: Done<Entry>,
+    );
+    fn remove(
+        &self,
+        context: RequestContext,
+        parent: NodeId,
+        name: &OsStr,
+        removal: Removal,
+        done: Done<()>,
+    );
+    fn rename(
+        &self,
+        context: RequestContext,
+        from: (NodeId, &OsStr),
+        to: (NodeId, &OsStr),
+        mode: RenameMode,
+        done: Done<()>,
+    );
+    fn change_attributes(
+        &self,
+        context: RequestContext,
+        node: NodeId,
+        change: AttributeChange,
+        done: Done<AttributesReply>,
+    );
+    /// `flags` as setxattr(2) has them.
+    fn set_xattr(
+        &self,
+        context: RequestContext,
+        node: NodeId,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        done: Done<()>,
+    );
+    fn remove_xattr(&self, context: RequestContext, node: NodeId, name: &OsStr, done: Done<()>);
+    /// fsync(2) of a directory: its names are on stable storage.
+    fn sync_directory(&self, context: RequestContext, node: NodeId, done: Done<()>);
+    /// syncfs(2).
+    fn sync_filesystem(&self, context: RequestContext, node: NodeId, done: Done<()>);
     /// Ends a request that waits, with EINTR; one that is done or unknown is left alone.
     fn interrupt(&self, unique: u64);
+
+    // Bytes. What takes no changes answers EROFS.
+
+    /// Makes a regular file and opens it. ESTALE where there is one and `creation` does not ask for a new one: to be
+    /// looked up again.
+    fn create(
+        &self,
+        _context: RequestContext,
+        _parent: NodeId,
+        _name: &OsStr,
+        _creation: Creation,
+        done: Done<Created>,
+    ) {
+        done(Err(FsError::ReadOnly));
+    }
+    /// The same without a name (O_TMPFILE).
+    fn create_unnamed(
+        &self,
+        _context: RequestContext,
+        _parent: NodeId,
+        _creation: Creation,
+        done: Done<Created>,
+    ) {
+        done(Err(FsError::ReadOnly));
+    }
+    /// Answers how many bytes were written, from the front.
+    fn write(
+        &self,
+        _context: RequestContext,
+        _handle: HandleId,
+        _write: Write<'_>,
+        done: Done<usize>,
+    ) {
+        done(Err(FsError::ReadOnly));
+    }
+    /// A descriptor of the handle is closed: what was written is on stable storage, or the error is told.
+    fn flush(&self, _context: RequestContext, _handle: HandleId, done: Done<()>) {
+        done(Ok(()));
+    }
+    /// fsync(2) and fdatasync(2).
+    fn sync(&self, _context: RequestContext, _handle: HandleId, _data_only: bool, done: Done<()>) {
+        done(Ok(()));
+    }
+    /// fallocate(2), `mode` as it has it.
+    fn allocate(
+        &self,
+        _context: RequestContext,
+        _handle: HandleId,
+        _mode: i32,
+        _range: ByteRange,
+        done: Done<()>,
+    ) {
+        done(Err(FsError::ReadOnly));
+    }
+    /// Answers how many bytes were copied; EOPNOTSUPP makes the kernel read and write them.
+    fn copy_range(&self, _context: RequestContext, _copy: RangeCopy, done: Done<u64>) {
+        done(Err(FsError::ReadOnly));
+    }
+    /// truncate(2), or ftruncate(2) where there is a handle.
+    fn set_size(
+        &self,
+        _context: RequestContext,
+        _node: NodeId,
+        _handle: Option<HandleId>,
+        _size_bytes: u64,
+        done: Done<AttributesReply>,
+    ) {
+        done(Err(FsError::ReadOnly));
+    }
 }

@@ -4,12 +4,15 @@
 use super::error::FsError;
 use super::operations::Done;
 use crate::backend::deadline::{TimerId, Timers};
+use crate::sys::process;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 const SHARDS: usize = 16;
+/// Whether a thread that was sent a signal is about to end is looked at this often.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(250);
 
 /// The requests that wait now, by their unique id.
 pub(super) struct PendingTable {
@@ -23,12 +26,15 @@ struct Waiting {
 }
 
 trait Interruptible: Send + Sync {
-    fn interrupt(&self);
+    fn interrupt(self: Arc<Self>);
 }
 
 /// One waiting request. Dropped without a result, it ends with an error of its own.
 pub(super) struct Pending<T: Send + 'static> {
     unique: u64,
+    /// Who asks, where only its end is a reason to give up: a program that handles its signals does not expect a
+    /// write of a file to fail for one (signal(7)).
+    patient: Option<u32>,
     table: Arc<PendingTable>,
     state: Mutex<State<T>>,
 }
@@ -62,8 +68,33 @@ impl PendingTable {
         timeout: Duration,
         done: Done<T>,
     ) -> Arc<Pending<T>> {
+        let pending = self.register(unique, None, done);
+        pending.after(timeout, |pending| {
+            pending.finish(Err(FsError::BackendTimeout));
+        });
+        pending
+    }
+
+    /// Registers a request without a deadline, of a thread that must be about to end for a signal to interrupt it.
+    /// Thread 0 is of another pid namespace, and nobody can tell.
+    pub(super) fn begin_patient<T: Send + 'static>(
+        self: &Arc<Self>,
+        unique: u64,
+        thread: u32,
+        done: Done<T>,
+    ) -> Arc<Pending<T>> {
+        self.register(unique, (thread != 0).then_some(thread), done)
+    }
+
+    fn register<T: Send + 'static>(
+        self: &Arc<Self>,
+        unique: u64,
+        patient: Option<u32>,
+        done: Done<T>,
+    ) -> Arc<Pending<T>> {
         let pending = Arc::new(Pending {
             unique,
+            patient,
             table: self.clone(),
             state: Mutex::new(State {
                 done: Some(done),
@@ -77,9 +108,6 @@ impl PendingTable {
             request,
         };
         self.shard(unique).lock().insert(unique, waiting);
-        pending.after(timeout, |pending| {
-            pending.finish(Err(FsError::BackendTimeout));
-        });
         pending
     }
 
@@ -174,8 +202,16 @@ impl<T: Send + 'static> Pending<T> {
 }
 
 impl<T: Send + 'static> Interruptible for Pending<T> {
-    fn interrupt(&self) {
-        self.finish(Err(FsError::Interrupted));
+    fn interrupt(self: Arc<Self>) {
+        match self.patient {
+            // The kernel tells of the first signal only: a later one may end the thread.
+            Some(thread) if !process::is_ending(thread) => {
+                self.after(LOOK_AGAIN_AFTER, |pending| pending.clone().interrupt());
+            }
+            _ => {
+                self.finish(Err(FsError::Interrupted));
+            }
+        }
     }
 }
 

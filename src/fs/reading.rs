@@ -2,15 +2,19 @@
 
 use super::FileSystem;
 use super::error::FsError;
+use super::node::Node;
 use super::open_file::Handle;
 use super::opening::fetch_failed;
 use super::operations::{Done, ReadReply, RequestContext};
+use super::order::Touch;
 use super::pending::Pending;
+use super::writes::FileWrites;
 use crate::backend::SeekWhence;
 use crate::cache::{Attempt, CachedFile, FetchError, ReadPlan};
 use crate::events::Invalidation;
 use crate::io::Buffer;
 use crate::types::{ByteRange, HandleId};
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -30,7 +34,13 @@ impl FileSystem {
         let Some(handle) = self.handles.get(id) else {
             return done(Err(FsError::UnknownNode));
         };
+        if let Some(writes) = handle.open.changing() {
+            return self.read_changing(context, handle, &writes, offset, length_bytes, done);
+        }
         let file = handle.open.file.load_full();
+        if file.is_following() {
+            return self.read_following(context, handle, offset, length_bytes, done);
+        }
         let attempt = self.cache.try_read(&file, offset, length_bytes);
         let plan = self.plan(&handle, &file, offset, length_bytes);
         match attempt {
@@ -127,9 +137,12 @@ impl FileSystem {
                         length_bytes,
                     }));
                 }
-                Err(FetchError::Changed) => {
-                    this.version_gone(handle, &reader, plan, pending, tries);
-                }
+                Err(FetchError::Changed) => match handle.open.changing() {
+                    Some(writes) => {
+                        this.read_backend(handle, &writes, plan.offset, plan.length_bytes, &pending)
+                    }
+                    None => this.version_gone(handle, &reader, plan, pending, tries),
+                },
                 Err(error) => {
                     pending.finish(Err(fetch_failed(error)));
                 }
@@ -180,6 +193,91 @@ impl FileSystem {
         });
     }
 
+    /// A file with a writer is read from the backend, after the changes before it that concern the same bytes.
+    fn read_changing(
+        &self,
+        context: RequestContext,
+        handle: Arc<Handle>,
+        writes: &Arc<FileWrites>,
+        offset: u64,
+        length_bytes: usize,
+        done: Done<ReadReply>,
+    ) {
+        let pending = self.begin(context, done);
+        self.read_backend(handle, writes, offset, length_bytes, &pending);
+    }
+
+    fn read_backend(
+        &self,
+        handle: Arc<Handle>,
+        writes: &Arc<FileWrites>,
+        offset: u64,
+        length_bytes: usize,
+        pending: &Arc<Pending<ReadReply>>,
+    ) {
+        let range = ByteRange::at(offset, length_bytes as u64);
+        let held = writes.clone();
+        self.in_order(writes, range, Touch::Reads, pending, move |fs, pending| {
+            let mut buffer = fs.cache.buffer(length_bytes);
+            let read = fs.read_present(&handle.node, &held, &mut buffer[..length_bytes], offset);
+            pending.finish(match read {
+                Ok(length_bytes) => {
+                    fs.metrics.bypass_bytes.add(length_bytes as u64);
+                    Ok(ReadReply {
+                        buffer,
+                        length_bytes,
+                    })
+                }
+                Err(error) => Err(FsError::Backend(error)),
+            });
+        });
+    }
+
+    /// By a descriptor that a program holds where there is one: it may read where the daemon may not, and goes on
+    /// when the file has lost its name.
+    pub(super) fn read_present(
+        &self,
+        node: &Node,
+        writes: &FileWrites,
+        buffer: &mut [u8],
+        offset: u64,
+    ) -> io::Result<usize> {
+        if let Some(writer) = writes.readable_writer() {
+            return writer.file.read_at(buffer, offset);
+        }
+        let place = node.place();
+        let source = writes.source(|| self.backend.open(&place))?;
+        source.read_at(buffer, offset)
+    }
+
+    /// The kernel reads the object by itself, but for O_DIRECT: the same bytes for both.
+    fn read_following(
+        &self,
+        context: RequestContext,
+        handle: Arc<Handle>,
+        offset: u64,
+        length_bytes: usize,
+        done: Done<ReadReply>,
+    ) {
+        let (this, pending) = (self.this(), self.begin(context, done));
+        let refused = pending.clone();
+        let submitted = self.local_lane.submit(move || {
+            let mut buffer = this.cache.buffer(length_bytes);
+            let file = handle.open.file.load_full();
+            let read = file.read_following(&mut buffer[..length_bytes], offset);
+            pending.finish(match read {
+                Ok(length_bytes) => Ok(ReadReply {
+                    buffer,
+                    length_bytes,
+                }),
+                Err(error) => Err(FsError::Disk(error)),
+            });
+        });
+        if submitted.is_err() {
+            refused.finish(Err(FsError::BackendTimeout));
+        }
+    }
+
     pub(super) fn seek_file(
         &self,
         context: RequestContext,
@@ -196,6 +294,9 @@ impl FileSystem {
             libc::SEEK_HOLE => SeekWhence::Hole,
             _ => return done(Err(FsError::Invalid("lseek whence"))),
         };
+        if let Some(writes) = handle.open.changing() {
+            return self.seek_changing(context, handle, writes, offset, whence, done);
+        }
         let file = handle.open.file.load_full();
         let size = file.size_bytes();
         if offset >= size {
@@ -219,6 +320,31 @@ impl FileSystem {
                 }
                 other => other.map(|found| found.min(size)).map_err(fetch_failed),
             });
+        });
+    }
+
+    fn seek_changing(
+        &self,
+        context: RequestContext,
+        handle: Arc<Handle>,
+        writes: Arc<FileWrites>,
+        offset: u64,
+        whence: SeekWhence,
+        done: Done<u64>,
+    ) {
+        let pending = self.begin(context, done);
+        self.on_backend(&pending, move |fs, pending| {
+            let place = handle.node.place();
+            let found = match writes.writers().first() {
+                Some(writer) => writer.file.seek(offset, whence),
+                None => writes
+                    .source(|| fs.backend.open(&place))
+                    .and_then(|source| source.seek(offset, whence)),
+            };
+            pending.finish(found.map_err(|error| match error.raw_os_error() {
+                Some(libc::ENXIO) => FsError::NoSuchOffset,
+                _ => FsError::Backend(error),
+            }));
         });
     }
 }

@@ -7,6 +7,7 @@ use super::operations::{AttributesReply, Done, RequestContext, SpaceReply};
 use crate::backend::BackendSpace;
 use crate::events::Invalidation;
 use crate::types::{Attributes, FileKind, NodeId};
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -32,6 +33,18 @@ impl FileSystem {
         let mut state = node.state.lock();
         if state.validated().is_some_and(|last| last > asked) {
             // Overtaken by the answer to a later question.
+            return;
+        }
+        if state
+            .open
+            .as_ref()
+            .is_some_and(|open| open.changing().is_some())
+        {
+            // Reads go to the backend, and writes through the kernel's pages: nothing is to be forgotten.
+            state.set_attributes(&fresh);
+            state.set_first_seen(Instant::now());
+            state.set_timeout(shortest);
+            state.set_validated(Some(asked));
             return;
         }
         let changed = node.version(&state) != fresh.version();
@@ -60,7 +73,7 @@ impl FileSystem {
             return;
         }
         let new = self.cache.file(&node.key, fresh.version());
-        new.begin_use(node.place(), first_seen);
+        new.begin_use(node.clone(), first_seen);
         open.delivered.store(false, Ordering::Release);
         let old = open.file.swap(new);
         old.end_use();
@@ -76,7 +89,7 @@ impl FileSystem {
         if let Some(open) = &state.open
             && open.passthrough.is_some()
         {
-            let version = open.file.load().version;
+            let version = open.file.load().shown_version(&attributes.version());
             if version != attributes.version() {
                 attributes.size_bytes = version.size_bytes;
                 attributes.mtime = version.mtime;
@@ -90,7 +103,7 @@ impl FileSystem {
         (attributes, ttl)
     }
 
-    fn attributes_reply(&self, node: &Node) -> AttributesReply {
+    pub(super) fn attributes_reply(&self, node: &Node) -> AttributesReply {
         let (attributes, ttl) = self.shown_attributes(node);
         AttributesReply { attributes, ttl }
     }
@@ -125,7 +138,7 @@ impl FileSystem {
         }
         self.on_backend(&pending, move |fs, pending| {
             let asked = Instant::now();
-            match fs.backend.attributes(&node.place()) {
+            match fs.ask_attributes(&node) {
                 Ok(fresh) => {
                     fs.take_attributes(&node, fresh, asked);
                     pending.finish(Ok(fs.attributes_reply(&node)));
@@ -140,10 +153,24 @@ impl FileSystem {
         });
     }
 
-    /// A file removed on the backend while it is open here still has the attributes it had (fstat(2)).
+    /// Blocks on the backend. By a writer's descriptor where there is one: it is good for an unlinked file, too.
+    fn ask_attributes(&self, node: &Node) -> io::Result<Attributes> {
+        let open = node.state.lock().open.clone();
+        let writes = open.and_then(|open| open.writes.load_full());
+        match writes.and_then(|writes| writes.attributes()) {
+            Some(answer) => answer,
+            None => self.backend.attributes(&node.place()),
+        }
+    }
+
+    /// A file removed on the backend while it is open here still has the attributes it had (fstat(2)), and so has a
+    /// directory removed through this mount, of which the kernel tells no longer whether it is open.
     fn attributes_of_the_lost(&self, node: &Node) -> Option<AttributesReply> {
-        let open = node.state.lock().open.is_some();
-        open.then(|| {
+        let lasts = {
+            let state = node.state.lock();
+            state.open.is_some() || state.kind() == FileKind::Directory && node.is_superseded()
+        };
+        lasts.then(|| {
             let (mut attributes, _) = self.shown_attributes(node);
             attributes.link_count = 0;
             AttributesReply {

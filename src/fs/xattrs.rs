@@ -65,6 +65,15 @@ impl XattrCache {
     }
 }
 
+impl XattrCache {
+    /// One attribute, and so the list, has changed: ctime need not show it within one timestamp step.
+    pub(super) fn forget(&self, node: &Node, name: &OsStr) {
+        let mut answers = self.answers.lock();
+        answers.pop(&(node.id, Some(name.to_owned())));
+        answers.pop(&(node.id, None));
+    }
+}
+
 fn reply(answer: Answer) -> Result<Vec<u8>, FsError> {
     answer
         .map(|value| value.to_vec())

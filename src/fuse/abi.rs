@@ -62,6 +62,8 @@ pub const OPEN_DIRECT_IO: u32 = 1 << 0;
 pub const OPEN_KEEP_CACHE: u32 = 1 << 1;
 /// FOPEN_NOFLUSH.
 pub const OPEN_NO_FLUSH: u32 = 1 << 5;
+/// FOPEN_PARALLEL_DIRECT_WRITES: those that do not extend the file come side by side.
+pub const OPEN_PARALLEL_DIRECT_WRITES: u32 = 1 << 6;
 /// FOPEN_PASSTHROUGH.
 pub const OPEN_PASSTHROUGH: u32 = 1 << 7;
 

@@ -1,6 +1,8 @@
 //! Bytes from the kernel to a [`Request`]. Pure; every length is checked, no input panics.
 
 use super::abi::{self, opcode};
+use super::bytes::{self, ByteRequest};
+use super::names::{self, NameRequest};
 use crate::types::{Caller, HandleId, NodeId};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -15,7 +17,7 @@ pub struct Header {
 }
 
 /// One request. Names and lists borrow from the bytes read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request<'a> {
     Lookup {
         name: &'a OsStr,
@@ -69,8 +71,10 @@ pub enum Request<'a> {
     Interrupt {
         unique: u64,
     },
-    /// Anything that would change the filesystem.
-    Change,
+    /// Changes bytes.
+    Bytes(ByteRequest<'a>),
+    /// Changes names or attributes.
+    Names(NameRequest<'a>),
     /// Succeeds without work: with nothing written there is nothing to flush or to sync.
     Acknowledge,
     /// Refused with this errno.
@@ -116,6 +120,12 @@ pub fn decode(bytes: &[u8]) -> Result<(Header, Request<'_>), DecodeError> {
 }
 
 fn arguments_of(code: u32, arguments: &[u8]) -> Option<Request<'_>> {
+    if let Some(decoded) = bytes::decode::arguments_of(code, arguments) {
+        return decoded.map(Request::Bytes);
+    }
+    if let Some(decoded) = names::decode::arguments_of(code, arguments) {
+        return decoded.map(Request::Names);
+    }
     Some(match code {
         opcode::LOOKUP => Request::Lookup {
             name: name(arguments)?,
@@ -185,26 +195,7 @@ fn arguments_of(code: u32, arguments: &[u8]) -> Option<Request<'_>> {
         opcode::INTERRUPT => Request::Interrupt {
             unique: fixed::<abi::InterruptIn>(arguments)?.0.unique,
         },
-        opcode::SETATTR
-        | opcode::SYMLINK
-        | opcode::MKNOD
-        | opcode::MKDIR
-        | opcode::UNLINK
-        | opcode::RMDIR
-        | opcode::RENAME
-        | opcode::RENAME2
-        | opcode::LINK
-        | opcode::WRITE
-        | opcode::SETXATTR
-        | opcode::REMOVEXATTR
-        | opcode::CREATE
-        | opcode::TMPFILE
-        | opcode::FALLOCATE
-        | opcode::COPY_FILE_RANGE
-        | opcode::COPY_FILE_RANGE_64 => Request::Change,
-        opcode::FLUSH | opcode::FSYNC | opcode::FSYNCDIR | opcode::SYNCFS | opcode::DESTROY => {
-            Request::Acknowledge
-        }
+        opcode::DESTROY => Request::Acknowledge,
         opcode::IOCTL => Request::Refuse(libc::ENOTTY),
         opcode::NOTIFY_REPLY => Request::Ignore,
         // ENOSYS makes the kernel stop asking and do without: ACCESS (it checks by itself), locks
@@ -219,14 +210,19 @@ pub fn forgotten(list: &[u8]) -> impl Iterator<Item = abi::ForgetOne> + '_ {
         .filter_map(|chunk| abi::ForgetOne::read_from_bytes(chunk).ok())
 }
 
-fn fixed<T: FromBytes + KnownLayout + Immutable>(bytes: &[u8]) -> Option<(T, &[u8])> {
+pub(super) fn fixed<T: FromBytes + KnownLayout + Immutable>(bytes: &[u8]) -> Option<(T, &[u8])> {
     T::read_from_prefix(bytes).ok()
 }
 
 /// A name up to its zero byte; an empty one is malformed.
-fn name(bytes: &[u8]) -> Option<&OsStr> {
+pub(super) fn name(bytes: &[u8]) -> Option<&OsStr> {
+    name_and_rest(bytes).map(|(name, _)| name)
+}
+
+/// A name up to its zero byte, and what comes after.
+pub(super) fn name_and_rest(bytes: &[u8]) -> Option<(&OsStr, &[u8])> {
     let end = bytes.iter().position(|byte| *byte == 0)?;
-    (end > 0).then(|| OsStr::from_bytes(&bytes[..end]))
+    (end > 0).then(|| (OsStr::from_bytes(&bytes[..end]), &bytes[end + 1..]))
 }
 
 #[cfg(test)]
@@ -316,13 +312,12 @@ mod tests {
     }
 
     #[test]
-    fn everything_that_changes_is_a_change_and_the_unknown_is_enosys() {
-        for code in [
-            4, 6, 8, 9, 10, 11, 12, 13, 16, 21, 24, 35, 43, 45, 47, 51, 53,
-        ] {
-            let bytes = request(code, &[], &[]);
-            assert_eq!(decode(&bytes).unwrap().1, Request::Change, "opcode {code}");
-        }
+    fn changes_of_names_and_of_bytes_are_told_apart_and_the_unknown_is_enosys() {
+        let flush = [0; 24];
+        let bytes = request(opcode::FLUSH, &flush, &[]);
+        assert!(matches!(decode(&bytes).unwrap().1, Request::Bytes(_)));
+        let bytes = request(opcode::UNLINK, b"name\0", &[]);
+        assert!(matches!(decode(&bytes).unwrap().1, Request::Names(_)));
         for code in [0, 31, 33, 34, 37, 40, 52, 4096, u32::MAX] {
             let bytes = request(code, &[], &[]);
             assert_eq!(decode(&bytes).unwrap().1, Request::Refuse(libc::ENOSYS));

@@ -1,6 +1,7 @@
 //! A decoded request to its verb of [`Operations`], with a completion that writes the reply.
 
 use super::abi;
+use super::bytes::ByteRequest;
 use super::decode::{self, DecodeError, Header, Request};
 use super::interrupts::Interrupts;
 use super::mount::Access;
@@ -14,7 +15,7 @@ use std::sync::Arc;
 
 /// Shared by all reader threads.
 pub struct Dispatcher<O: ?Sized> {
-    operations: Arc<O>,
+    pub(super) operations: Arc<O>,
     interrupts: Interrupts,
     access: Access,
     owner_uid: u32,
@@ -114,7 +115,8 @@ impl<O: Operations + ?Sized> Dispatcher<O> {
                     }),
                 )
             }
-            Request::Change => reply.error(&self.operations.refuse_change()),
+            Request::Bytes(request) => self.answer_bytes(header, request, reply),
+            Request::Names(request) => self.answer_names(header, request, reply),
             Request::Acknowledge => reply.success(),
             Request::Refuse(errno) => reply.errno(errno),
             _ => self.answer_node(header, request, reply),
@@ -165,9 +167,6 @@ impl<O: Operations + ?Sized> Dispatcher<O> {
     fn answer_file(&self, header: &Header, request: Request<'_>, reply: Reply) {
         let (context, node) = (context(header), header.node);
         match request {
-            Request::Open { flags } if changes(flags) => {
-                reply.error(&self.operations.refuse_change())
-            }
             Request::Open { flags } => self.operations.open(
                 context,
                 node,
@@ -272,6 +271,9 @@ impl<O: Operations + ?Sized> Dispatcher<O> {
                         Request::Read { .. }
                             | Request::ReadDirectory { .. }
                             | Request::Release { .. }
+                            | Request::Bytes(ByteRequest::Write { .. })
+                            | Request::Bytes(ByteRequest::Flush { .. })
+                            | Request::Bytes(ByteRequest::Sync { .. })
                             | Request::ReleaseDirectory { .. }
                             | Request::Acknowledge
                     )
@@ -280,18 +282,14 @@ impl<O: Operations + ?Sized> Dispatcher<O> {
     }
 }
 
-fn context(header: &Header) -> RequestContext {
+pub(super) fn context(header: &Header) -> RequestContext {
     RequestContext {
         unique: header.unique,
         caller: header.caller,
     }
 }
 
-fn changes(flags: i32) -> bool {
-    flags & libc::O_ACCMODE != libc::O_RDONLY || flags & libc::O_TRUNC != 0
-}
-
-fn structure<T: zerocopy::IntoBytes + zerocopy::Immutable>(
+pub(super) fn structure<T: zerocopy::IntoBytes + zerocopy::Immutable>(
     reply: Reply,
     result: Result<T, FsError>,
 ) {

@@ -1,8 +1,8 @@
 //! What we answer, as the kernel's structures. Pure.
 
 use super::abi;
-use crate::fs::operations::{AttributesReply, Entry, LookupReply, OpenReply, SpaceReply};
-use crate::types::{Attributes, NodeId};
+use crate::fs::operations::{AttributesReply, Created, Entry, LookupReply, OpenReply, SpaceReply};
+use crate::types::{Attributes, ByteRange, NodeId};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
@@ -87,10 +87,13 @@ pub fn lookup(reply: &LookupReply) -> Option<abi::EntryOut> {
 }
 
 pub fn open(reply: &OpenReply) -> abi::OpenOut {
-    // Only read-only opens succeed: closing one has nothing to flush, so the kernel need not ask.
-    let mut flags = abi::OPEN_NO_FLUSH;
+    let mut flags = 0;
+    if !reply.writes {
+        // Closing it has nothing to wait for: the kernel need not ask.
+        flags |= abi::OPEN_NO_FLUSH;
+    }
     if reply.direct_io {
-        flags |= abi::OPEN_DIRECT_IO;
+        flags |= abi::OPEN_DIRECT_IO | abi::OPEN_PARALLEL_DIRECT_WRITES;
     }
     let mut backing_id = 0;
     match &reply.passthrough {
@@ -107,6 +110,12 @@ pub fn open(reply: &OpenReply) -> abi::OpenOut {
         flags,
         backing_id,
     }
+}
+
+/// The answer to CREATE: an entry, then what an open answers.
+pub fn created(reply: &Created) -> Vec<u8> {
+    let (entry, open) = (entry(&reply.entry), open(&reply.open));
+    [entry.as_bytes(), open.as_bytes()].concat()
 }
 
 pub fn space(reply: &SpaceReply) -> abi::StatfsOut {
@@ -128,18 +137,22 @@ pub fn space(reply: &SpaceReply) -> abi::StatfsOut {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NodePart {
     AttributesAndPages,
+    /// Attributes, and the pages of a range that is not empty.
+    Pages(ByteRange),
     AttributesOnly,
 }
 
 /// FUSE_NOTIFY_INVAL_INODE, header included.
 pub fn invalidate_node(node: NodeId, part: NodePart) -> Vec<u8> {
+    let (offset, length_bytes) = match part {
+        NodePart::AttributesAndPages => (0, 0),
+        NodePart::Pages(range) => (range.start as i64, range.length_bytes() as i64),
+        NodePart::AttributesOnly => (-1, 0),
+    };
     let body = abi::InvalidateInodeOut {
         node: node.0,
-        offset: match part {
-            NodePart::AttributesAndPages => 0,
-            NodePart::AttributesOnly => -1,
-        },
-        length_bytes: 0,
+        offset,
+        length_bytes,
     };
     let header = notification_header(abi::notify::INVAL_INODE, body.as_bytes().len());
     [header.as_bytes(), body.as_bytes()].concat()
@@ -177,6 +190,7 @@ mod tests {
             direct_io: false,
             keep_cache,
             passthrough: passthrough.then(|| Arc::new(Seven) as Arc<dyn BackingId>),
+            writes: false,
         }
     }
 

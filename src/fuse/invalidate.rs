@@ -34,6 +34,7 @@ pub fn run(device: &FuseDevice, queue: &Receiver<Notice>, stop: &Receiver<()>) {
 fn encoded(invalidation: &Invalidation) -> Vec<u8> {
     match invalidation {
         Invalidation::Node(node) => encode::invalidate_node(*node, NodePart::AttributesAndPages),
+        Invalidation::Range(node, range) => encode::invalidate_node(*node, NodePart::Pages(*range)),
         Invalidation::Attributes(node) => encode::invalidate_node(*node, NodePart::AttributesOnly),
         Invalidation::Entry { parent, name } => encode::invalidate_entry(*parent, name),
     }

@@ -3,7 +3,10 @@
 use crate::fs::error::FsError;
 use crate::fs::operations::*;
 use crate::io::Buffer;
-use crate::types::{Attributes, FileKind, HandleId, NodeId, Timestamp};
+use crate::types::{
+    AttributeChange, Attributes, FileKind, HandleId, NewNode, NodeId, Removal, RenameMode,
+    Timestamp,
+};
 use parking_lot::{Condvar, Mutex};
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -157,12 +160,16 @@ impl Operations for MemoryFs {
         done(Ok(b"text".to_vec()));
     }
 
-    fn open(&self, _: RequestContext, node: NodeId, _: i32, done: Done<OpenReply>) {
+    fn open(&self, _: RequestContext, node: NodeId, flags: i32, done: Done<OpenReply>) {
+        if flags & libc::O_ACCMODE != libc::O_RDONLY {
+            return done(Err(FsError::ReadOnly));
+        }
         done(Ok(OpenReply {
             handle: HandleId(self.next_handle.fetch_add(1, Ordering::Relaxed)),
             direct_io: self.direct_io || node == STUCK,
             keep_cache: true,
             passthrough: self.passthrough.clone().filter(|_| node == PASSED),
+            writes: false,
         }));
     }
 
@@ -292,8 +299,53 @@ impl Operations for MemoryFs {
         done(Ok(if whence == libc::SEEK_DATA { offset } else { 9 }));
     }
 
-    fn refuse_change(&self) -> FsError {
-        FsError::ReadOnly
+    fn make(&self, _: RequestContext, _: NodeId, _: &OsStr, _: NewNode, done: Done<Entry>) {
+        done(Err(FsError::ReadOnly));
+    }
+
+    fn link(&self, _: RequestContext, _: NodeId, _: NodeId, _: &OsStr, done: Done<Entry>) {
+        done(Err(FsError::ReadOnly));
+    }
+
+    fn remove(&self, _: RequestContext, _: NodeId, _: &OsStr, _: Removal, done: Done<()>) {
+        done(Err(FsError::ReadOnly));
+    }
+
+    fn rename(
+        &self,
+        _: RequestContext,
+        _: (NodeId, &OsStr),
+        _: (NodeId, &OsStr),
+        _: RenameMode,
+        done: Done<()>,
+    ) {
+        done(Err(FsError::ReadOnly));
+    }
+
+    fn change_attributes(
+        &self,
+        _: RequestContext,
+        _: NodeId,
+        _: AttributeChange,
+        done: Done<AttributesReply>,
+    ) {
+        done(Err(FsError::ReadOnly));
+    }
+
+    fn set_xattr(&self, _: RequestContext, _: NodeId, _: &OsStr, _: &[u8], _: i32, done: Done<()>) {
+        done(Err(FsError::ReadOnly));
+    }
+
+    fn remove_xattr(&self, _: RequestContext, _: NodeId, _: &OsStr, done: Done<()>) {
+        done(Err(FsError::ReadOnly));
+    }
+
+    fn sync_directory(&self, _: RequestContext, _: NodeId, done: Done<()>) {
+        done(Ok(()));
+    }
+
+    fn sync_filesystem(&self, _: RequestContext, _: NodeId, done: Done<()>) {
+        done(Ok(()));
     }
 
     fn interrupt(&self, unique: u64) {

@@ -11,6 +11,7 @@
 //! - `protocol`: what is asked of the kernel at INIT, and the report of what it has
 //! - `dispatch`: request to verb, and who is let in
 //! - `decode`, `encode`, `directory`, `abi`: bytes, pure
+//! - `names`: requests that change names and attributes; `bytes`: those that change bytes
 //! - `reply`: the duty to answer one request
 //! - `interrupts`: interrupts that overtake their request
 //! - `invalidate`: what the kernel is to forget
@@ -18,6 +19,7 @@
 //! - `memory_fs`, `mounted_tests`: the tests on a real mount
 
 pub mod abi;
+pub mod bytes;
 pub mod decode;
 pub mod directory;
 pub mod dispatch;
@@ -25,6 +27,7 @@ pub mod encode;
 pub mod interrupts;
 pub mod invalidate;
 pub mod mount;
+pub mod names;
 pub mod protocol;
 pub mod registry;
 pub mod reply;

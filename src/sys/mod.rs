@@ -7,9 +7,12 @@
 //! - `stat`: statx and statfs
 //! - `dirents`: getdents64
 //! - `xattr`: extended attributes of a descriptor, O_PATH ones included
+//! - `credentials`: acting for files as another user, umask
+//! - `names`: making, linking, renaming and removing names, changing attributes
 //! - `mountinfo`: the mounts of this process
 //! - `disk`: preadv2, statx, leases, raw directory reading
 //! - `pipe`: pipes of a chosen size
+//! - `write`: pwritev2 with its flags
 //! - `wakeup`: eventfd
 //! - `memory`: the heap of the C library
 //! - `affinity`: which processors a thread may run on
@@ -19,6 +22,7 @@
 //! - `fuse_device`: an open /dev/fuse: requests in, replies out, clones, passthrough registration
 
 pub mod affinity;
+pub mod credentials;
 pub mod dirents;
 pub mod disk;
 pub mod fuse_device;
@@ -26,11 +30,13 @@ pub mod handle;
 pub mod handle_probe;
 pub mod memory;
 pub mod mountinfo;
+pub mod names;
 pub mod path;
 pub mod pipe;
 pub mod process;
 pub mod stat;
 pub mod wakeup;
+pub mod write;
 pub mod xattr;
 
 use std::io;

@@ -47,15 +47,35 @@ pub fn open_beneath(directory: BorrowedFd<'_>, path: &OsStr, flags: i32) -> io::
     openat2(base, OsStr::from_bytes(rest), flags)
 }
 
+/// Makes a file that must not exist, beneath `directory` as [`open_beneath`] goes; `flags` as open(2) has them,
+/// O_CREAT | O_EXCL or O_TMPFILE among them.
+pub fn create_beneath(
+    directory: BorrowedFd<'_>,
+    name: &OsStr,
+    flags: i32,
+    mode: u32,
+) -> io::Result<OwnedFd> {
+    openat2_retried(directory, name, flags, mode)
+}
+
 fn as_fd(fd: &OwnedFd) -> BorrowedFd<'_> {
     std::os::fd::AsFd::as_fd(fd)
 }
 
 fn openat2(directory: BorrowedFd<'_>, path: &OsStr, flags: i32) -> io::Result<OwnedFd> {
+    openat2_retried(directory, path, flags, 0)
+}
+
+fn openat2_retried(
+    directory: BorrowedFd<'_>,
+    path: &OsStr,
+    flags: i32,
+    mode: u32,
+) -> io::Result<OwnedFd> {
     let path = c_string(path)?;
     let mut tries = 0;
     loop {
-        match openat2_once(directory, &path, flags) {
+        match openat2_once(directory, &path, flags, mode) {
             // A rename or mount anywhere on the machine while ".." was walked: openat2(2) says to try again.
             Err(error) if error.raw_os_error() == Some(libc::EAGAIN) && tries < RACES_MAX => {
                 tries += 1
@@ -65,10 +85,16 @@ fn openat2(directory: BorrowedFd<'_>, path: &OsStr, flags: i32) -> io::Result<Ow
     }
 }
 
-fn openat2_once(directory: BorrowedFd<'_>, path: &CStr, flags: i32) -> io::Result<OwnedFd> {
+fn openat2_once(
+    directory: BorrowedFd<'_>,
+    path: &CStr,
+    flags: i32,
+    mode: u32,
+) -> io::Result<OwnedFd> {
     // SAFETY: open_how is plain integers, for which all zeros is a valid value.
     let mut how: libc::open_how = unsafe { std::mem::zeroed() };
     how.flags = (flags | libc::O_CLOEXEC) as u64;
+    how.mode = u64::from(mode);
     how.resolve = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_SYMLINKS | libc::RESOLVE_NO_MAGICLINKS;
     // SAFETY: path and `how` outlive the call, and the size is that of `how`.
     let fd = retried(|| unsafe {

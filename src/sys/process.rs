@@ -83,6 +83,65 @@ fn facts_in(stat: &[u8]) -> Option<ProcessFacts> {
     })
 }
 
+/// The supplementary groups of a process or thread, from /proc/PID/status (proc_pid_status(5)). ENOENT when there is none
+/// of that id.
+pub fn groups_of(pid: u32) -> io::Result<Vec<u32>> {
+    let status = std::fs::read(format!("/proc/{pid}/status"))?;
+    groups_in(&status)
+        .ok_or_else(|| io::Error::other(format!("/proc/{pid}/status is not understood")))
+}
+
+fn groups_in(status: &[u8]) -> Option<Vec<u32>> {
+    // The name, on the first line, has its line ends escaped.
+    let groups = status
+        .split(|byte| *byte == b'\n')
+        .find_map(|line| line.strip_prefix(b"Groups:"))?;
+    groups
+        .split(u8::is_ascii_whitespace)
+        .filter(|field| !field.is_empty())
+        .map(|field| std::str::from_utf8(field).ok()?.parse().ok())
+        .collect()
+}
+
+/// Whether a thread is ending, or was sent a signal that ends it (which reaches it as SIGKILL), or is no more.
+pub fn is_ending(thread: u32) -> bool {
+    let read = |file| std::fs::read(format!("/proc/{thread}/{file}"));
+    match (read("status"), read("stat")) {
+        (Ok(status), Ok(stat)) => is_killed_in(&status) || is_exiting_in(&stat),
+        _ => true,
+    }
+}
+
+fn is_killed_in(status: &[u8]) -> bool {
+    const SIGKILL_BIT: u64 = 1 << (libc::SIGKILL - 1);
+    let mut lines = status.split(|byte| *byte == b'\n');
+    lines.any(|line| {
+        let pending = line
+            .strip_prefix(b"SigPnd:")
+            .or_else(|| line.strip_prefix(b"ShdPnd:"));
+        let text = pending.and_then(|text| std::str::from_utf8(text).ok());
+        text.and_then(|text| u64::from_str_radix(text.trim(), 16).ok())
+            .is_some_and(|signals| signals & SIGKILL_BIT != 0)
+    })
+}
+
+fn is_exiting_in(stat: &[u8]) -> bool {
+    /// PF_EXITING (linux/sched.h).
+    const EXITING: u64 = 0x4;
+    let after_name = stat.iter().rposition(|byte| *byte == b')');
+    let mut fields = after_name
+        .map_or(&[][..], |at| &stat[at + 1..])
+        .split(u8::is_ascii_whitespace)
+        .filter(|field| !field.is_empty());
+    // The state, which comes first, is field 3; the flags are field 9.
+    let flags = fields
+        .nth(9 - 3)
+        .and_then(|text| std::str::from_utf8(text).ok());
+    flags
+        .and_then(|text| text.parse::<u64>().ok())
+        .is_some_and(|flags| flags & EXITING != 0)
+}
+
 /// A descriptor of another process, so that its end can be waited for and its id is not confused with a
 /// later one's. ESRCH when there is no such process.
 pub fn open_process(pid: i32) -> io::Result<OwnedFd> {
@@ -127,6 +186,30 @@ mod tests {
         assert_eq!(facts.start_ticks, 4711);
         assert!(facts.is_dead);
         assert_eq!(facts_in(b"7 (a"), None);
+    }
+
+    #[test]
+    fn groups_are_read_from_their_own_line() {
+        let status = b"Name:\tGroups:\\n1\nUid:\t0\t0\t0\t0\nGroups:\t4 24 1000 \nVmPeak:\t7 kB\n";
+        assert_eq!(groups_in(status), Some(vec![4, 24, 1000]));
+        assert_eq!(groups_in(b"Groups:\t \n"), Some(vec![]));
+        assert_eq!(groups_in(b"Groups:\t4 x\n"), None);
+        assert_eq!(groups_in(b"Name:\ta\n"), None);
+        assert!(groups_of(std::process::id()).is_ok());
+    }
+
+    #[test]
+    fn a_thread_is_ending_when_it_was_killed_exits_or_is_gone() {
+        assert!(!is_ending(std::process::id()));
+        assert!(is_ending(i32::MAX as u32));
+        assert!(is_killed_in(
+            b"SigPnd:\t0000000000000000\nShdPnd:\t0000000000000100\n"
+        ));
+        assert!(!is_killed_in(
+            b"SigPnd:\t0000000000004000\nShdPnd:\t0000000000000000\n"
+        ));
+        assert!(is_exiting_in(b"7 (a) b) R 1 7 7 0 -1 4194308 0 0"));
+        assert!(!is_exiting_in(b"7 (a) b) R 1 7 7 0 -1 4194304 0 0"));
     }
 
     #[test]

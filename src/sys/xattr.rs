@@ -3,7 +3,7 @@
 
 #![allow(unsafe_code)]
 
-use super::{path, retried};
+use super::{checked, path, retried};
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -37,6 +37,31 @@ pub fn get(fd: BorrowedFd<'_>, name: &OsStr) -> io::Result<Vec<u8>> {
             )
         }
     })
+}
+
+/// setxattr(2) with XATTR_* flags.
+pub fn set(fd: BorrowedFd<'_>, name: &OsStr, value: &[u8], flags: i32) -> io::Result<()> {
+    let path = path::proc_path(fd);
+    let name = path::c_string(name)?;
+    // SAFETY: both strings are zero-terminated, the value readable for the length given.
+    let result = unsafe {
+        libc::setxattr(
+            path.as_ptr(),
+            name.as_ptr(),
+            value.as_ptr().cast(),
+            value.len(),
+            flags,
+        )
+    };
+    checked(result.into()).map(drop)
+}
+
+/// ENODATA if there is no such attribute.
+pub fn remove(fd: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
+    let path = path::proc_path(fd);
+    let name = path::c_string(name)?;
+    // SAFETY: both strings are zero-terminated.
+    checked(unsafe { libc::removexattr(path.as_ptr(), name.as_ptr()) }.into()).map(drop)
 }
 
 fn with_room(mut call: impl FnMut(&mut [u8]) -> libc::ssize_t) -> io::Result<Vec<u8>> {

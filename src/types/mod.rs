@@ -1,9 +1,12 @@
 //! Words shared by every layer. Plain data, no behaviour beyond arithmetic.
 
 use std::fmt;
+use std::sync::Arc;
 
+pub use changes::{AttributeChange, NewNode, Removal, RenameMode, TimeChange};
 pub use short_bytes::ShortBytes;
 
+mod changes;
 mod short_bytes;
 
 /// A half-open range of bytes in a file: `start..end`.
@@ -188,4 +191,13 @@ pub struct Caller {
     pub uid: u32,
     pub gid: u32,
     pub pid: u32,
+}
+
+/// Whose rights a change of the backend uses: a caller's file-system identity.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Credentials {
+    pub uid: u32,
+    pub gid: u32,
+    /// The supplementary groups.
+    pub groups: Arc<[u32]>,
 }

@@ -171,6 +171,7 @@ impl FakeBackend {
             key: key.clone(),
             inode: self.version(key).inode,
             path: PathBuf::from(String::from_utf8_lossy(&key.0).into_owned()),
+            held: None,
         }
     }
 
@@ -308,9 +309,11 @@ fn attributes_of(version: &Version) -> Attributes {
     }
 }
 
-fn unsupported<T>() -> io::Result<T> {
+pub fn unsupported<T>() -> io::Result<T> {
     Err(io::Error::from_raw_os_error(libc::ENOSYS))
 }
+
+impl crate::backend::writing::Writes for FakeBackend {}
 
 impl Backend for FakeBackend {
     fn root(&self) -> io::Result<(Place, Attributes)> {

@@ -3,6 +3,7 @@
 //! from CACHEFS_SEED, and run longer with CACHEFS_LONG=1.
 
 mod backend;
+mod changes;
 mod crashes;
 mod eviction;
 mod faults;
@@ -162,7 +163,7 @@ impl World {
     fn open(&self, key: &FileKey) -> Arc<CachedFile> {
         let version = self.backend.version(key);
         let file = self.cache.file(key, version);
-        file.begin_use(self.backend.place(key), Instant::now());
+        file.begin_use(Arc::new(self.backend.place(key)), Instant::now());
         file
     }
 

@@ -1,0 +1,245 @@
+//! A cached file that is about to be changed through this mount is given up: its record leaves the index, its object
+//! goes when nobody has it. An object that the kernel reads by itself, for handles or mappings, *follows* the
+//! changes until then: what was written to the backend is written into it, too.
+//!
+//! Invariants: what is cached is given up before the first byte changes, and durably before a byte of an object does;
+//! an object follows only while its bytes are those of the backend's present version.
+
+use super::Cache;
+use super::directory::CacheDirectory;
+use super::fetch::FetchError;
+use super::file::CachedFile;
+use super::record::{FileRecord, ObjectId, occupied};
+use crate::io::IoFile;
+use crate::types::{ByteRange, FileKey, Version};
+use std::io;
+use std::sync::{Arc, Weak};
+
+/// Zeros are written in pieces of this.
+const ZEROS_BYTES: usize = 1 << 20;
+
+/// What an object shows whose file is, or was, changed through this mount.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Following {
+    /// The backend's present bytes.
+    Present,
+    /// What the backend had after the last of the changes.
+    Until(Version),
+}
+
+/// An object without a record that follows, or may do so again.
+pub(super) struct Follower {
+    key: FileKey,
+    directory: Arc<CacheDirectory>,
+    object: ObjectId,
+    /// Nobody may have it in use as a file any more: a mapping outlives all handles.
+    user: Weak<CachedFile>,
+    version: Version,
+}
+
+/// Objects that follow the changes of one file now.
+#[derive(Default)]
+pub struct Followers(Vec<(Follower, Arc<dyn IoFile>)>);
+
+impl Cache {
+    /// Gives up what is cached of a file. What is left are objects the kernel reads by itself, each with the version
+    /// it has the bytes of. Blocks on the local disk.
+    pub fn begin_change(self: &Arc<Self>, key: &FileKey) -> Followers {
+        let mut followers = Followers::default();
+        for directory in self.directories.iter().filter(|one| one.is_usable()) {
+            directory.resume_following(key, &mut followers);
+            let (given_up, newly) = directory.give_up(key);
+            if let Some(follower) = newly {
+                followers.0.push(follower);
+                directory.checkpoint();
+            }
+            if let Some(file) = given_up {
+                self.fail_fetch(&file, &FetchError::Changed);
+                self.reclaim.wake();
+            }
+        }
+        followers
+    }
+}
+
+impl CacheDirectory {
+    fn keep_following(&self, follower: Follower) {
+        let key = follower.key.clone();
+        self.following.lock().entry(key).or_default().push(follower);
+    }
+
+    /// The object is gone, and with it whoever it could follow for.
+    pub(super) fn end_following(&self, object: ObjectId) {
+        let mut following = self.following.lock();
+        following.retain(|_, followers| {
+            followers.retain(|follower| follower.object != object);
+            !followers.is_empty()
+        });
+    }
+
+    fn resume_following(self: &Arc<Self>, key: &FileKey, into: &mut Followers) {
+        let Some(idle) = self.following.lock().remove(key) else {
+            return;
+        };
+        for follower in idle {
+            // Removed with its last mapping, perhaps.
+            if let Ok(file) = self.open_object(follower.object) {
+                into.0.push((follower, file));
+            }
+        }
+    }
+
+    /// Takes the content of a file out of use and out of the index: the file if it was in use, and its object if the
+    /// kernel may go on reading that.
+    fn give_up(
+        self: &Arc<Self>,
+        key: &FileKey,
+    ) -> (Option<Arc<CachedFile>>, Option<(Follower, Arc<dyn IoFile>)>) {
+        let _opening = self.opening.lock();
+        let (active, record) = match self.look_up(key) {
+            Ok(found) => found,
+            Err(error) => {
+                self.fail(error.to_string());
+                return (None, None);
+            }
+        };
+        let mut follower = None;
+        if let Some(file) = &active {
+            follower = self.read_by_kernel(file);
+            self.retire(file);
+        }
+        let left = record.filter(|record| !self.is_leaving(key, record.object));
+        if let Some(record) = left {
+            follower = follower.or_else(|| self.still_mapped(key, &record));
+            self.remove_record(key, record.object);
+            self.doom(record.object, record.occupied_bytes());
+        }
+        (active, follower)
+    }
+
+    fn read_by_kernel(
+        self: &Arc<Self>,
+        file: &Arc<CachedFile>,
+    ) -> Option<(Follower, Arc<dyn IoFile>)> {
+        let object = file.complete_object()?;
+        let opened = match file.kept_object_file() {
+            Some(opened) => opened,
+            None => self.open_object(object).ok()?,
+        };
+        // Given to it a moment ago, it may not have opened it yet.
+        let is_held = file.is_given_and_used() || !opened.is_exclusive();
+        let follower = Follower {
+            key: file.key.clone(),
+            directory: self.clone(),
+            object,
+            user: Arc::downgrade(file),
+            version: file.version,
+        };
+        is_held.then_some((follower, opened))
+    }
+
+    /// The object of a file nobody has open: only a mapping can hold it.
+    fn still_mapped(
+        self: &Arc<Self>,
+        key: &FileKey,
+        record: &FileRecord,
+    ) -> Option<(Follower, Arc<dyn IoFile>)> {
+        let whole = ByteRange::new(0, record.version.size_bytes);
+        let opened = self.open_object(record.object).ok()?;
+        let is_held = record.extents.contains(whole) && !opened.is_exclusive();
+        let follower = Follower {
+            key: key.clone(),
+            directory: self.clone(),
+            object: record.object,
+            user: Weak::new(),
+            version: record.version,
+        };
+        is_held.then_some((follower, opened))
+    }
+}
+
+impl Followers {
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Those with other bytes than the backend has now stay as they are.
+    pub fn keep_only(&mut self, present: &Version) {
+        self.0.retain(|(follower, _)| follower.version == *present);
+        for (follower, _) in &self.0 {
+            follower.show(Following::Present);
+        }
+    }
+
+    pub fn write(&self, data: &[u8], offset: u64) {
+        self.each("following a write", |file| file.write_all_at(data, offset));
+    }
+
+    pub fn set_size(&self, size_bytes: u64) {
+        self.each("following a truncation", |file| file.set_size(size_bytes));
+    }
+
+    /// Zeros where the file has bytes there; with `may_grow` up to the end of the range.
+    pub fn zero(&self, range: ByteRange, may_grow: bool) {
+        self.each("following a hole", |file| zero(file, range, may_grow));
+    }
+
+    /// The changes have ended with this version; `None` where that could not be told.
+    pub fn rest(self, version: Option<Version>) {
+        let Some(version) = version else {
+            return;
+        };
+        for (mut follower, file) in self.0 {
+            drop(file);
+            follower.show(Following::Until(version));
+            follower.note_growth(&version);
+            follower.version = version;
+            let directory = follower.directory.clone();
+            directory.keep_following(follower);
+        }
+    }
+
+    fn each(&self, doing: &str, act: impl Fn(&dyn IoFile) -> io::Result<()>) {
+        for (follower, file) in &self.0 {
+            if let Err(error) = act(&**file) {
+                // The kernel reads on without us: all that can be done is to say so.
+                tracing::error!(
+                    object = follower.object.0,
+                    "an open or mapped file shows old bytes until it is opened again"
+                );
+                follower.directory.report_disk_error(doing, &error);
+            }
+        }
+    }
+}
+
+fn zero(file: &dyn IoFile, range: ByteRange, may_grow: bool) -> io::Result<()> {
+    let size_bytes = file.facts()?.size_bytes;
+    let inside = range.intersection(&ByteRange::new(0, size_bytes));
+    let zeros = vec![0; ZEROS_BYTES.min(inside.length_bytes() as usize)];
+    let mut offset = inside.start;
+    while offset < inside.end {
+        let length = (inside.end - offset).min(zeros.len() as u64);
+        file.write_all_at(&zeros[..length as usize], offset)?;
+        offset += length;
+    }
+    if may_grow && range.end > size_bytes {
+        file.set_size(range.end)?;
+    }
+    Ok(())
+}
+
+impl Follower {
+    fn show(&self, following: Following) {
+        if let Some(user) = self.user.upgrade() {
+            user.follow(following);
+        }
+    }
+
+    /// What the object takes more than it did counts.
+    fn note_growth(&self, version: &Version) {
+        let taken = |size_bytes| occupied(ByteRange::new(0, size_bytes));
+        let more = taken(version.size_bytes).saturating_sub(taken(self.version.size_bytes));
+        self.directory.note_growth(self.object, more);
+    }
+}

@@ -1,0 +1,54 @@
+//! Who asks: the identity that a change of the backend is made with.
+
+use super::FileSystem;
+use crate::sys::process;
+use crate::types::{Caller, Credentials};
+use lru::LruCache;
+use parking_lot::Mutex;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A thread that changes its groups is believed to have the old ones for this long.
+const GROUPS_KNOWN_FOR: Duration = Duration::from_secs(2);
+/// Threads whose groups are remembered.
+const CALLERS_MAX: usize = 1024;
+
+/// Supplementary groups, which the kernel does not send, by who sent a request.
+pub(super) struct CallerGroups {
+    known: Mutex<LruCache<(u32, u32, u32), (Instant, Arc<[u32]>)>>,
+}
+
+impl CallerGroups {
+    pub(super) fn new() -> Self {
+        let callers = NonZeroUsize::new(CALLERS_MAX).expect("not zero");
+        Self {
+            known: Mutex::new(LruCache::new(callers)),
+        }
+    }
+
+    /// The groups of the thread that asks; none where it has ended, or is of another pid namespace.
+    fn of(&self, caller: &Caller) -> Arc<[u32]> {
+        let key = (caller.pid, caller.uid, caller.gid);
+        if let Some((since, groups)) = self.known.lock().get(&key)
+            && since.elapsed() < GROUPS_KNOWN_FOR
+        {
+            return groups.clone();
+        }
+        let read = Instant::now();
+        let groups: Arc<[u32]> = process::groups_of(caller.pid).unwrap_or_default().into();
+        self.known.lock().put(key, (read, groups.clone()));
+        groups
+    }
+}
+
+impl FileSystem {
+    /// The identity to change the backend with. Reads /proc; waits for nothing.
+    pub(super) fn credentials(&self, caller: &Caller) -> Credentials {
+        Credentials {
+            uid: caller.uid,
+            gid: caller.gid,
+            groups: self.callers.of(caller),
+        }
+    }
+}

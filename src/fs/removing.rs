@@ -1,0 +1,159 @@
+//! Names that go: unlink, rmdir, and rename, which may replace one.
+//!
+//! A file that programs have open is held on the backend before it loses a name, so that they go on with it. One that
+//! nobody has open is let go of first: on NFS any descriptor of ours would leave an .nfsXXXX behind.
+
+use super::FileSystem;
+use super::claims::Claim;
+use super::node::Node;
+use super::operations::{Done, RequestContext};
+use crate::backend::HeldFile;
+use crate::types::{FileKind, NodeId, Removal, RenameMode};
+use std::ffi::OsStr;
+use std::io;
+use std::sync::Arc;
+
+/// A node about to lose a name, and what keeps its file if programs have it open.
+struct Losing {
+    node: Arc<Node>,
+    held: Option<HeldFile>,
+    is_last_name: bool,
+}
+
+impl FileSystem {
+    pub(super) fn remove_name(
+        &self,
+        context: RequestContext,
+        parent: NodeId,
+        name: &OsStr,
+        removal: Removal,
+        done: Done<()>,
+    ) {
+        let parent = match self.node(parent) {
+            Ok(parent) => parent,
+            Err(error) => return done(Err(error)),
+        };
+        let name = name.to_owned();
+        let mut claims = vec![Claim::Name(parent.id, name.clone())];
+        claims.extend(self.claim_of(&parent, &name));
+        self.change(
+            context,
+            claims,
+            done,
+            move |fs, caller| {
+                let losing = fs.prepare_loss(&parent, &name);
+                let outcome = fs.backend.remove(&parent.place(), &name, removal, caller);
+                fs.names_changed(&parent);
+                finish_loss(fs, losing, &outcome);
+                if outcome.is_ok() {
+                    fs.nodes.forget_name(parent.id, &name);
+                }
+                outcome
+            },
+            |_, ()| (),
+        );
+    }
+
+    pub(super) fn rename_node(
+        &self,
+        context: RequestContext,
+        from: (NodeId, &OsStr),
+        to: (NodeId, &OsStr),
+        mode: RenameMode,
+        done: Done<()>,
+    ) {
+        let (old, new) = match (self.node(from.0), self.node(to.0)) {
+            (Ok(old), Ok(new)) => (old, new),
+            (Err(error), _) | (_, Err(error)) => return done(Err(error)),
+        };
+        let (from, to) = (from.1.to_owned(), to.1.to_owned());
+        let mut claims = vec![
+            Claim::Name(old.id, from.clone()),
+            Claim::Name(new.id, to.clone()),
+        ];
+        claims.extend(self.claim_of(&old, &from));
+        claims.extend(self.claim_of(&new, &to));
+        self.change(
+            context,
+            claims,
+            done,
+            move |fs, caller| {
+                let moving = fs.nodes.by_name(old.id, &from);
+                let met = fs.nodes.by_name(new.id, &to);
+                let replaces = mode == RenameMode::Replace && !same_node(&moving, &met);
+                let losing = replaces.then(|| fs.prepare_loss(&new, &to)).flatten();
+                let (from_place, to_place) = (old.place(), new.place());
+                let (from_name, to_name) = ((&from_place, &*from), (&to_place, &*to));
+                let outcome = fs.backend.rename(from_name, to_name, mode, caller);
+                fs.names_changed(&old);
+                fs.names_changed(&new);
+                for node in [moving, met].into_iter().flatten() {
+                    // Their ctime has changed, and of directories "..".
+                    fs.expire(&node);
+                }
+                finish_loss(fs, losing, &outcome);
+                if outcome.is_ok() {
+                    fs.nodes.moved((&old, &from), (&new, &to), mode);
+                }
+                outcome
+            },
+            |_, ()| (),
+        );
+    }
+
+    fn claim_of(&self, parent: &Node, name: &OsStr) -> Option<Claim> {
+        let node = self.nodes.by_name(parent.id, name)?;
+        Some(Claim::Inode(node.id))
+    }
+
+    /// Blocks on the backend.
+    fn prepare_loss(&self, parent: &Node, name: &OsStr) -> Option<Losing> {
+        let node = self.nodes.by_name(parent.id, name)?;
+        let (kind, link_count, is_open) = {
+            let state = node.state.lock();
+            let attributes = node.attributes(&state);
+            (attributes.kind, attributes.link_count, state.open.is_some())
+        };
+        if kind == FileKind::Directory {
+            return Some(Losing {
+                node,
+                held: None,
+                is_last_name: true,
+            });
+        }
+        let mut losing = Losing {
+            node,
+            held: None,
+            is_last_name: link_count <= 1,
+        };
+        if !is_open {
+            self.cache.let_go(&losing.node.key);
+        } else if let Ok((found, held)) = self.backend.hold(&parent.place(), name)
+            && losing.node.is_of(&found)
+        {
+            losing.is_last_name = found.attributes.link_count <= 1;
+            losing.held = Some(held);
+        }
+        Some(losing)
+    }
+}
+
+fn same_node(one: &Option<Arc<Node>>, other: &Option<Arc<Node>>) -> bool {
+    matches!((one, other), (Some(one), Some(other)) if Arc::ptr_eq(one, other))
+}
+
+fn finish_loss(fs: &FileSystem, losing: Option<Losing>, outcome: &io::Result<()>) {
+    let Some(losing) = losing.filter(|_| outcome.is_ok()) else {
+        return;
+    };
+    if losing.is_last_name {
+        // Its inode number may come back with another file.
+        fs.nodes.supersede(&losing.node);
+        fs.listings.forget(&losing.node);
+    }
+    fs.expire(&losing.node);
+    let open = losing.node.state.lock().open.clone();
+    if let Some(open) = open {
+        *open.held.lock() = losing.held;
+    }
+}

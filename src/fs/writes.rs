@@ -1,0 +1,228 @@
+//! Files that are being changed through this mount: who has them open for writing, whether anything has been changed
+//! yet, and what follows from that for everybody who reads them.
+
+use super::order::RangeOrder;
+use crate::backend::SourceFile;
+use crate::backend::writing::WritableFile;
+use crate::cache::Followers;
+use crate::types::{Attributes, FileKey, Version};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+/// How long an open for writing may take from its refusal on a node that the kernel reads by itself to its second try.
+const EXPECTED_FOR: Duration = Duration::from_secs(2);
+
+/// One open for writing.
+pub(super) struct Writer {
+    pub file: Arc<dyn WritableFile>,
+    /// Something was written that no sync has covered.
+    pub unsynced: AtomicBool,
+    /// One append at a time.
+    pub appending: Mutex<()>,
+}
+
+/// All that is shared by the writers, truncations and readers of one file while any of them lasts.
+pub(super) struct FileWrites {
+    key: FileKey,
+    table: Arc<WritesTable>,
+    pub order: Arc<RangeOrder>,
+    /// Held while the cache gives the file up for the first change, and while the last one is taken over.
+    pub turning: Mutex<()>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    writers: Vec<Arc<Writer>>,
+    /// Something is being, or has been, changed: reads go to the backend.
+    followers: Option<Arc<Followers>>,
+    source: Option<Arc<dyn SourceFile>>,
+}
+
+#[derive(Default)]
+pub(super) struct WritesTable {
+    files: Mutex<HashMap<FileKey, Weak<FileWrites>>>,
+    /// Files whose next open for writing is on its way.
+    expected: Mutex<HashMap<FileKey, Instant>>,
+}
+
+impl WritesTable {
+    pub fn of(self: &Arc<Self>, key: &FileKey) -> Arc<FileWrites> {
+        let mut files = self.files.lock();
+        if let Some(held) = files.get(key).and_then(Weak::upgrade) {
+            return held;
+        }
+        let writes = Arc::new(FileWrites {
+            key: key.clone(),
+            table: self.clone(),
+            order: Arc::default(),
+            turning: Mutex::new(()),
+            state: Mutex::default(),
+        });
+        files.insert(key.clone(), Arc::downgrade(&writes));
+        writes
+    }
+
+    /// A writer was sent back to look the name up again: until it comes the file must not be given to the kernel.
+    pub fn expect(&self, key: &FileKey) {
+        let mut expected = self.expected.lock();
+        expected.retain(|_, since| since.elapsed() < EXPECTED_FOR);
+        expected.insert(key.clone(), Instant::now());
+    }
+
+    pub fn has_come(&self, key: &FileKey) {
+        self.expected.lock().remove(key);
+    }
+
+    pub fn is_expected(&self, key: &FileKey) -> bool {
+        let expected = self.expected.lock();
+        expected
+            .get(key)
+            .is_some_and(|since| since.elapsed() < EXPECTED_FOR)
+    }
+}
+
+/// What is left of changes that have ended.
+pub(super) struct Ended {
+    followers: Option<Followers>,
+    source: Option<Arc<dyn SourceFile>>,
+}
+
+impl Ended {
+    /// Whether the version that the changes led to is of use.
+    pub fn wants_version(&self) -> bool {
+        self.followers
+            .as_ref()
+            .is_some_and(|followers| !followers.is_empty())
+    }
+
+    /// Closing a descriptor of the backend may wait for it.
+    pub fn rest(self, version: Option<Version>) {
+        drop(self.source);
+        if let Some(followers) = self.followers {
+            followers.rest(version);
+        }
+    }
+}
+
+impl Drop for FileWrites {
+    fn drop(&mut self) {
+        let mut files = self.table.files.lock();
+        // Somebody may have begun anew in the meantime.
+        if files
+            .get(&self.key)
+            .is_some_and(|held| held.strong_count() == 0)
+        {
+            files.remove(&self.key);
+        }
+    }
+}
+
+impl Writer {
+    pub fn new(file: Arc<dyn WritableFile>) -> Arc<Self> {
+        Arc::new(Self {
+            file,
+            unsynced: AtomicBool::new(false),
+            appending: Mutex::new(()),
+        })
+    }
+
+    /// Returns when all that was written by now is on stable storage; an error is told once.
+    pub fn sync(&self, data_only: bool) -> io::Result<()> {
+        self.unsynced.store(false, Ordering::Release);
+        self.file.sync(data_only)
+    }
+
+    pub fn is_unsynced(&self) -> bool {
+        self.unsynced.load(Ordering::Acquire)
+    }
+}
+
+impl FileWrites {
+    pub fn add(&self, writer: &Arc<Writer>) {
+        self.state.lock().writers.push(writer.clone());
+    }
+
+    pub fn remove(&self, writer: &Arc<Writer>) {
+        self.state
+            .lock()
+            .writers
+            .retain(|held| !Arc::ptr_eq(held, writer));
+    }
+
+    pub fn has_writers(&self) -> bool {
+        !self.state.lock().writers.is_empty()
+    }
+
+    pub fn writers(&self) -> Vec<Arc<Writer>> {
+        self.state.lock().writers.clone()
+    }
+
+    /// Closing any of them has to wait for a sync.
+    pub fn mark_unsynced(&self) {
+        for writer in &self.state.lock().writers {
+            writer.unsynced.store(true, Ordering::Release);
+        }
+    }
+
+    /// What was cached is given up: bytes are those of the backend.
+    pub fn has_begun(&self) -> bool {
+        self.state.lock().followers.is_some()
+    }
+
+    /// Called with `turning` held.
+    pub fn begin(&self, followers: Followers) {
+        self.state.lock().followers = Some(Arc::new(followers));
+    }
+
+    pub fn followers(&self) -> Option<Arc<Followers>> {
+        self.state.lock().followers.clone()
+    }
+
+    /// Back to reading what is cached, if nobody writes any more. Does not block: the rest is for
+    /// [`Ended::rest`].
+    pub fn end(&self) -> Option<Ended> {
+        let mut state = self.state.lock();
+        if !state.writers.is_empty() {
+            return None;
+        }
+        Some(Ended {
+            // A change that outlived its request holds on to them: then their bytes are nobody's version.
+            followers: state.followers.take().and_then(Arc::into_inner),
+            source: state.source.take(),
+        })
+    }
+
+    /// Attributes by an open descriptor: of an unlinked file there are no others.
+    pub fn attributes(&self) -> Option<io::Result<Attributes>> {
+        let writer = self.state.lock().writers.first().cloned();
+        writer.map(|writer| writer.file.attributes())
+    }
+
+    /// A writer's descriptor that can be read.
+    pub fn readable_writer(&self) -> Option<Arc<Writer>> {
+        let state = self.state.lock();
+        state
+            .writers
+            .iter()
+            .find(|writer| writer.file.is_readable())
+            .cloned()
+    }
+
+    /// The descriptor for readers; `open` makes it when there is none yet.
+    pub fn source(
+        &self,
+        open: impl FnOnce() -> io::Result<Arc<dyn SourceFile>>,
+    ) -> io::Result<Arc<dyn SourceFile>> {
+        if let Some(source) = &self.state.lock().source {
+            return Ok(source.clone());
+        }
+        let opened = open()?;
+        let mut state = self.state.lock();
+        Ok(state.source.get_or_insert(opened).clone())
+    }
+}

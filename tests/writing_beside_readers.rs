@@ -1,0 +1,314 @@
+//! Readers of every kind that have a file open, or mapped, see what a writer of the same mount does to it at once;
+//! none of them ever gets an error, zeros that nobody wrote, or old bytes.
+
+mod support;
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use support::reading::{AlignedBuffer, Mapping, open_direct};
+use support::writing::{WritableMapping, allocate, copy_range, open_with};
+use support::*;
+
+const LIMIT: Duration = Duration::from_secs(200);
+const SIZE: usize = 3 << 20;
+
+/// One way to have the file open.
+enum Reader {
+    Handle(File),
+    Direct(File),
+    /// Of the first [`MAPPED`] bytes; its handle is closed.
+    Mapped(Mapping),
+    Writer(File),
+    WriterMapped(WritableMapping),
+}
+
+/// No step makes the file shorter, so that no mapping is ever beyond its end.
+const MAPPED: usize = SIZE / 2;
+
+impl Reader {
+    fn open(random: &mut Random, path: &Path) -> Self {
+        let read = || File::open(path).unwrap();
+        match random.below(6) {
+            0 | 1 => Self::Handle(read()),
+            2 => Self::Direct(open_direct(path).unwrap()),
+            3 => Self::Mapped(Mapping::new(&read(), MAPPED).unwrap()),
+            4 => Self::Writer(open_with(path, 0).unwrap()),
+            _ => {
+                let file = open_with(path, 0).unwrap();
+                Self::WriterMapped(WritableMapping::new(&file, MAPPED).unwrap())
+            }
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Handle(_) => "handle",
+            Self::Direct(_) => "O_DIRECT handle",
+            Self::Mapped(_) => "mapping",
+            Self::Writer(_) => "writer",
+            Self::WriterMapped(_) => "writer's mapping",
+        }
+    }
+
+    fn read(&self, offset: usize, length: usize) -> Vec<u8> {
+        let mut bytes = vec![0; length];
+        match self {
+            Self::Handle(file) | Self::Writer(file) => {
+                let read = file.read_at(&mut bytes, offset as u64).unwrap();
+                bytes.truncate(read);
+            }
+            Self::Direct(file) => {
+                let mut buffer = AlignedBuffer::new(length);
+                let read = file.read_at(buffer.bytes_mut(), offset as u64).unwrap();
+                bytes = buffer.bytes()[..read].to_vec();
+            }
+            Self::Mapped(mapping) => bytes = mapping.read(offset, length),
+            Self::WriterMapped(mapping) => bytes = mapping.load(offset, length),
+        }
+        bytes
+    }
+
+    fn is_mapped(&self) -> bool {
+        matches!(self, Self::Mapped(_) | Self::WriterMapped(_))
+    }
+
+    fn size(&self) -> Option<u64> {
+        match self {
+            Self::Handle(file) | Self::Direct(file) | Self::Writer(file) => {
+                Some(file.metadata().unwrap().len())
+            }
+            Self::Mapped(_) | Self::WriterMapped(_) => None,
+        }
+    }
+}
+
+/// Does one thing to the file, and the same to the bytes expected.
+fn change(random: &mut Random, path: &Path, expected: &mut Vec<u8>, round: u64) -> String {
+    let offset = random.below(expected.len() as u64) as usize;
+    let length = (1 + random.below(70_000)) as usize;
+    let end = (offset + length).min(expected.len());
+    let bytes = vec![round as u8; length];
+    match random.below(7) {
+        0 | 1 => {
+            let file = open_with(path, 0).unwrap();
+            file.write_all_at(&bytes, offset as u64).unwrap();
+            expected[offset..end].fill(round as u8);
+            expected.resize(expected.len().max(offset + length), round as u8);
+            format!("write {offset}+{length}")
+        }
+        2 => {
+            let file = open_with(path, libc::O_DIRECT).unwrap();
+            file.write_all_at(&bytes, offset as u64).unwrap();
+            expected[offset..end].fill(round as u8);
+            expected.resize(expected.len().max(offset + length), round as u8);
+            format!("O_DIRECT write {offset}+{length}")
+        }
+        3 => {
+            let mut file = OpenOptions::new().append(true).open(path).unwrap();
+            std::io::Write::write_all(&mut file, &bytes).unwrap();
+            expected.extend(bytes);
+            format!("append {length}")
+        }
+        4 => {
+            let file = open_with(path, 0).unwrap();
+            let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+            allocate(&file, mode, offset as u64, length as u64).unwrap();
+            expected[offset..end].fill(0);
+            format!("punch {offset}+{length}")
+        }
+        5 => {
+            let file = open_with(path, 0).unwrap();
+            let count = copy_range(&file, 0, &file, 100_000, 50_000).unwrap();
+            expected.copy_within(0..count, 100_000);
+            format!("copy {count}")
+        }
+        _ => {
+            let file = open_with(path, 0).unwrap();
+            let mapping = WritableMapping::new(&file, MAPPED).unwrap();
+            let at = offset % (MAPPED - 8);
+            mapping.store(at, &[round as u8; 8]);
+            mapping.sync().unwrap();
+            expected[at..at + 8].fill(round as u8);
+            format!("mapped store {at}")
+        }
+    }
+}
+
+fn check(reader: &Reader, expected: &[u8], random: &mut Random, told: &str) {
+    if let Some(size) = reader.size() {
+        assert_eq!(
+            size,
+            expected.len() as u64,
+            "{told}: size by {}",
+            reader.name()
+        );
+    }
+    let visible = if reader.is_mapped() {
+        MAPPED
+    } else {
+        expected.len()
+    };
+    for _ in 0..3 {
+        // O_DIRECT of a file read by passthrough is that of the cache's disk.
+        let offset = (random.below(visible as u64 / 4096) * 4096) as usize;
+        let length = (visible - offset).min(64 << 10).next_multiple_of(4096);
+        let length = if reader.is_mapped() {
+            length.min(visible - offset)
+        } else {
+            length
+        };
+        let end = (offset + length).min(expected.len());
+        let seen = reader.read(offset, length);
+        assert!(
+            seen == expected[offset..end],
+            "{told}: {} reads other bytes at {offset}, first at +{:?} of {} ({} wanted)",
+            reader.name(),
+            seen.iter()
+                .zip(&expected[offset..end])
+                .position(|(a, b)| a != b),
+            seen.len(),
+            end - offset,
+        );
+    }
+}
+
+fn readers_see_a_writer(test: &str, options: &[&str]) {
+    let scratch = Scratch::new(test);
+    let plain = scratch.directory("plain");
+    let mut random = Random::from_environment(test);
+    let mut expected = Content::new(random.next(), 1, SIZE as u64).bytes(0, SIZE);
+    fs::write(plain.join("file"), &expected).unwrap();
+    let mut mount_options = MountOptions::new(&scratch);
+    for option in options {
+        mount_options = mount_options.with(option);
+    }
+    let mount = Mount::start(&scratch, &plain, mount_options);
+    let path: PathBuf = mount.join("file");
+    let rounds = sample_or_full(300, 5000);
+    with_time_limit(&scratch, LIMIT, move || {
+        let mut readers: Vec<Reader> = Vec::new();
+        for round in 1..=rounds {
+            if readers.len() > 8 || (!readers.is_empty() && random.below(3) == 0) {
+                let at = random.below(readers.len() as u64) as usize;
+                drop(readers.swap_remove(at));
+            }
+            if random.below(40) == 0 {
+                readers.clear();
+            }
+            if random.below(2) == 0 {
+                let reader = Reader::open(&mut random, &path);
+                check(
+                    &reader,
+                    &expected,
+                    &mut random,
+                    &format!("round {round}, opened"),
+                );
+                readers.push(reader);
+            }
+            if readers.is_empty() && random.below(2) == 0 {
+                // Complete in the cache: the next open may be read by the kernel itself.
+                assert!(
+                    fs::read(&path).unwrap() == expected,
+                    "round {round}: read whole"
+                );
+                continue;
+            }
+            let done = change(&mut random, &path, &mut expected, round);
+            for reader in &readers {
+                check(
+                    reader,
+                    &expected,
+                    &mut random,
+                    &format!("round {round}, after {done}"),
+                );
+            }
+            assert!(
+                fs::read(plain.join("file")).unwrap() == expected,
+                "round {round}: backend"
+            );
+        }
+    });
+}
+
+#[test]
+fn readers_of_every_kind_see_a_writer_at_once() {
+    readers_see_a_writer("beside-readers", &[]);
+}
+
+#[test]
+fn readers_of_every_kind_see_a_writer_without_passthrough() {
+    readers_see_a_writer("beside-readers-daemon", &["passthrough=off"]);
+}
+
+#[test]
+fn readers_of_every_kind_see_a_writer_of_small_files() {
+    readers_see_a_writer("beside-readers-small", &["small_file_size=16M"]);
+}
+
+#[test]
+fn readers_of_every_kind_see_a_writer_with_attributes_never_believed() {
+    readers_see_a_writer("beside-readers-noac", &["actimeo=0"]);
+}
+
+/// A file read whole and opened again, which the kernel reads by itself then.
+fn passed_through(mount: &Mount, path: &Path, size: usize) -> File {
+    assert_eq!(fs::read(path).unwrap().len(), size);
+    let before = mount.status_number("cache.passthrough_opens");
+    let file = File::open(path).unwrap();
+    let after = mount.status_number("cache.passthrough_opens");
+    assert_eq!(after, before + 1, "not read by passthrough");
+    file
+}
+
+#[test]
+fn a_mapping_that_outlives_its_passthrough_handle_sees_writes() {
+    let scratch = Scratch::new("outliving-mapping");
+    let plain = scratch.directory("plain");
+    fs::write(plain.join("file"), vec![1u8; SIZE]).unwrap();
+    let mount = Mount::start(&scratch, &plain, MountOptions::new(&scratch));
+    let path = mount.join("file");
+    let file = passed_through(&mount, &path, SIZE);
+    let mapping = Mapping::new(&file, SIZE).unwrap();
+    drop(file);
+    with_time_limit(&scratch, LIMIT, move || {
+        for round in 2..12u8 {
+            let writer = open_with(&path, 0).unwrap();
+            writer.write_all_at(&[round; 5000], 100_000).unwrap();
+            drop(writer);
+            let seen = mapping.read(100_000, 5000);
+            assert!(seen == [round; 5000], "round {round}: {}", seen[0]);
+        }
+    });
+}
+
+#[test]
+fn a_writer_killed_beside_a_passthrough_reader_leaves_nothing_wrong_in_the_cache() {
+    let scratch = Scratch::new("killed-beside-reader");
+    let plain = scratch.directory("plain");
+    fs::write(plain.join("file"), vec![1u8; SIZE]).unwrap();
+    let mut mount = Mount::start(&scratch, &plain, MountOptions::new(&scratch));
+    let path = mount.join("file");
+    for round in 2..6u8 {
+        let reader = passed_through(&mount, &path, SIZE);
+        // The index has the file by now.
+        std::thread::sleep(Duration::from_secs(4));
+        let writer = open_with(&path, 0).unwrap();
+        writer.write_all_at(&vec![round; SIZE], 0).unwrap();
+        let mut seen = vec![0; 4096];
+        reader.read_exact_at(&mut seen, 1 << 20).unwrap();
+        assert!(seen == [round; 4096], "round {round}: {}", seen[0]);
+        mount.kill9();
+        drop((reader, writer));
+        mount.remount();
+        assert!(
+            fs::read(&path).unwrap() == vec![round; SIZE],
+            "round {round}"
+        );
+        assert!(
+            fs::read(plain.join("file")).unwrap() == vec![round; SIZE],
+            "round {round}"
+        );
+    }
+}
