@@ -22,26 +22,86 @@ type Answer = Result<Vec<u8>, i32>;
 /// One step, drawn once and made on both sides.
 #[derive(Clone, Debug)]
 enum Step {
-    Open { name: String, flags: i32, mode: u32 },
-    Close { handle: usize },
-    Read { handle: usize, offset: u64, length: usize },
-    Write { handle: usize, offset: u64, length: usize, byte: u8 },
-    WriteOn { handle: usize, length: usize, byte: u8 },
-    SetSize { handle: usize, size: u64 },
-    Allocate { handle: usize, mode: i32, offset: u64, length: u64 },
-    Copy { from: usize, to: usize, offset: u64, length: usize },
-    Map { handle: usize, byte: u8 },
-    Sync { handle: usize },
-    Stat { handle: usize },
-    Truncate { name: String, size: u64 },
-    Unlink { name: String },
-    Rename { from: String, to: String },
-    Link { from: String, to: String },
-    Mkdir { name: String },
-    Rmdir { name: String },
-    Chmod { name: String, mode: u32 },
+    Open {
+        name: String,
+        flags: i32,
+        mode: u32,
+    },
+    Close {
+        handle: usize,
+    },
+    Read {
+        handle: usize,
+        offset: u64,
+        length: usize,
+    },
+    Write {
+        handle: usize,
+        offset: u64,
+        length: usize,
+        byte: u8,
+    },
+    WriteOn {
+        handle: usize,
+        length: usize,
+        byte: u8,
+    },
+    SetSize {
+        handle: usize,
+        size: u64,
+    },
+    Allocate {
+        handle: usize,
+        mode: i32,
+        offset: u64,
+        length: u64,
+    },
+    Copy {
+        from: usize,
+        to: usize,
+        offset: u64,
+        length: usize,
+    },
+    Map {
+        handle: usize,
+        byte: u8,
+    },
+    Sync {
+        handle: usize,
+    },
+    Stat {
+        handle: usize,
+    },
+    Truncate {
+        name: String,
+        size: u64,
+    },
+    Unlink {
+        name: String,
+    },
+    Rename {
+        from: String,
+        to: String,
+    },
+    Link {
+        from: String,
+        to: String,
+    },
+    Mkdir {
+        name: String,
+    },
+    Rmdir {
+        name: String,
+    },
+    Chmod {
+        name: String,
+        mode: u32,
+    },
     /// Somebody else changes the file, on the server.
-    Foreign { name: String, byte: u8 },
+    Foreign {
+        name: String,
+        byte: u8,
+    },
 }
 
 /// One side: a directory and its open files.
@@ -72,9 +132,18 @@ fn number(value: u64) -> Vec<u8> {
 /// What both sides must agree on.
 fn facts(metadata: &fs::Metadata) -> Vec<u8> {
     let size = if metadata.is_dir() { 0 } else { metadata.len() };
-    let links = if metadata.is_dir() { 0 } else { metadata.nlink() };
-    format!("{:o} {size} {links} {} {}", metadata.mode(), metadata.uid(), metadata.gid())
-        .into_bytes()
+    let links = if metadata.is_dir() {
+        0
+    } else {
+        metadata.nlink()
+    };
+    format!(
+        "{:o} {size} {links} {} {}",
+        metadata.mode(),
+        metadata.uid(),
+        metadata.gid()
+    )
+    .into_bytes()
 }
 
 impl Side {
@@ -85,30 +154,55 @@ impl Side {
                 drop(self.handles.remove(*handle));
                 Ok(Vec::new())
             }
-            Step::Read { handle, offset, length } => {
+            Step::Read {
+                handle,
+                offset,
+                length,
+            } => {
                 let mut bytes = vec![0; *length];
                 let read = self.handles[*handle].read_at(&mut bytes, *offset);
                 answer(read, |count| bytes[..count].to_vec())
             }
-            Step::Write { handle, offset, length, byte } => {
+            Step::Write {
+                handle,
+                offset,
+                length,
+                byte,
+            } => {
                 let written = self.handles[*handle].write_at(&vec![*byte; *length], *offset);
                 answer(written, |count| number(count as u64))
             }
-            Step::WriteOn { handle, length, byte } => {
+            Step::WriteOn {
+                handle,
+                length,
+                byte,
+            } => {
                 let written = io::Write::write(&mut &self.handles[*handle], &vec![*byte; *length]);
                 answer(written, |count| number(count as u64))
             }
             Step::SetSize { handle, size } => nothing(self.handles[*handle].set_len(*size)),
-            Step::Allocate { handle, mode, offset, length } => {
-                nothing(allocate(&self.handles[*handle], *mode, *offset, *length))
-            }
-            Step::Copy { from, to, offset, length } => {
+            Step::Allocate {
+                handle,
+                mode,
+                offset,
+                length,
+            } => nothing(allocate(&self.handles[*handle], *mode, *offset, *length)),
+            Step::Copy {
+                from,
+                to,
+                offset,
+                length,
+            } => {
                 let (from, to) = (&self.handles[*from], &self.handles[*to]);
-                answer(copy_range(from, 0, to, *offset, *length), |count| number(count as u64))
+                answer(copy_range(from, 0, to, *offset, *length), |count| {
+                    number(count as u64)
+                })
             }
             Step::Map { handle, byte } => self.map(*handle, *byte),
             Step::Sync { handle } => nothing(self.handles[*handle].sync_all()),
-            Step::Stat { handle } => answer(self.handles[*handle].metadata(), |found| facts(&found)),
+            Step::Stat { handle } => {
+                answer(self.handles[*handle].metadata(), |found| facts(&found))
+            }
             _ => self.change_name(step),
         }
     }
@@ -125,9 +219,10 @@ impl Side {
             Step::Link { from, to } => nothing(fs::hard_link(at(from), at(to))),
             Step::Mkdir { name } => nothing(fs::create_dir(at(name))),
             Step::Rmdir { name } => nothing(fs::remove_dir(at(name))),
-            Step::Chmod { name, mode } => {
-                nothing(fs::set_permissions(at(name), fs::Permissions::from_mode(*mode)))
-            }
+            Step::Chmod { name, mode } => nothing(fs::set_permissions(
+                at(name),
+                fs::Permissions::from_mode(*mode),
+            )),
             Step::Foreign { name, byte } => {
                 let file = OpenOptions::new().write(true).open(self.behind.join(name));
                 nothing(file.and_then(|file| file.write_all_at(&[*byte; 3000], 500)))
@@ -137,7 +232,11 @@ impl Side {
     }
 
     fn open(&mut self, name: &str, flags: i32, mode: u32) -> Answer {
-        let flags = if self.takes_direct { flags } else { flags & !libc::O_DIRECT };
+        let flags = if self.takes_direct {
+            flags
+        } else {
+            flags & !libc::O_DIRECT
+        };
         let access = flags & libc::O_ACCMODE;
         let opened = OpenOptions::new()
             .read(access != libc::O_WRONLY)
@@ -176,7 +275,11 @@ impl Side {
         for entry in fs::read_dir(directory).unwrap() {
             let path = entry.unwrap().path();
             let metadata = fs::symlink_metadata(&path).unwrap();
-            let content = if metadata.is_file() { fs::read(&path).unwrap() } else { Vec::new() };
+            let content = if metadata.is_file() {
+                fs::read(&path).unwrap()
+            } else {
+                Vec::new()
+            };
             let name = path.strip_prefix(&self.root).unwrap().to_owned();
             into.push((name, facts(&metadata), content));
             if metadata.is_dir() {
@@ -224,7 +327,8 @@ impl Dice<'_> {
     }
 
     fn flags(&mut self) -> i32 {
-        let mut flags = [libc::O_RDONLY, libc::O_WRONLY, libc::O_RDWR][self.random.below(3) as usize];
+        let mut flags =
+            [libc::O_RDONLY, libc::O_WRONLY, libc::O_RDWR][self.random.below(3) as usize];
         let odds = [
             (libc::O_CREAT, 2),
             (libc::O_EXCL, 8),
@@ -244,7 +348,11 @@ impl Dice<'_> {
     fn step(&mut self) -> Step {
         if self.handles < HANDLES_MAX && self.random.below(4) == 0 {
             let mode = [0o644, 0o600, 0o444, 0o755][self.random.below(4) as usize];
-            return Step::Open { name: self.name(), flags: self.flags(), mode };
+            return Step::Open {
+                name: self.name(),
+                flags: self.flags(),
+                mode,
+            };
         }
         if self.handles == 0 || self.random.below(4) == 0 {
             return self.step_on_names();
@@ -252,15 +360,26 @@ impl Dice<'_> {
         let handle = self.handle();
         match self.random.below(12) {
             0 => Step::Close { handle },
-            1 | 2 => Step::Read { handle, offset: self.offset(), length: self.length() },
+            1 | 2 => Step::Read {
+                handle,
+                offset: self.offset(),
+                length: self.length(),
+            },
             3 | 4 => Step::Write {
                 handle,
                 offset: self.offset(),
                 length: self.length(),
                 byte: self.byte(),
             },
-            5 => Step::WriteOn { handle, length: self.length(), byte: self.byte() },
-            6 => Step::SetSize { handle, size: self.offset() },
+            5 => Step::WriteOn {
+                handle,
+                length: self.length(),
+                byte: self.byte(),
+            },
+            6 => Step::SetSize {
+                handle,
+                size: self.offset(),
+            },
             7 => Step::Allocate {
                 handle,
                 mode: [
@@ -278,7 +397,10 @@ impl Dice<'_> {
                 offset: SIZE_MAX + self.offset(),
                 length: self.length(),
             },
-            9 => Step::Map { handle, byte: self.byte() },
+            9 => Step::Map {
+                handle,
+                byte: self.byte(),
+            },
             10 => Step::Sync { handle },
             _ => Step::Stat { handle },
         }
@@ -287,16 +409,38 @@ impl Dice<'_> {
     fn step_on_names(&mut self) -> Step {
         let name = self.name();
         match self.random.below(9) {
-            0 => Step::Truncate { name, size: self.offset() },
+            0 => Step::Truncate {
+                name,
+                size: self.offset(),
+            },
             1 => Step::Unlink { name },
-            2 => Step::Rename { from: name, to: self.name() },
-            3 => Step::Link { from: name, to: self.name() },
-            4 => Step::Mkdir { name: "dir".to_owned() },
-            5 if self.random.below(4) == 0 => Step::Rmdir { name: "dir".to_owned() },
-            6 => Step::Chmod { name, mode: 0o600 | self.random.below(0o100) as u32 },
+            2 => Step::Rename {
+                from: name,
+                to: self.name(),
+            },
+            3 => Step::Link {
+                from: name,
+                to: self.name(),
+            },
+            4 => Step::Mkdir {
+                name: "dir".to_owned(),
+            },
+            5 if self.random.below(4) == 0 => Step::Rmdir {
+                name: "dir".to_owned(),
+            },
+            6 => Step::Chmod {
+                name,
+                mode: 0o600 | self.random.below(0o100) as u32,
+            },
             // Not while it is open here: then only a revalidation shows it.
-            7 if self.handles == 0 => Step::Foreign { name, byte: self.byte() },
-            _ => Step::Truncate { name, size: self.offset() },
+            7 if self.handles == 0 => Step::Foreign {
+                name,
+                byte: self.byte(),
+            },
+            _ => Step::Truncate {
+                name,
+                size: self.offset(),
+            },
         }
     }
 }
@@ -313,13 +457,19 @@ fn compare(round: u64, history: &[String], seen: &Side, model: &Side) {
     let (seen, model) = (seen.tree(), model.tree());
     let names = |tree: &[(PathBuf, Vec<u8>, Vec<u8>)]| {
         tree.iter()
-            .map(|(name, facts, _)| format!("{} {}", name.display(), String::from_utf8_lossy(facts)))
+            .map(|(name, facts, _)| {
+                format!("{} {}", name.display(), String::from_utf8_lossy(facts))
+            })
             .collect::<Vec<_>>()
     };
     assert_eq!(names(&seen), names(&model), "round {round}: {history:#?}");
     for ((name, _, here), (_, _, there)) in seen.iter().zip(&model) {
         let first = here.iter().zip(there).position(|(a, b)| a != b);
-        assert!(here == there, "round {round}: {} differs at {first:?}: {history:#?}", name.display());
+        assert!(
+            here == there,
+            "round {round}: {} differs at {first:?}: {history:#?}",
+            name.display()
+        );
     }
 }
 
@@ -352,11 +502,19 @@ fn the_mount_does_what_a_directory_does(test: &str, options: &[&str]) {
         let mut history = Vec::new();
         for round in 1..=steps {
             let handles = model.handles.len();
-            let step = Dice { random: &mut random, handles }.step();
+            let step = Dice {
+                random: &mut random,
+                handles,
+            }
+            .step();
             let (here, there) = (seen.make(&step), model.make(&step));
             history.push(format!("{step:?} -> {}", shown(&there)));
             let last = &history[history.len().saturating_sub(40)..];
-            assert!(here == there, "round {round}: {} here: {last:#?}", shown(&here));
+            assert!(
+                here == there,
+                "round {round}: {} here: {last:#?}",
+                shown(&here)
+            );
             if round % 5 == 0 {
                 compare(round, last, &seen, &model);
             }

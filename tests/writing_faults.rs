@@ -42,7 +42,10 @@ impl Place {
     /// The mount shows what the backend has.
     fn expect_agreement(&self, name: &str) {
         let here = fs::read(self.mount.join(name)).unwrap();
-        assert!(here == fs::read(self.backend.plain.join(name)).unwrap(), "{name} differs");
+        assert!(
+            here == fs::read(self.backend.plain.join(name)).unwrap(),
+            "{name} differs"
+        );
     }
 }
 
@@ -56,7 +59,13 @@ fn close(file: File) -> io::Result<()> {
 }
 
 fn create(path: &Path) -> File {
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).unwrap()
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+        .unwrap()
 }
 
 #[test]
@@ -65,7 +74,13 @@ fn an_error_of_a_write_reaches_the_program_and_nothing_wrong_is_kept() {
     fs::write(place.backend.plain.join("file"), vec![1u8; 400_000]).unwrap();
     let path = place.mount.join("file");
     assert_eq!(fs::read(&path).unwrap().len(), 400_000);
-    for code in [libc::ENOSPC, libc::EDQUOT, libc::EIO, libc::ESTALE, libc::EFBIG] {
+    for code in [
+        libc::ENOSPC,
+        libc::EDQUOT,
+        libc::EIO,
+        libc::ESTALE,
+        libc::EFBIG,
+    ] {
         let file = open_with(&path, 0).unwrap();
         place.fail(Operation::Write, code, 1);
         assert_eq!(errno(file.write_all_at(&[2; 5000], 70_000)), Some(code));
@@ -97,7 +112,13 @@ fn an_error_of_a_sync_reaches_fsync_or_close_once() {
 #[test]
 fn errors_of_create_truncation_and_allocation_pass() {
     let place = Place::new("create-errors");
-    for code in [libc::ENOSPC, libc::EACCES, libc::EIO, libc::EDQUOT, libc::EROFS] {
+    for code in [
+        libc::ENOSPC,
+        libc::EACCES,
+        libc::EIO,
+        libc::EDQUOT,
+        libc::EROFS,
+    ] {
         place.fail(Operation::Create, code, 1);
         let made = File::create(place.mount.join("file-new"));
         assert_eq!(errno(made), Some(code), "create");
@@ -106,7 +127,11 @@ fn errors_of_create_truncation_and_allocation_pass() {
         assert_eq!(errno(file.set_len(10)), Some(code), "ftruncate");
         file.set_len(20).unwrap();
         place.fail(Operation::Fallocate, code, 1);
-        assert_eq!(errno(writing::allocate(&file, 0, 0, 4096)), Some(code), "fallocate");
+        assert_eq!(
+            errno(writing::allocate(&file, 0, 0, 4096)),
+            Some(code),
+            "fallocate"
+        );
         drop(file);
         place.expect_agreement("file");
         fs::remove_file(place.mount.join("file")).unwrap();
@@ -151,7 +176,11 @@ fn a_write_that_hangs_delays_nobody_else_and_ends_in_time() {
     let rule = place.backend.add_rule(rule);
     let writer = std::thread::spawn(move || {
         let began = Instant::now();
-        (errno(file.write_all_at(b"behind", 0)), began.elapsed(), file)
+        (
+            errno(file.write_all_at(b"behind", 0)),
+            began.elapsed(),
+            file,
+        )
     });
     place.backend.wait_for_hung(1);
     let (read, written) = (other.clone(), place.mount.join("another"));
@@ -159,14 +188,21 @@ fn a_write_that_hangs_delays_nobody_else_and_ends_in_time() {
         let began = Instant::now();
         assert_eq!(fs::read(read).unwrap(), b"other");
         fs::write(written, b"written meanwhile").unwrap();
-        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+        assert!(
+            began.elapsed() < Duration::from_secs(2),
+            "{:?}",
+            began.elapsed()
+        );
     });
     // The backend answers others: a transfer goes on for as long as it takes.
     place.backend.stop();
     std::thread::sleep(Duration::from_millis(100));
     let (outcome, took, file) = writer.join().unwrap();
     assert_eq!(outcome, Some(libc::ETIMEDOUT));
-    assert!(took < BACKEND_TIMEOUT * 2 + Duration::from_secs(3), "{took:?}");
+    assert!(
+        took < BACKEND_TIMEOUT * 2 + Duration::from_secs(3),
+        "{took:?}"
+    );
     place.backend.resume();
     place.backend.remove_rule(rule);
     place.backend.release(None);
@@ -204,7 +240,9 @@ fn a_writer_that_handles_its_signals_is_not_interrupted_and_a_killed_one_is() {
     let place = Place::new("signalled-writer");
     let path = place.mount.join("file");
     fs::write(&path, b"before").unwrap();
-    place.backend.add_rule(Rule::new(Operation::Write, "file", Action::Hang));
+    place
+        .backend
+        .add_rule(Rule::new(Operation::Write, "file", Action::Hang));
     // Signals of an interval timer every 10 ms.
     let script = "import os,signal,sys\n\
         signal.signal(signal.SIGALRM, lambda *a: None)\n\
@@ -216,7 +254,10 @@ fn a_writer_that_handles_its_signals_is_not_interrupted_and_a_killed_one_is() {
     let mut child = process::spawn(command).unwrap();
     place.backend.wait_for_hung(1);
     std::thread::sleep(Duration::from_millis(500));
-    assert!(child.try_wait().unwrap().is_none(), "interrupted by a signal it handles");
+    assert!(
+        child.try_wait().unwrap().is_none(),
+        "interrupted by a signal it handles"
+    );
     process::kill_now(child.id() as i32);
     let ended = process::wait_for(&mut child, Duration::from_secs(1));
     assert!(ended.is_some(), "a killed writer waits on");
@@ -229,7 +270,12 @@ fn a_writer_that_handles_its_signals_is_not_interrupted_and_a_killed_one_is() {
 fn a_log_is_followed_while_it_is_written() {
     let place = Place::new("followed-log");
     let path = place.mount.join("file");
-    let mut log = OpenOptions::new().append(true).create(true).mode(0o644).open(&path).unwrap();
+    let mut log = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o644)
+        .open(&path)
+        .unwrap();
     let reader = File::open(&path).unwrap();
     let mut expected: Vec<u8> = Vec::new();
     for line in 0..300 {

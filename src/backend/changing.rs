@@ -2,7 +2,7 @@
 //! handles; the change itself is made as the caller, whom the backend may refuse.
 
 use super::directory::DirectoryBackend;
-use super::locate::{Held, check_name};
+use super::locate::check_name;
 use super::{Found, HeldFile, NameChanges, Place};
 use crate::sys::credentials::{as_caller, with_umask};
 use crate::sys::{names, path, xattr};
@@ -94,8 +94,8 @@ impl NameChanges for DirectoryBackend {
             let fd = self.tree.in_directory(parent, |directory| {
                 path::open_beneath(directory, name, libc::O_PATH | libc::O_NOFOLLOW)
             })?;
-            let (found, held) = Held::new(&self.tree, fd)?;
-            Ok((found, Arc::new(held) as HeldFile))
+            let found = self.tree.found(fd.as_fd())?;
+            Ok((found, HeldFile(Arc::new(fd))))
         })
     }
 

@@ -72,6 +72,7 @@ impl Backend for DirectoryBackend {
                 key: self.tree.root_key().clone(),
                 inode: stat.attributes.inode,
                 path: PathBuf::new(),
+                held: None,
             };
             Ok((place, stat.attributes))
         })
@@ -143,7 +144,8 @@ impl Backend for DirectoryBackend {
             let (file, direct_refused) = DirectoryFile::open(
                 &fd,
                 stat.attributes.inode,
-                filesystem.reads_direct(),
+                filesystem.reads_direct(stat.attributes.size_bytes),
+                !filesystem.traits.remote,
                 self.metrics.clone(),
             )?;
             if direct_refused {

@@ -32,6 +32,7 @@ fn find_raw(backend: &DirectoryBackend, parent: &Place, name: &OsStr) -> io::Res
         key: found.key,
         inode: found.attributes.inode,
         path: parent.path.join(name),
+        held: None,
     })
 }
 

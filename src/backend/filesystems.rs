@@ -15,6 +15,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+/// Smaller files of a local filesystem are read through the page cache.
+const LOCAL_DIRECT_BYTES_MIN: u64 = 8 << 20;
+
 /// One filesystem of the tree, as mounted at one place.
 pub struct Filesystem {
     pub index: FilesystemIndex,
@@ -40,7 +43,7 @@ pub struct FilesystemDescription {
     /// Files are opened by handle; else (no CAP_DAC_READ_SEARCH) by path.
     pub opens_handles: bool,
     pub remote: bool,
-    /// Files are read with O_DIRECT.
+    /// Large files, at least, are read with O_DIRECT.
     pub reads_direct: bool,
 }
 
@@ -63,9 +66,11 @@ impl Filesystem {
         identity::key_of(self.id, self.traits, fd, stat)
     }
 
-    /// Whether files are to be opened with O_DIRECT.
-    pub fn reads_direct(&self) -> bool {
-        !self.refuses_direct.load(Ordering::Relaxed)
+    /// Whether a file is to be opened with O_DIRECT: of a remote filesystem, because the client's pages can be old; of
+    /// a local one if it is large, because each byte is read once and memory is the users'.
+    pub fn reads_direct(&self, size_bytes: u64) -> bool {
+        (self.traits.remote || size_bytes >= LOCAL_DIRECT_BYTES_MIN)
+            && !self.refuses_direct.load(Ordering::Relaxed)
     }
 
     /// O_DIRECT opens are refused here: do not try again.
@@ -99,7 +104,7 @@ impl Filesystem {
                 && self.directory.is_some()
                 && self.opens_handles.load(Ordering::Relaxed),
             remote: self.traits.remote,
-            reads_direct: self.reads_direct(),
+            reads_direct: self.reads_direct(u64::MAX),
         }
     }
 }

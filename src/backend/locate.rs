@@ -2,21 +2,19 @@
 //! the root whose end must have the key expected. All descriptors here are O_PATH ones.
 
 use super::filesystems::{Filesystem, Filesystems};
-use super::{FilesystemIndex, Found, Place};
+use super::{FilesystemIndex, Found, HeldFile, Place};
 use crate::sys::stat::{self, Freshness, Stat};
 use crate::sys::{handle, path};
 use crate::types::{FileKey, FileKind};
 use lru::LruCache;
 use parking_lot::Mutex;
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::ffi::OsStr;
 use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 /// Directories whose descriptors are kept for the next lookup in them.
 const OPEN_DIRECTORIES_MAX: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
@@ -36,51 +34,6 @@ pub struct Tree {
     root_key: FileKey,
     pub filesystems: Filesystems,
     directories: Mutex<LruCache<(FilesystemIndex, FileKey), Arc<OwnedFd>>>,
-    /// Files that may have lost their name, by those who hold them ([`Held`]).
-    held: Mutex<HashMap<(FilesystemIndex, FileKey), Vec<Weak<OwnedFd>>>>,
-}
-
-/// A file that stays, and is found, whatever becomes of its name.
-pub struct Held {
-    tree: Arc<Tree>,
-    id: (FilesystemIndex, FileKey),
-    fd: Arc<OwnedFd>,
-}
-
-impl Held {
-    /// Holds what an O_PATH descriptor refers to.
-    pub fn new(tree: &Arc<Tree>, fd: OwnedFd) -> io::Result<(Found, Self)> {
-        let stat = stat::stat(fd.as_fd(), Freshness::Server)?;
-        let filesystem = tree.filesystems.of(fd.as_fd(), &stat)?;
-        let found = Found {
-            filesystem: filesystem.index,
-            key: filesystem.key(fd.as_fd(), &stat)?,
-            attributes: stat.attributes,
-        };
-        let id = (found.filesystem, found.key.clone());
-        let fd = Arc::new(fd);
-        let mut held = tree.held.lock();
-        held.entry(id.clone())
-            .or_default()
-            .push(Arc::downgrade(&fd));
-        drop(held);
-        let tree = tree.clone();
-        Ok((found, Self { tree, id, fd }))
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        let mut held = self.tree.held.lock();
-        if let Entry::Occupied(mut entry) = held.entry(self.id.clone()) {
-            entry
-                .get_mut()
-                .retain(|other| !std::ptr::eq(other.as_ptr(), Arc::as_ptr(&self.fd)));
-            if entry.get().is_empty() {
-                entry.remove();
-            }
-        }
-    }
 }
 
 impl Tree {
@@ -95,7 +48,6 @@ impl Tree {
             root_key,
             filesystems,
             directories: Mutex::new(LruCache::new(OPEN_DIRECTORIES_MAX)),
-            held: Mutex::default(),
         })
     }
 
@@ -119,10 +71,10 @@ impl Tree {
                 is_fresh: false,
             });
         }
-        if let Some(fd) = self.held(place) {
+        if let Some(HeldFile(fd)) = &place.held {
             let stat = stat::stat(fd.as_fd(), Freshness::Known)?;
             return Ok(Located {
-                fd,
+                fd: fd.clone(),
                 filesystem,
                 stat,
                 is_fresh: false,
@@ -134,15 +86,6 @@ impl Tree {
             Some(Err(_)) | None => {}
         }
         self.locate_by_path(place)
-    }
-
-    fn held(&self, place: &Place) -> Option<Arc<OwnedFd>> {
-        let held = self.held.lock();
-        if held.is_empty() {
-            return None;
-        }
-        let files = held.get(&(place.filesystem, place.key.clone()))?;
-        files.iter().find_map(Weak::upgrade)
     }
 
     /// `None` where the key holds no handle that could be opened.
@@ -266,6 +209,17 @@ impl Tree {
             attributes: stat.attributes,
         };
         Ok((found, filesystem))
+    }
+
+    /// What an O_PATH descriptor refers to, with attributes fresh from the server.
+    pub fn found(&self, fd: BorrowedFd<'_>) -> io::Result<Found> {
+        let stat = stat::stat(fd, Freshness::Server)?;
+        let filesystem = self.filesystems.of(fd, &stat)?;
+        Ok(Found {
+            filesystem: filesystem.index,
+            key: filesystem.key(fd, &stat)?,
+            attributes: stat.attributes,
+        })
     }
 }
 

@@ -23,6 +23,7 @@ use crate::types::{
 };
 use std::ffi::{OsStr, OsString};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -62,6 +63,8 @@ pub struct Place {
     pub inode: u64,
     /// Relative to the backend's root; empty for the root itself.
     pub path: PathBuf,
+    /// The file itself, where it lost its name while it was open.
+    pub held: Option<HeldFile>,
 }
 
 /// A name that was found.
@@ -146,7 +149,7 @@ pub trait NameChanges {
         mode: RenameMode,
         caller: &Credentials,
     ) -> io::Result<()>;
-    /// Keeps a file that is about to lose this name: its place leads to it for as long as the answer lives, even
+    /// Keeps a file that is about to lose this name; a place with the answer in it leads to the file even
     /// without a name. NFS renames such a file (.nfsXXXX) instead of removing it, so only what programs have open is held.
     fn hold(&self, parent: &Place, name: &OsStr) -> io::Result<(Found, HeldFile)>;
     fn set_attributes(
@@ -172,7 +175,24 @@ pub trait NameChanges {
 }
 
 /// Keeps a file without a name ([`NameChanges::hold`]). Dropping it may wait for the server.
-pub type HeldFile = Arc<dyn std::any::Any + Send + Sync>;
+#[derive(Clone, Debug)]
+pub struct HeldFile(Arc<OwnedFd>);
+
+/// What knows where a file is at any time, whatever it or a directory above it was renamed to.
+pub trait Placed: Send + Sync {
+    fn place(&self) -> Place;
+    fn filesystem(&self) -> FilesystemIndex;
+}
+
+impl Placed for Place {
+    fn place(&self) -> Place {
+        self.clone()
+    }
+
+    fn filesystem(&self) -> FilesystemIndex {
+        self.filesystem
+    }
+}
 
 /// An open directory, read in order. "." and ".." are left out.
 pub trait DirectoryStream: Send {

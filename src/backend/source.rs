@@ -1,6 +1,6 @@
 //! A regular backend file open for reading. On remote filesystems with O_DIRECT, so that bytes come from
-//! the server and not from this kernel's pages, which can keep old ones (NFS v3); on local ones through the page
-//! cache, without readahead: the cache asks for what it wants.
+//! the server and not from this kernel's pages, which can keep old ones (NFS v3); large local ones too, others through
+//! the page cache, without readahead: the cache asks for what it wants.
 
 use super::{SeekWhence, SourceFile, counted};
 use crate::io::{ALIGNMENT_BYTES, FillSource};
@@ -25,12 +25,13 @@ pub struct DirectoryFile {
 }
 
 impl DirectoryFile {
-    /// Opens the regular file that the O_PATH descriptor `located` refers to. `direct` asks for O_DIRECT, as remote
-    /// filesystems want it; answers whether it was refused.
+    /// Opens the regular file that the O_PATH descriptor `located` refers to. `direct` asks for O_DIRECT; answers
+    /// whether that was refused.
     pub fn open(
         located: &OwnedFd,
         inode: u64,
         direct: bool,
+        is_local: bool,
         metrics: Arc<BackendMetrics>,
     ) -> io::Result<(Self, bool)> {
         let flags = libc::O_RDONLY | libc::O_NOCTTY;
@@ -55,7 +56,7 @@ impl DirectoryFile {
         let file = Self {
             fd: Arc::new(fd),
             inode,
-            is_local: !direct,
+            is_local,
             metrics,
         };
         Ok((file, refused))

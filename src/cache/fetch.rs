@@ -190,7 +190,7 @@ impl Cache {
             }
             state.place.clone()
         };
-        let place = place.ok_or(FetchError::Changed)?;
+        let place = place.ok_or(FetchError::Changed)?.place();
         self.backend.open(&place).map_err(FetchError::of_backend)
     }
 

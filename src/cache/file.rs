@@ -9,7 +9,7 @@ use super::directory::CacheDirectory;
 use super::extents::ExtentMap;
 use super::pieces::Pieces;
 use super::record::{FileRecord, ObjectId, occupied_bytes};
-use crate::backend::{Place, SourceFile};
+use crate::backend::{Placed, SourceFile};
 use crate::io::IoFile;
 use crate::types::{ByteRange, FileKey, Version};
 use parking_lot::Mutex;
@@ -39,8 +39,8 @@ pub(super) struct State {
     /// Reads go past the cache: no room, or the disk refused.
     pub bypass: bool,
     pub filled_at_seconds: i64,
-    /// Where to fetch from; set at open.
-    pub place: Option<Place>,
+    /// Knows where to fetch from; set at open.
+    pub place: Option<Arc<dyn Placed>>,
     /// When this version was first seen; `None` if in an earlier life.
     pub first_seen: Option<Instant>,
     /// The object's modification time was noted after the last bytes came in.
@@ -186,8 +186,8 @@ impl CachedFile {
         self.state.lock().extents.clone()
     }
 
-    /// Counts a node that has the file open; `place` is where the backend has it now.
-    pub fn begin_use(&self, place: Place, first_seen: Instant) {
+    /// Counts a node that has the file open; `place` knows where the backend has it.
+    pub fn begin_use(&self, place: Arc<dyn Placed>, first_seen: Instant) {
         let is_first = self.users.fetch_add(1, Ordering::AcqRel) == 0;
         let mut state = self.state.lock();
         // There may be room by now.

@@ -1,8 +1,10 @@
 //! Where things lie in a cache directory, and the mark that says it is one of ours.
 //!
-//!     cachefs.format      "nfs-cachefs cache\nformat 1\n"
-//!     index.redb          the index
-//!     objects/XX/ID       one sparse file per cached version, XX = low byte of the id
+//! ```text
+//! cachefs.format      "nfs-cachefs cache\nformat 1\n"
+//! index.redb          the index
+//! objects/XX/ID       one sparse file per cached version, XX = low byte of the id
+//! ```
 
 use super::record::ObjectId;
 use crate::io::{Io, OpenMode};

@@ -1,7 +1,8 @@
 //! What of one file is on its way, and who waits for it. Bookkeeping only: no threads, no locks, no I/O.
 //!
-//! Invariants: queued and in-flight pieces do not overlap one another; a byte that is in a piece, landed or
-//! under verification is not queued again; a waiter is handed out once.
+//! Invariants: queued and in-flight pieces do not overlap one another; a byte that is in a piece, landed, under
+//! verification or comes with the whole file is not queued again, so that nothing is written over bytes that were
+//! verified meanwhile; a waiter is handed out once.
 
 use super::fetch::FetchError;
 use crate::backend::SourceFile;
@@ -119,6 +120,9 @@ impl Pieces {
 
     /// The parts of `range` on no way yet.
     fn not_under_way(&self, range: ByteRange) -> Vec<ByteRange> {
+        if self.whole {
+            return Vec::new();
+        }
         let before = self.pieces.range(..range.start).next_back();
         let mut busy: Vec<ByteRange> = before
             .into_iter()
@@ -163,6 +167,11 @@ impl Pieces {
             }
         }
         taken
+    }
+
+    /// Whether the object is being written to, or what was written is not verified yet.
+    pub fn has_bytes_under_way(&self) -> bool {
+        !self.pieces.is_empty() || !self.landed.is_empty() || self.verifying
     }
 
     pub fn has_pieces(&self) -> bool {

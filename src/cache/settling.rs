@@ -50,14 +50,14 @@ impl Cache {
         let (Some(first_seen), Some(place)) = (first_seen, place) else {
             return Duration::ZERO;
         };
-        let (filesystem, ctime) = (place.filesystem, file.version.ctime);
+        let (filesystem, ctime) = (place.filesystem(), file.version.ctime);
         if self
             .server_clock
             .is_past(filesystem, ctime, step_of(&file.version))
         {
             return Duration::ZERO;
         }
-        let skew = if self.backend.has_local_clock(place.filesystem) {
+        let skew = if self.backend.has_local_clock(filesystem) {
             Duration::ZERO
         } else {
             self.settings.clock_skew

@@ -3,7 +3,7 @@
 use super::Cache;
 use super::fetch::FetchError;
 use super::file::CachedFile;
-use super::pieces::Woken;
+use super::pieces::{Priority, Woken};
 use super::record::occupied;
 use crate::types::ByteRange;
 use std::sync::Arc;
@@ -22,9 +22,19 @@ impl Cache {
             return woken(Ok(()));
         }
         state.pieces.wait_for(range, woken);
-        if std::mem::replace(&mut state.pieces.whole, true) {
+        if state.pieces.whole {
             return;
         }
+        if state.pieces.has_bytes_under_way() {
+            // Two ways to the same bytes of the object must not be open at once; the rest goes this one.
+            let missing = state.extents.missing(range);
+            for gap in missing {
+                state.pieces.want(gap, Priority::Demand);
+            }
+            drop(state);
+            return self.drive(file);
+        }
+        state.pieces.whole = true;
         drop(state);
         let (cache, settled) = (self.clone(), file.clone());
         self.after_settling(file, move || cache.fetch_whole_now(&settled, range));
@@ -33,12 +43,20 @@ impl Cache {
     fn fetch_whole_now(self: &Arc<Self>, file: &Arc<CachedFile>, range: ByteRange) {
         let (cache, fetched) = (self.clone(), file.clone());
         let submitted = self.demand_lane.submit(move || {
-            let outcome = cache.copy_whole(&fetched);
-            fetched.state.lock().pieces.whole = false;
-            match outcome {
-                Ok(()) => cache.publish(&fetched, &[range]),
-                Err(FetchError::Changed) => cache.discard(&fetched),
-                Err(error) => cache.fail_fetch(&fetched, &error),
+            match cache.copy_whole(&fetched) {
+                Ok(()) => {
+                    cache.publish(&fetched, &[range]);
+                    // Not before: what is no extent yet would be fetched a second time.
+                    fetched.state.lock().pieces.whole = false;
+                }
+                Err(error) => {
+                    // Not after: who came between would wait for nothing.
+                    fetched.state.lock().pieces.whole = false;
+                    match error {
+                        FetchError::Changed => cache.discard(&fetched),
+                        error => cache.fail_fetch(&fetched, &error),
+                    }
+                }
             }
             cache.rest(&fetched);
         });

@@ -143,7 +143,7 @@ impl FileSystem {
             (node.version(&state), state.first_seen())
         };
         let file = self.cache.file(&node.key, version);
-        file.begin_use(node.place(), first_seen);
+        file.begin_use(node.clone(), first_seen);
         let mut state = node.state.lock();
         let (open, unused) = match state.open.clone() {
             Some(open) if open.passthrough.is_some() => {

@@ -9,15 +9,23 @@ use std::path::{Component, Path, PathBuf};
 
 impl FileSystem {
     /// Drops cached data of paths relative to the root, directories with all beneath them; of everything where
-    /// there are none. Files that are open or mapped stay. Blocks on the local disk and, for paths, on the backend.
+    /// there are none. Files that are open or mapped stay. The error names the path. Blocks on the local disk and, for paths, on the backend.
     pub fn evict(&self, paths: &[PathBuf]) -> io::Result<Evicted> {
         if paths.is_empty() {
             return Ok(self.cache.evict_all());
         }
-        let mut total = Evicted::default();
+        let named = |path: &Path, error: io::Error| {
+            io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+        };
+        // All are found before the first goes: a misspelt one stops nothing halfway.
+        let mut found = Vec::new();
         for path in paths {
-            let (place, kind) = self.find(path)?;
-            self.evict_tree(place, kind, &mut total)?;
+            found.push(self.find(path).map_err(|error| named(path, error))?);
+        }
+        let mut total = Evicted::default();
+        for (path, (place, kind)) in paths.iter().zip(found) {
+            self.evict_tree(place, kind, &mut total)
+                .map_err(|error| named(path, error))?;
         }
         Ok(total)
     }
@@ -40,6 +48,7 @@ impl FileSystem {
                 key: found.key,
                 inode: found.attributes.inode,
                 path: place.path.join(name),
+                held: None,
             };
         }
         Ok((place, kind))
@@ -72,6 +81,7 @@ impl FileSystem {
                                 key: found.key,
                                 inode: found.attributes.inode,
                                 path: place.path.join(&listed.name),
+                                held: None,
                             };
                             waiting.push((below, found.attributes.kind));
                         }

@@ -4,7 +4,7 @@
 //! `Arc<Node>` takes 216 bytes.
 
 use super::open_file::OpenFile;
-use crate::backend::{FilesystemIndex, Found, Place};
+use crate::backend::{FilesystemIndex, Found, HeldFile, Place, Placed};
 use crate::types::{Attributes, FileKey, FileKind, NodeId, ShortBytes, Timestamp, Version};
 use parking_lot::Mutex;
 use std::ffi::{OsStr, OsString};
@@ -92,7 +92,14 @@ impl Node {
             key: self.key.clone(),
             inode: self.inode,
             path: self.path(),
+            held: self.held(),
         }
+    }
+
+    fn held(&self) -> Option<HeldFile> {
+        let open = self.state.lock().open.clone()?;
+        let held = open.held.lock();
+        held.clone()
     }
 
     /// Relative to the backend's root, by the names the file and its parents were last found under.
@@ -154,6 +161,16 @@ impl Node {
 
     pub(super) fn set_superseded(&self) {
         self.superseded.store(true, Ordering::Release);
+    }
+}
+
+impl Placed for Node {
+    fn place(&self) -> Place {
+        Node::place(self)
+    }
+
+    fn filesystem(&self) -> FilesystemIndex {
+        self.filesystem
     }
 }
 

@@ -118,7 +118,7 @@ impl FileSystem {
             return self.join(&node, &open, flags, &pending);
         }
         let file = self.cache.file(&node.key, version);
-        file.begin_use(node.place(), first_seen);
+        file.begin_use(node.clone(), first_seen);
         let small = file.size_bytes() <= self.settings.small_file_bytes;
         if !small || file.size_bytes() == 0 || file.is_complete() || file.is_bypassed() {
             return self.open_first(&node, file, small, false, flags, &pending);
@@ -315,7 +315,7 @@ impl FileSystem {
 
     /// One handle of a node less; whether it was the last.
     pub(super) fn close(&self, node: &Arc<Node>, open: &Arc<OpenFile>) -> bool {
-        {
+        let forgotten = {
             let mut state = node.state.lock();
             if open.handles.fetch_sub(1, Ordering::AcqRel) != 1 {
                 return false;
@@ -332,6 +332,11 @@ impl FileSystem {
                     state.pages_current = false;
                 }
             }
+            state.lookups == 0
+        };
+        if forgotten {
+            // The kernel forgot the node before this release was told.
+            self.nodes.drop_unused(node);
         }
         let held = open.held.lock().take();
         if held.is_some() {

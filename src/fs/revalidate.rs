@@ -73,7 +73,7 @@ impl FileSystem {
             return;
         }
         let new = self.cache.file(&node.key, fresh.version());
-        new.begin_use(node.place(), first_seen);
+        new.begin_use(node.clone(), first_seen);
         open.delivered.store(false, Ordering::Release);
         let old = open.file.swap(new);
         old.end_use();

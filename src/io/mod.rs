@@ -138,8 +138,8 @@ pub trait IoFile: Send + Sync + 'static {
     /// Writes all of `data` through the page cache. Blocks.
     fn write_all_at(&self, data: &[u8], offset: u64) -> io::Result<()>;
     /// The bytes that are in memory now: `preadv2` with RWF_NOWAIT. `None` when it would have to
-    /// wait for the disk or the filesystem cannot tell. Short at end of file, and where the bytes in
-    /// memory end. Never blocks.
+    /// wait for the disk, the range reaches past the end of the file, or the filesystem cannot tell. May be short. Never
+    /// blocks.
     fn read_cached(&self, buffer: &mut [u8], offset: u64) -> io::Result<Option<usize>>;
     /// Reads `length_bytes` into the front of `buffer`. Does not block the caller, but for a small read with no
     /// other beside it, which waits for the disk. `direct` asks for O_DIRECT, honoured when offset and length are multiples of [`ALIGNMENT_BYTES`].

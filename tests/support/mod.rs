@@ -7,6 +7,7 @@
 //! - `mount`: [`Mount`], the nfs-cachefs process under test
 //! - `content`: bytes that tell file, version and offset
 //! - `scene`: [`Scene`], a mount with things known, half known and unknown
+//! - `user`: acting as users who are not root
 //! - `waiter`: processes that wait in one call of a mount
 //! - `reading`: O_DIRECT, mmap, RWF_NOWAIT, splice, dropping caches
 //! - `writing`: fallocate, copy_file_range, writable mappings
@@ -25,6 +26,7 @@ pub mod random;
 pub mod reading;
 pub mod scene;
 pub mod scratch;
+pub mod user;
 pub mod waiter;
 pub mod writing;
 
@@ -35,6 +37,7 @@ pub use protocol::{Action, Counters, InodeNumbers, Network, Operation, Rule, Tim
 pub use random::Random;
 pub use scene::Scene;
 pub use scratch::{Scratch, with_time_limit};
+pub use user::{OTHER_USER, SHARED_GROUP, USER, as_user, under_umask};
 
 /// Whether the full counts are wanted rather than a sample.
 pub fn long_run() -> bool {

@@ -171,6 +171,7 @@ impl FakeBackend {
             key: key.clone(),
             inode: self.version(key).inode,
             path: PathBuf::from(String::from_utf8_lossy(&key.0).into_owned()),
+            held: None,
         }
     }
 

@@ -77,6 +77,42 @@ fn a_small_file_dropped_during_its_fetch_is_answered() {
 }
 
 #[test]
+fn a_small_file_comes_whole_or_in_pieces_never_both_at_once() {
+    // What came second would be written over bytes that had been verified and were being read.
+    for whole_first in [true, false] {
+        let world = World::new(&Setup::default());
+        let key = world.backend.create("file", 100_000);
+        let file = world.open(&key);
+        world.backend.set_script(|call| match call.kind {
+            CallKind::Read => Effect::Hang,
+            _ => Effect::Nothing,
+        });
+        let (sender, receiver) = crossbeam_channel::bounded(1);
+        let fetch_whole = || {
+            let woken = Box::new(move |outcome| sender.send(outcome).unwrap());
+            world.cache.fetch_whole(&file, woken);
+        };
+        let all = plan(whole(&file));
+        let reading = if whole_first {
+            fetch_whole();
+            world.backend.wait_for_hanging(1);
+            world.start_read(&file, all)
+        } else {
+            let reading = world.start_read(&file, all);
+            world.backend.wait_for_hanging(1);
+            fetch_whole();
+            reading
+        };
+        world.backend.release();
+        receiver.recv_timeout(SOON).expect("answered").unwrap();
+        let bytes = reading.recv_timeout(SOON).expect("answered").unwrap();
+        world.compare(&file, whole(&file), &bytes);
+        assert_eq!(world.backend.bytes_read(), file.size_bytes());
+        file.end_use();
+    }
+}
+
+#[test]
 fn a_source_shorter_than_its_version_says_leaves_nothing_open() {
     let world = World::new(&Setup::default());
     let key = world.backend.create("file", 300_000);
@@ -187,7 +223,7 @@ fn dropping_the_cached_file_in_use_keeps_what_its_handles_have() {
     assert!(began.elapsed() < SOON);
     file.end_use();
     drop((file, other));
-    world.directory().sweep_doomed();
+    world.sweep();
     assert_eq!(world.used_bytes(), 0);
     assert_eq!(world.objects(), Vec::<String>::new());
 }

@@ -163,7 +163,7 @@ impl World {
     fn open(&self, key: &FileKey) -> Arc<CachedFile> {
         let version = self.backend.version(key);
         let file = self.cache.file(key, version);
-        file.begin_use(self.backend.place(key), Instant::now());
+        file.begin_use(Arc::new(self.backend.place(key)), Instant::now());
         file
     }
 
@@ -197,12 +197,20 @@ impl World {
         let content = self.backend.content(&file.version);
         let end = (range.end as usize).min(content.len());
         let start = (range.start as usize).min(end);
-        assert!(
-            bytes == &content[start..end],
-            "{range:?} of {:?} is not what {:?} has",
-            file.key,
-            file.version
-        );
+        let wrong: Vec<usize> = (0..bytes.len().max(end - start))
+            .filter(|at| bytes.get(*at) != content[start..end].get(*at))
+            .collect();
+        if let (Some(first), Some(last)) = (wrong.first(), wrong.last()) {
+            panic!(
+                "{range:?} of {:?} is not what {:?} has: {} bytes differ, from {} to {}, zeros: {}",
+                file.key,
+                file.version,
+                wrong.len(),
+                start + first,
+                start + last,
+                bytes[*first..=*last].iter().all(|byte| *byte == 0),
+            );
+        }
     }
 
     fn fill(&self, key: &FileKey) {
@@ -216,6 +224,14 @@ impl World {
     fn evict(&self, key: &FileKey) {
         eventually("the file is let go of", || {
             self.cache.evict_file(key).in_use == 0
+        });
+    }
+
+    /// Removes what is doomed. A reader hears of its bytes before the fetch has let go of the object.
+    fn sweep(&self) {
+        eventually("all that is doomed is gone", || {
+            self.directory().sweep_doomed();
+            self.directory().doomed_count() == 0
         });
     }
 
@@ -308,7 +324,7 @@ fn plan(range: ByteRange) -> ReadPlan {
     }
 }
 
-fn eventually(what: &str, condition: impl Fn() -> bool) {
+fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + SOON;
     while !condition() {
         assert!(Instant::now() < deadline, "never: {what}");

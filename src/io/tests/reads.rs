@@ -202,8 +202,10 @@ fn the_last_owner_of_the_engine_may_be_a_completion() {
         let scratch = Scratch::new();
         let engine = Engine::start(settings).unwrap();
         let disk = scratch.disk(&engine);
-        let file = create(&disk, "object", &pattern(4096, 4));
-        let buffer = engine.take_buffer(4096);
+        // Too large to be carried out by the caller.
+        let length = 128 << 10;
+        let file = create(&disk, "object", &pattern(length, 4));
+        let buffer = engine.take_buffer(length);
         let (sender, receiver) = crossbeam_channel::bounded(1);
         let (go, wait) = crossbeam_channel::bounded::<()>(1);
         let owned = (file.clone(), disk, engine);
@@ -212,10 +214,10 @@ fn the_last_owner_of_the_engine_may_be_a_completion() {
             drop(owned);
             sender.send(result.unwrap()).unwrap();
         };
-        file.submit_read(buffer, 0, 4096, true, Box::new(done));
+        file.submit_read(buffer, 0, length, true, Box::new(done));
         drop(file);
         go.send(()).unwrap();
-        assert_eq!(receiver.recv_timeout(PATIENCE).unwrap(), 4096);
+        assert_eq!(receiver.recv_timeout(PATIENCE).unwrap(), length);
     }
 }
 
@@ -229,6 +231,5 @@ fn what_is_in_memory_is_read_without_waiting() {
     let mut buffer = vec![0; 8192];
     if let Some(moved) = file.read_cached(&mut buffer, 0).unwrap() {
         assert_eq!(buffer[..moved], content[..moved]);
-        assert_eq!(file.read_cached(&mut buffer, 8192).unwrap(), Some(0));
     }
 }
