@@ -77,6 +77,35 @@ impl CacheDirectory {
         });
     }
 
+    /// A file gives way to another version: the kernel may go on reading its object, and the difference may be
+    /// one of attributes only.
+    pub(super) fn may_follow(self: &Arc<Self>, file: &Arc<CachedFile>) {
+        if let Some(object) = file.complete_object() {
+            self.keep_following(Follower {
+                key: file.key.clone(),
+                directory: self.clone(),
+                object,
+                user: Arc::downgrade(file),
+                version: file.version,
+            });
+        }
+    }
+
+    /// The same for a file that nobody has open.
+    pub(super) fn may_follow_mapped(self: &Arc<Self>, key: &FileKey, record: &FileRecord) {
+        self.keep_following(self.mapped_follower(key, record));
+    }
+
+    fn mapped_follower(self: &Arc<Self>, key: &FileKey, record: &FileRecord) -> Follower {
+        Follower {
+            key: key.clone(),
+            directory: self.clone(),
+            object: record.object,
+            user: Weak::new(),
+            version: record.version,
+        }
+    }
+
     fn resume_following(self: &Arc<Self>, key: &FileKey, into: &mut Followers) {
         let Some(idle) = self.following.lock().remove(key) else {
             return;
@@ -147,14 +176,7 @@ impl CacheDirectory {
         let whole = ByteRange::new(0, record.version.size_bytes);
         let opened = self.open_object(record.object).ok()?;
         let is_held = record.extents.contains(whole) && !opened.is_exclusive();
-        let follower = Follower {
-            key: key.clone(),
-            directory: self.clone(),
-            object: record.object,
-            user: Weak::new(),
-            version: record.version,
-        };
-        is_held.then_some((follower, opened))
+        is_held.then(|| (self.mapped_follower(key, record), opened))
     }
 }
 
@@ -163,9 +185,21 @@ impl Followers {
         self.0.is_empty()
     }
 
+    /// With those that have followed all along.
+    pub fn extend(&mut self, others: Option<Followers>) {
+        self.0
+            .extend(others.into_iter().flat_map(|others| others.0));
+    }
+
     /// Those with other bytes than the backend has now stay as they are.
     pub fn keep_only(&mut self, present: &Version) {
-        self.0.retain(|(follower, _)| follower.version == *present);
+        // Another mode, owner or name changes ctime and no byte.
+        self.0.retain(|(follower, _)| {
+            Version {
+                ctime: present.ctime,
+                ..follower.version
+            } == *present
+        });
         for (follower, _) in &self.0 {
             follower.show(Following::Present);
         }

@@ -181,6 +181,7 @@ impl CacheDirectory {
             Some(file) if fits(&file) => Ok((Some(file), record)),
             Some(file) => {
                 // Older handles go on with what they opened; its object goes when they are done.
+                self.may_follow(&file);
                 self.retire(&file);
                 Ok((None, self.look_up(key)?.1))
             }
@@ -202,6 +203,7 @@ impl CacheDirectory {
         let record = match stored {
             Some(record) if record.version == version && !expired(&record) => Some(record),
             Some(record) => {
+                self.may_follow_mapped(key, &record);
                 self.remove_record(key, record.object);
                 self.doom(record.object, record.occupied_bytes());
                 None

@@ -5,7 +5,7 @@ use super::error::FsError;
 use super::node::Node;
 use super::open_file::{Handle, OpenFile, Writing};
 use super::operations::{Done, RequestContext};
-use super::writes::{Ended, FileWrites, Writer};
+use super::writes::{FileWrites, Writer};
 use crate::events::Invalidation;
 use crate::types::{Attributes, HandleId};
 use std::io;
@@ -68,7 +68,7 @@ impl FileSystem {
         writes.remove(&writer);
         let was_last = self.close(&handle.node, &handle.open);
         // At once, so that the next open begins afresh.
-        let ended = was_last.then(|| writes.end()).flatten();
+        let ended = was_last && writes.end();
         let (this, node) = (self.this(), handle.node.clone());
         // Refused, the descriptor is closed here: nothing else can be done with it.
         let _ = self.write_lane.submit(move || {
@@ -78,9 +78,10 @@ impl FileSystem {
             {
                 tracing::error!(%error, "what was written after the last close could not be made durable");
             }
-            match ended {
-                Some(ended) => rest(ended, &writer),
-                None => this.settle(&node, &writes, || writer.file.attributes()),
+            if ended {
+                this.rest(&writes, &writer);
+            } else {
+                this.settle(&node, &writes, || writer.file.attributes());
             }
         });
     }
@@ -110,8 +111,8 @@ impl FileSystem {
             (Some(_), None) => return,
             (None, _) => {}
         }
-        if let Some(ended) = writes.end() {
-            ended.rest(fresh.map(|fresh| fresh.version()));
+        if writes.end() {
+            writes.rest(fresh.map(|fresh| fresh.version()));
         }
         if let Some(fresh) = fresh {
             self.take_attributes(node, fresh, asked);
@@ -128,12 +129,13 @@ impl FileSystem {
         // Beside what was written here others may have written.
         self.invalidations.push(Invalidation::Node(node.id));
     }
-}
 
-fn rest(ended: Ended, writer: &Writer) {
-    let version = match ended.wants_version() {
-        true => writer.file.attributes().ok().map(|found| found.version()),
-        false => None,
-    };
-    ended.rest(version);
+    fn rest(&self, writes: &FileWrites, writer: &Writer) {
+        let _turning = writes.turning.lock();
+        let version = match writes.wants_version() {
+            true => writer.file.attributes().ok().map(|found| found.version()),
+            false => None,
+        };
+        writes.rest(version);
+    }
 }

@@ -41,6 +41,9 @@ struct State {
     /// Something is being, or has been, changed: reads go to the backend.
     followers: Option<Arc<Followers>>,
     source: Option<Arc<dyn SourceFile>>,
+    /// Left of changes that have ended.
+    resting: Option<Followers>,
+    left_source: Option<Arc<dyn SourceFile>>,
 }
 
 #[derive(Default)]
@@ -83,29 +86,6 @@ impl WritesTable {
         expected
             .get(key)
             .is_some_and(|since| since.elapsed() < EXPECTED_FOR)
-    }
-}
-
-/// What is left of changes that have ended.
-pub(super) struct Ended {
-    followers: Option<Followers>,
-    source: Option<Arc<dyn SourceFile>>,
-}
-
-impl Ended {
-    /// Whether the version that the changes led to is of use.
-    pub fn wants_version(&self) -> bool {
-        self.followers
-            .as_ref()
-            .is_some_and(|followers| !followers.is_empty())
-    }
-
-    /// Closing a descriptor of the backend may wait for it.
-    pub fn rest(self, version: Option<Version>) {
-        drop(self.source);
-        if let Some(followers) = self.followers {
-            followers.rest(version);
-        }
     }
 }
 
@@ -184,17 +164,40 @@ impl FileWrites {
     }
 
     /// Back to reading what is cached, if nobody writes any more. Does not block: the rest is for
-    /// [`Ended::rest`].
-    pub fn end(&self) -> Option<Ended> {
+    /// [`FileWrites::rest`]. Whether it ended.
+    pub fn end(&self) -> bool {
         let mut state = self.state.lock();
         if !state.writers.is_empty() {
-            return None;
+            return false;
         }
-        Some(Ended {
-            // A change that outlived its request holds on to them: then their bytes are nobody's version.
-            followers: state.followers.take().and_then(Arc::into_inner),
-            source: state.source.take(),
-        })
+        // A change that outlived its request holds on to them: then their bytes are nobody's version.
+        let followers = state.followers.take().and_then(Arc::into_inner);
+        state.resting = followers.filter(|followers| !followers.is_empty());
+        state.left_source = state.source.take();
+        true
+    }
+
+    /// Whether the version that the changes led to is of use.
+    pub fn wants_version(&self) -> bool {
+        self.state.lock().resting.is_some()
+    }
+
+    /// What followed rests at this version, unless it follows again by now. Closing a descriptor of the backend may
+    /// wait for it.
+    pub fn rest(&self, version: Option<Version>) {
+        let (followers, source) = {
+            let mut state = self.state.lock();
+            (state.resting.take(), state.left_source.take())
+        };
+        drop(source);
+        if let Some(followers) = followers {
+            followers.rest(version);
+        }
+    }
+
+    /// What followed until now and was not told its version yet.
+    pub fn take_resting(&self) -> Option<Followers> {
+        self.state.lock().resting.take()
     }
 
     /// Attributes by an open descriptor: of an unlinked file there are no others.

@@ -17,7 +17,10 @@ use crate::types::{ByteRange, Credentials, FileKind, HandleId, NodeId};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// The kernel forgets attributes without waiting for anything.
+const FORGET_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Whether an open with these flags changes the file, or allows to.
 pub(super) fn changes(flags: i32) -> bool {
@@ -208,9 +211,24 @@ impl FileSystem {
             // What somebody else changed in the meantime must not be mixed with what we change.
             followers.keep_only(&changing.file.attributes()?.version());
         }
+        followers.extend(writes.take_resting());
         writes.begin(followers);
         changing.node.state.lock().pages_current = false;
+        self.forget_other_nodes(changing.node);
         Ok(())
+    }
+
+    /// The kernel may hold attributes of nodes that this one superseded, for as long as they were good for then.
+    fn forget_other_nodes(&self, node: &Arc<Node>) {
+        let others = self.nodes.of_file(node);
+        for other in others.iter().filter(|other| other.id != node.id) {
+            let (forgotten, told) = crossbeam_channel::bounded(1);
+            self.invalidations
+                .forget_attributes_then(other.id, move || {
+                    let _ = forgotten.send(());
+                });
+            let _ = told.recv_timeout(FORGET_TIMEOUT);
+        }
     }
 
     fn note_change(&self, node: &Arc<Node>, writes: &Arc<FileWrites>) {
