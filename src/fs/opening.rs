@@ -13,7 +13,7 @@ use super::open_file::{Handle, OpenFile};
 use super::operations::{Done, OpenReply, RequestContext};
 use super::pending::Pending;
 use crate::cache::{CachedFile, FetchError};
-use crate::types::{FileKind, HandleId, NodeId};
+use crate::types::{Attributes, FileKind, HandleId, NodeId};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -75,7 +75,7 @@ impl FileSystem {
     }
 
     /// Asks the backend whether the name the node was found under still leads to it, and takes its attributes. `Stale`
-    /// makes the kernel look the name up again.
+    /// makes the kernel look the name up again: also where it has let the caller pass by rights of before.
     pub(super) fn revalidate_name(&self, node: &Arc<Node>) -> Result<(), FsError> {
         let asked = Instant::now();
         let failed = FsError::Backend;
@@ -84,8 +84,13 @@ impl FileSystem {
         };
         match self.backend.lookup(&parent.place(), &name) {
             Ok(found) if node.is_of(&found) => {
+                let before = node.attributes(&node.state.lock());
                 self.take_attributes(node, found.attributes, asked);
-                Ok(())
+                if rights(&before) == rights(&found.attributes) {
+                    Ok(())
+                } else {
+                    Err(FsError::Stale)
+                }
             }
             Ok(_) => {
                 self.nodes.forget_name(parent.id, &name);
@@ -403,6 +408,11 @@ impl Drop for NewHandle {
             self.fs.nodes.drop_unused(&handle.node);
         }
     }
+}
+
+/// What the kernel decides by who may open a file.
+fn rights(attributes: &Attributes) -> (u32, u32, u32) {
+    (attributes.permissions, attributes.uid, attributes.gid)
 }
 
 /// A fetch that failed, as a request's error.
