@@ -277,7 +277,7 @@ fn a_log_is_followed_while_it_is_written() {
         .open(&path)
         .unwrap();
     let reader = File::open(&path).unwrap();
-    let mut expected = Vec::new();
+    let mut expected: Vec<u8> = Vec::new();
     for line in 0..300 {
         let text = format!("line {line}\n");
         log.write_all(text.as_bytes()).unwrap();

@@ -59,6 +59,10 @@ fn wire_paths(arguments: &Arguments) -> Result<Vec<WirePath>, String> {
     let (resolved, _) = find(&arguments.mountpoint)
         .map_err(|error| format!("{}: {error}", arguments.mountpoint.display()))?;
     let relative = |path: &OsString| {
+        // An unset variable of a script, and everything would go.
+        if path.is_empty() {
+            return Err("an empty path; without any path everything goes".to_owned());
+        }
         relative_to_mount(&given, path)
             .or_else(|| relative_to_mount(&resolved, path))
             .map(|path| WirePath::from(path.as_path()))

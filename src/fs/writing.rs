@@ -161,8 +161,10 @@ impl FileSystem {
         pending: Arc<Pending<usize>>,
     ) {
         let length_bytes = written.length_bytes();
-        if handle.direct_io && handle.open.handles.load(Ordering::Acquire) > 1 {
-            // A page that another handle read beside the write may hold what was there before it.
+        let may_leave_pages = handle.direct_io && !order.from_pages;
+        if may_leave_pages && handle.open.handles.load(Ordering::Acquire) > 1 {
+            // A page that another handle read beside the write may hold what was there before it. Not after a write
+            // of pages: they wait for its answer.
             let reply = move || {
                 pending.finish(Ok(length_bytes as usize));
             };
