@@ -131,6 +131,39 @@ fn an_open_follows_the_name_and_not_the_file_it_was() {
     });
 }
 
+/// What the kernel remembers of a file's mode must not open what was closed since.
+#[test]
+fn an_open_goes_by_the_rights_of_that_moment() {
+    let scratch = Scratch::new("coherence-rights");
+    let plain = scratch.directory("plain");
+    let mode = |path: &Path, mode| {
+        fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    };
+    mode(scratch.path(), 0o755);
+    mode(&plain, 0o755);
+    for (name, size) in [("small", 100), ("large", 3 << 20)] {
+        fs::write(plain.join(name), vec![1; size]).unwrap();
+        mode(&plain.join(name), 0o644);
+    }
+    let mount = Mount::start(&scratch, &plain, MountOptions::new(&scratch));
+    let root = mount.path().to_owned();
+    with_time_limit(&scratch, LIMIT, move || {
+        let open = |name: &str| user::as_user(user::USER, || File::open(root.join(name)).map(drop));
+        for name in ["small", "large"] {
+            open(name).unwrap();
+            mode(&plain.join(name), 0o600);
+            fs::write(plain.join(name), b"secret").unwrap();
+            let refused = open(name).unwrap_err();
+            assert_eq!(refused.raw_os_error(), Some(libc::EACCES), "{name}");
+            mode(&plain.join(name), 0o644);
+            // A refusal is remembered for the attribute timeout, as NFS does it.
+            wait_until(Duration::from_secs(10), "the file to be open again", || {
+                open(name).is_ok()
+            });
+        }
+    });
+}
+
 /// A filesystem stamps a write(2) when it begins: while a long one is under way the version says nothing of it.
 #[test]
 fn a_write_under_way_leaves_nothing_half_written_behind() {

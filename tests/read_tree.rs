@@ -70,7 +70,7 @@ fn survey(root: &Path) -> BTreeMap<PathBuf, Seen> {
 /// The fault backend holds a descriptor for every name that the kernel knows of it, and has a limit of them.
 fn let_kernel_forget(names: usize) {
     if names > 0 && names.is_multiple_of(4000) {
-        drop_caches().unwrap();
+        reading::drop_caches().unwrap();
     }
 }
 

@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 pub struct DirectoryBackend {
     pub(super) tree: Arc<Tree>,
-    metrics: Arc<BackendMetrics>,
+    pub(super) metrics: Arc<BackendMetrics>,
 }
 
 impl DirectoryBackend {

@@ -8,6 +8,7 @@
 //! - `directory`: `Backend` on a real directory: openat2, handles, statx with AT_STATX_FORCE_SYNC
 //! - `locate`: from a place or a name to a descriptor, never outside the tree
 //! - `changing`: changes of names and attributes, as the caller
+//! - `locking`: locks that the backend's other clients see
 //! - `source`, `stream`: an open file, an open directory
 //! - `writing`: the calls that change bytes; `writable`: a file open for writing
 //! - `filesystems`: the filesystems of the tree: submounts, nested exports
@@ -39,6 +40,7 @@ pub mod health;
 pub mod identity;
 pub mod lanes;
 mod locate;
+pub mod locking;
 pub mod observed;
 mod probe;
 mod source;
@@ -97,7 +99,7 @@ pub struct BackendSpace {
 }
 
 /// Every call blocks without bound and returns the server's errno as `io::Error`.
-pub trait Backend: NameChanges + writing::Writes + Send + Sync + 'static {
+pub trait Backend: NameChanges + locking::Locks + writing::Writes + Send + Sync + 'static {
     fn root(&self) -> io::Result<(Place, Attributes)>;
     /// One name in a directory: ENOENT if absent. Never follows a symlink, crosses mount points.
     fn lookup(&self, parent: &Place, name: &OsStr) -> io::Result<Found>;

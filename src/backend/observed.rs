@@ -2,6 +2,7 @@
 //! a long piece of work made of many of them is not taken for silence.
 
 use super::health::{CallKind, Health};
+use super::locking::{LockFile, Locks};
 use super::writing::{Durability, NewFile, Opened, WritableFile, WriteAccess, Writes};
 use super::{
     Backend, BackendSpace, DirectoryStream, FilesystemIndex, Found, HeldFile, ListedName,
@@ -9,7 +10,8 @@ use super::{
 };
 use crate::io::FillSource;
 use crate::types::{
-    AttributeChange, Attributes, ByteRange, Credentials, NewNode, Removal, RenameMode,
+    AttributeChange, Attributes, ByteRange, Conflict, Credentials, LockKind, NewNode, RangeLock,
+    Removal, RenameMode,
 };
 use std::ffi::OsStr;
 use std::io;
@@ -233,6 +235,37 @@ impl ObservedBackend {
     fn observed_new(&self, opened: Opened) -> Opened {
         let (found, inner) = opened;
         (found, self.observed_file(inner))
+    }
+}
+
+impl Locks for ObservedBackend {
+    fn open_to_lock(&self, place: &Place, caller: &Credentials) -> io::Result<Arc<dyn LockFile>> {
+        let open = || self.inner.open_to_lock(place, caller);
+        let inner = self.health.observe(CallKind::Cacheable, open)?;
+        let health = self.health.clone();
+        Ok(Arc::new(ObservedLocks { inner, health }))
+    }
+}
+
+struct ObservedLocks {
+    inner: Arc<dyn LockFile>,
+    health: Arc<Health>,
+}
+
+impl LockFile for ObservedLocks {
+    fn set_range(&self, lock: RangeLock) -> io::Result<()> {
+        self.health
+            .observe(CallKind::Cacheable, || self.inner.set_range(lock))
+    }
+
+    fn conflict(&self, lock: RangeLock) -> io::Result<Option<Conflict>> {
+        self.health
+            .observe(CallKind::Cacheable, || self.inner.conflict(lock))
+    }
+
+    fn set_whole(&self, kind: LockKind) -> io::Result<()> {
+        self.health
+            .observe(CallKind::Cacheable, || self.inner.set_whole(kind))
     }
 }
 

@@ -34,6 +34,8 @@ pub struct Settings {
     /// `None`: everybody when the daemon runs as root, else the owner.
     pub access: Option<Access>,
     pub mount_flags: MountFlags,
+    pub write_mode: WriteMode,
+    pub locks: LockPlace,
     pub io: IoSettings,
     pub passthrough: PassthroughChoice,
     pub attributes: AttributeTimeouts,
@@ -81,6 +83,26 @@ pub struct MountFlags {
     pub allow_devices: bool,
     pub allow_exec: bool,
     pub update_atime: bool,
+    /// Every write is on stable storage before it is answered, and every changed name.
+    pub sync: bool,
+    /// Every changed name is.
+    pub sync_names: bool,
+}
+
+/// When a change is on the backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WriteMode {
+    /// Before it is answered.
+    Through,
+}
+
+/// Where locks are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LockPlace {
+    /// Where the backend's other clients see them.
+    Backend,
+    /// Among the programs of this mount.
+    Local,
 }
 
 /// How local disks are read and written.
@@ -163,7 +185,11 @@ impl Default for Settings {
                 allow_devices: true,
                 allow_exec: true,
                 update_atime: true,
+                sync: false,
+                sync_names: false,
             },
+            write_mode: WriteMode::Through,
+            locks: LockPlace::Backend,
             io: IoSettings {
                 engine: EngineChoice::Auto,
                 nvme_use_io_uring: None,

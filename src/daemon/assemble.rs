@@ -13,7 +13,7 @@ use crate::backend::lanes::{Lane, LaneSettings};
 use crate::backend::observed::ObservedBackend;
 use crate::cache::{Cache, CacheDirectory, CacheParts, CacheSettings, OpenError};
 use crate::config::{
-    Access, CacheSize, DiskShare, EngineChoice, LookupCache, PassthroughChoice, Settings,
+    Access, CacheSize, DiskShare, EngineChoice, LockPlace, LookupCache, PassthroughChoice, Settings,
 };
 use crate::events::InvalidationQueue;
 use crate::fs::operations::BackingRegistry;
@@ -41,6 +41,7 @@ const MAX_BACKGROUND: u16 = 4096;
 const KERNEL_READ_AHEAD_BYTES: u64 = 1 << 20;
 const METADATA_THREADS: usize = 32;
 const CHANGE_THREADS: usize = 32;
+const LOCK_THREADS: usize = 16;
 const DEMAND_THREADS: usize = 32;
 const WRITE_THREADS: usize = 32;
 const LOCAL_THREADS: usize = 4;
@@ -115,6 +116,7 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
         settings: fs_settings(settings),
         backend: backend.clone(),
         metadata_lane: lane("metadata", METADATA_THREADS, &health),
+        locks_lane: lane("locks", LOCK_THREADS, &health),
         write_lane: lane("writes", WRITE_THREADS, &health),
         changes_lane: lane("changes", CHANGE_THREADS, &health),
         local_lane: lane("local", LOCAL_THREADS, &local_health),
@@ -346,6 +348,7 @@ fn fs_settings(settings: &Settings) -> FsSettings {
         passthrough: settings.passthrough == PassthroughChoice::Auto,
         direct_io: settings.direct_io,
         read_only: settings.mount_flags.read_only,
+        sync_names: settings.mount_flags.sync || settings.mount_flags.sync_names,
         readahead: readahead::Limits {
             window_bytes_max: settings.readahead_max_bytes,
             block_bytes: settings.block_size_bytes,
@@ -369,6 +372,8 @@ fn mount_settings(settings: &Settings, prepared: &Prepared) -> MountSettings {
         (!words.allow_devices, MsFlags::MS_NODEV),
         (!words.allow_exec, MsFlags::MS_NOEXEC),
         (!words.update_atime, MsFlags::MS_NOATIME),
+        (words.sync, MsFlags::MS_SYNCHRONOUS),
+        (words.sync_names, MsFlags::MS_DIRSYNC),
     ]
     .into_iter()
     .filter(|(wanted, _)| *wanted)
@@ -392,6 +397,7 @@ fn mount_settings(settings: &Settings, prepared: &Prepared) -> MountSettings {
             PassthroughChoice::Auto => Passthrough::PlainDisk,
             PassthroughChoice::Off => Passthrough::Off,
         },
+        locks: settings.locks == LockPlace::Backend,
         reader_threads: reader_threads(settings),
         max_background: MAX_BACKGROUND,
         read_ahead_bytes: KERNEL_READ_AHEAD_BYTES,

@@ -30,7 +30,7 @@ impl FileSystem {
         if self.settings.read_only {
             return done(Err(FsError::ReadOnly));
         }
-        let pending = self.begin(context, done);
+        let pending = self.begin_change(context, done);
         if !self.may_wait_for_backend(&pending) {
             return;
         }
@@ -52,6 +52,20 @@ impl FileSystem {
         if queued.is_err() {
             pending.finish(Err(FsError::BackendTimeout));
         }
+    }
+
+    /// A program that handles its signals does not expect mkdir(2) to fail for one.
+    fn begin_change<T: Send + 'static>(
+        &self,
+        context: RequestContext,
+        done: Done<T>,
+    ) -> Arc<Pending<T>> {
+        let thread = context.caller.pid;
+        let pending = self.pending.begin_patient(context.unique, thread, done);
+        pending.after(self.settings.backend_timeout, |pending| {
+            pending.finish(Err(FsError::BackendTimeout));
+        });
+        pending
     }
 
     fn answer_change<X, T: Send + 'static>(
@@ -90,6 +104,14 @@ impl FileSystem {
         self.expire(directory);
     }
 
+    /// With `dirsync`: changed names are on stable storage. Blocks on the backend.
+    pub(super) fn sync_names<T>(&self, directory: &Node, changed: T) -> io::Result<T> {
+        if self.settings.sync_names {
+            self.backend.sync_directory(&directory.place())?;
+        }
+        Ok(changed)
+    }
+
     /// What is known of a node's attributes is outdated by a change of ours.
     pub(super) fn expire(&self, node: &Node) {
         node.state.lock().expire(Instant::now());
@@ -117,7 +139,7 @@ impl FileSystem {
                 let asked = Instant::now();
                 let outcome = fs.backend.make(&parent.place(), &name, &new, caller);
                 fs.names_changed(&parent);
-                Ok((outcome?, asked))
+                fs.sync_names(&parent, (outcome?, asked))
             },
             move |fs, (found, asked)| {
                 let node = fs.admit(&directory, &made, &found, asked);
@@ -151,7 +173,7 @@ impl FileSystem {
                 fs.names_changed(&parent);
                 fs.expire(&node);
                 let found = outcome?;
-                Ok((found, Instant::now()))
+                fs.sync_names(&parent, (found, Instant::now()))
             },
             move |fs, (found, asked)| {
                 let node = fs.admit(&directory, &made, &found, asked);

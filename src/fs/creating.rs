@@ -68,6 +68,7 @@ impl FileSystem {
         pending: &Arc<Pending<OpenReply>>,
     ) -> Result<(), FsError> {
         self.revalidate_name(node)?;
+        self.refuse_if_executed(node)?;
         self.refuse_node_of_kernel(node)?;
         let opened = self.backend.open_writable(&node.place(), access, caller);
         let file = opened.map_err(FsError::Backend)?;
@@ -231,6 +232,9 @@ impl FileSystem {
             Some(libc::EEXIST) if creation.flags & libc::O_EXCL == 0 => stale(),
             _ => error,
         })?;
+        if name.is_some() {
+            self.sync_names(parent, ())?;
+        }
         self.admit_new(parent, name, opened, creation, asked)
     }
 

@@ -19,6 +19,8 @@ pub enum FsError {
     Interrupted,
     #[error("the handle was not opened for writing")]
     NotForWriting,
+    #[error("a program that runs cannot be written to")]
+    BeingExecuted,
     #[error("not a regular file")]
     NotRegular,
     #[error("invalid argument: {0}")]
@@ -47,6 +49,7 @@ impl FsError {
             Self::BackendTimeout => libc::ETIMEDOUT,
             Self::Interrupted => libc::EINTR,
             Self::NotForWriting => libc::EBADF,
+            Self::BeingExecuted => libc::ETXTBSY,
             Self::NotRegular => libc::EINVAL,
             Self::Invalid(_) => libc::EINVAL,
             Self::NoSuchOffset => libc::ENXIO,

@@ -15,6 +15,7 @@
 //! - `creating`: new files, opens for writing; `writing`: writes, sizes; `allocating`: fallocate, copy_file_range;
 //!   `syncing`: fsync, close and what follows the last writer
 //! - `writes`: files being changed here; `order`: which piece of work on one waits for which
+//! - `locking`, `lock_table`: locks
 //! - `xattrs`: extended attributes, remembered like attributes
 
 use self::error::FsError;
@@ -31,7 +32,9 @@ use crate::cache::Cache;
 use crate::events::InvalidationQueue;
 use crate::metrics::CacheMetrics;
 use crate::readahead;
-use crate::types::{AttributeChange, ByteRange, HandleId, NewNode, NodeId, Removal, RenameMode};
+use crate::types::{
+    AttributeChange, ByteRange, Conflict, HandleId, NewNode, NodeId, Removal, RenameMode,
+};
 use parking_lot::Mutex;
 use std::ffi::OsStr;
 use std::io;
@@ -47,6 +50,8 @@ mod directories;
 mod evicting;
 pub mod error;
 mod listings;
+mod lock_table;
+mod locking;
 mod names;
 mod node;
 mod nodes;
@@ -96,6 +101,8 @@ pub struct FsSettings {
     pub readahead: readahead::Limits,
     /// Every change is EROFS.
     pub read_only: bool,
+    /// A changed name is on stable storage before it is answered.
+    pub sync_names: bool,
 }
 
 /// What the file semantics are made of.
@@ -106,6 +113,7 @@ pub struct FsParts {
     pub metadata_lane: Arc<Lane>,
     /// Changes of bytes.
     pub write_lane: Arc<Lane>,
+    pub locks_lane: Arc<Lane>,
     /// Changes of names and attributes.
     pub changes_lane: Arc<Lane>,
     /// Work on the local disk only: never waits for the backend.
@@ -124,6 +132,7 @@ pub struct FileSystem {
     backend: Arc<dyn Backend>,
     metadata_lane: Arc<Lane>,
     write_lane: Arc<Lane>,
+    locks_lane: Arc<Lane>,
     changes_lane: Arc<Lane>,
     local_lane: Arc<Lane>,
     health: Arc<Health>,
@@ -140,6 +149,7 @@ pub struct FileSystem {
     callers: callers::CallerGroups,
     writes: Arc<writes::WritesTable>,
     claims: Arc<claims::ClaimTable>,
+    locks: lock_table::LockTable,
     last_space: Mutex<Option<BackendSpace>>,
     /// For work that outlives a request.
     me: std::sync::Weak<FileSystem>,
@@ -155,6 +165,7 @@ impl FileSystem {
             backend: parts.backend,
             metadata_lane: parts.metadata_lane,
             write_lane: parts.write_lane,
+            locks_lane: parts.locks_lane,
             changes_lane: parts.changes_lane,
             local_lane: parts.local_lane,
             health: parts.health,
@@ -170,6 +181,7 @@ impl FileSystem {
             callers: callers::CallerGroups::new(),
             writes: Arc::default(),
             claims: Arc::default(),
+            locks: lock_table::LockTable::new(),
             last_space: Mutex::new(None),
             me: me.clone(),
         }))
@@ -551,8 +563,26 @@ impl Operations for FileSystem {
         self.write_file(context, handle, write, done);
     }
 
-    fn flush(&self, context: RequestContext, handle: HandleId, done: Done<()>) {
-        self.flush_file(context, handle, done);
+    fn flush(&self, context: RequestContext, handle: HandleId, lock_owner: u64, done: Done<()>) {
+        if self.locks.is_empty() {
+            return self.flush_file(context, handle, done);
+        }
+        let this = self.this();
+        let unlocked = move |result| this.drop_locks(handle, lock_owner, move || done(result));
+        self.flush_file(context, handle, Box::new(unlocked));
+    }
+
+    fn set_lock(&self, context: RequestContext, request: LockRequest, done: Done<()>) {
+        self.request_lock(context, request, done);
+    }
+
+    fn find_lock(
+        &self,
+        context: RequestContext,
+        request: LockRequest,
+        done: Done<Option<Conflict>>,
+    ) {
+        self.look_for_lock(context, request, done);
     }
 
     fn sync(&self, context: RequestContext, handle: HandleId, data_only: bool, done: Done<()>) {

@@ -24,6 +24,8 @@ pub(super) struct OpenFile {
     pub delivered: AtomicBool,
     /// Filled for this very open: its reads are no hits, though they find all bytes in the cache.
     pub filled_for_open: bool,
+    /// Handles by which the kernel runs the file as a program.
+    pub executing: AtomicUsize,
     /// Keeps the file where it lost a name while it was open.
     pub held: Mutex<Option<HeldFile>>,
     /// Set while somebody has the file open for writing here.
@@ -38,6 +40,7 @@ impl OpenFile {
             handles: AtomicUsize::new(1),
             delivered: AtomicBool::new(false),
             filled_for_open: false,
+            executing: AtomicUsize::new(0),
             held: Mutex::new(None),
             writes: ArcSwapOption::empty(),
         }
@@ -54,6 +57,8 @@ pub(super) struct Handle {
     pub node: Arc<Node>,
     pub open: Arc<OpenFile>,
     pub direct_io: bool,
+    /// Counted in [`OpenFile::executing`].
+    pub executes: bool,
     pub stream: Mutex<Stream>,
     pub writing: Option<Writing>,
 }
@@ -65,6 +70,7 @@ impl Handle {
             node,
             open,
             direct_io: false,
+            executes: false,
             stream: Mutex::new(Stream::default()),
             writing: None,
         }

@@ -13,13 +13,16 @@ use super::open_file::{Handle, OpenFile};
 use super::operations::{Done, OpenReply, RequestContext};
 use super::pending::Pending;
 use crate::cache::{CachedFile, FetchError};
-use crate::types::{FileKind, HandleId, NodeId};
+use crate::types::{Attributes, FileKind, HandleId, NodeId};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 /// A small file that changes while it is filled is tried this often with its newest version.
 pub(super) const SMALL_FILE_TRIES: u32 = 3;
+
+/// __FMODE_EXEC (linux/fs.h): the kernel is about to run the file.
+const OPEN_TO_EXECUTE: i32 = 0x20;
 
 impl FileSystem {
     pub(super) fn open_file(
@@ -75,7 +78,7 @@ impl FileSystem {
     }
 
     /// Asks the backend whether the name the node was found under still leads to it, and takes its attributes. `Stale`
-    /// makes the kernel look the name up again.
+    /// makes the kernel look the name up again: also where it has let the caller pass by rights of before.
     pub(super) fn revalidate_name(&self, node: &Arc<Node>) -> Result<(), FsError> {
         let asked = Instant::now();
         let failed = FsError::Backend;
@@ -84,8 +87,13 @@ impl FileSystem {
         };
         match self.backend.lookup(&parent.place(), &name) {
             Ok(found) if node.is_of(&found) => {
+                let before = node.attributes(&node.state.lock());
                 self.take_attributes(node, found.attributes, asked);
-                Ok(())
+                if rights(&before) == rights(&found.attributes) {
+                    Ok(())
+                } else {
+                    Err(FsError::Stale)
+                }
             }
             Ok(_) => {
                 self.nodes.forget_name(parent.id, &name);
@@ -214,11 +222,28 @@ impl FileSystem {
         flags: i32,
         keep_cache: bool,
     ) -> NewHandle {
+        let executes = flags & OPEN_TO_EXECUTE != 0;
+        if executes {
+            open.executing.fetch_add(1, Ordering::AcqRel);
+        }
         let handle = Handle {
             direct_io: self.is_direct(flags),
+            executes,
             ..Handle::new(node.clone(), open)
         };
         self.new_handle(handle, keep_cache)
+    }
+
+    /// The kernel itself refuses to write to a program that runs, of one node: a file may have several.
+    pub(super) fn refuse_if_executed(&self, node: &Node) -> Result<(), FsError> {
+        let runs = |node: &Arc<Node>| {
+            let open = node.state.lock().open.clone();
+            open.is_some_and(|open| open.executing.load(Ordering::Acquire) > 0)
+        };
+        match self.nodes.of_file(node).iter().any(runs) {
+            true => Err(FsError::BeingExecuted),
+            false => Ok(()),
+        }
     }
 
     pub(super) fn is_direct(&self, flags: i32) -> bool {
@@ -287,7 +312,9 @@ impl FileSystem {
             .registry
             .as_ref()
             .filter(|_| self.settings.passthrough && file.is_complete())
-            .filter(|_| !self.writes.is_expected(&file.key))?;
+            .filter(|_| !self.writes.is_expected(&file.key))
+            // What a lock lets see is newer than what the kernel was given.
+            .filter(|_| !self.locks.is_noted(&file.key))?;
         let object = file.give_to_kernel()?;
         match registry.register(object.descriptor()?) {
             Ok(id) => Some(id),
@@ -299,12 +326,16 @@ impl FileSystem {
     }
 
     pub(super) fn release_file(&self, handle: HandleId) {
-        if let Some(handle) = self.handles.remove(handle) {
-            self.close_handle(&handle);
+        if let Some(closed) = self.handles.remove(handle) {
+            self.drop_locks_of_handle(handle, &closed.node);
+            self.close_handle(&closed);
         }
     }
 
     pub(super) fn close_handle(&self, handle: &Arc<Handle>) {
+        if handle.executes {
+            handle.open.executing.fetch_sub(1, Ordering::AcqRel);
+        }
         match &handle.writing {
             Some(writing) => self.close_writer(handle, writing),
             None => {
@@ -390,7 +421,7 @@ impl NewHandle {
             direct_io: handle.direct_io,
             keep_cache: self.keep_cache,
             passthrough,
-            writes: handle.writing.is_some(),
+            told_of_close: handle.writing.is_some() || self.fs.locks.is_noted(&handle.node.key),
             handle: self.fs.handles.insert(handle),
         }
     }
@@ -403,6 +434,11 @@ impl Drop for NewHandle {
             self.fs.nodes.drop_unused(&handle.node);
         }
     }
+}
+
+/// What the kernel decides by who may open a file.
+fn rights(attributes: &Attributes) -> (u32, u32, u32) {
+    (attributes.permissions, attributes.uid, attributes.gid)
 }
 
 /// A fetch that failed, as a request's error.

@@ -5,8 +5,8 @@
 use crate::fs::error::FsError;
 use crate::io::Buffer;
 use crate::types::{
-    AttributeChange, Attributes, ByteRange, Caller, FileKind, HandleId, NewNode, NodeId, Removal,
-    RenameMode,
+    AttributeChange, Attributes, ByteRange, Caller, Conflict, FileKind, HandleId, LockOwner,
+    NewNode, NodeId, RangeLock, Removal, RenameMode,
 };
 use std::ffi::{OsStr, OsString};
 use std::os::fd::BorrowedFd;
@@ -71,8 +71,8 @@ pub struct OpenReply {
     pub keep_cache: bool,
     /// The kernel reads this file by itself (FOPEN_PASSTHROUGH).
     pub passthrough: Option<Arc<dyn BackingId>>,
-    /// Opened for writing: closing it has something to wait for.
-    pub writes: bool,
+    /// Closing a descriptor of it has something to wait for: what was written, or locks that go.
+    pub told_of_close: bool,
 }
 
 /// A file to be made, as the program asked for it.
@@ -89,6 +89,16 @@ pub struct Creation {
 pub struct Created {
     pub entry: Entry,
     pub open: OpenReply,
+}
+
+/// A lock to be set, or to be found out about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LockRequest {
+    pub handle: HandleId,
+    pub owner: LockOwner,
+    pub lock: RangeLock,
+    /// Waits until the lock is free.
+    pub waits: bool,
 }
 
 /// Bytes to be written.
@@ -302,8 +312,9 @@ pub trait Operations: Send + Sync + 'static {
     ) {
         done(Err(FsError::ReadOnly));
     }
-    /// A descriptor of the handle is closed: what was written is on stable storage, or the error is told.
-    fn flush(&self, _context: RequestContext, _handle: HandleId, done: Done<()>) {
+    /// A descriptor of the handle is closed: what was written is on stable storage, or the error is told; the
+    /// locks on ranges that `lock_owner` has on the file are gone.
+    fn flush(&self, _context: RequestContext, _handle: HandleId, _lock_owner: u64, done: Done<()>) {
         done(Ok(()));
     }
     /// fsync(2) and fdatasync(2).
@@ -335,5 +346,18 @@ pub trait Operations: Send + Sync + 'static {
         done: Done<AttributesReply>,
     ) {
         done(Err(FsError::ReadOnly));
+    }
+    // Locks, which the backend's other clients see.
+    fn set_lock(&self, _context: RequestContext, _request: LockRequest, done: Done<()>) {
+        done(Err(FsError::NotSupported));
+    }
+    /// The first lock in the way of one.
+    fn find_lock(
+        &self,
+        _context: RequestContext,
+        _request: LockRequest,
+        done: Done<Option<Conflict>>,
+    ) {
+        done(Err(FsError::NotSupported));
     }
 }

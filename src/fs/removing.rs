@@ -48,7 +48,7 @@ impl FileSystem {
                 if outcome.is_ok() {
                     fs.nodes.forget_name(parent.id, &name);
                 }
-                outcome
+                fs.sync_names(&parent, outcome?)
             },
             |_, ()| (),
         );
@@ -95,7 +95,8 @@ impl FileSystem {
                 if outcome.is_ok() {
                     fs.nodes.moved((&old, &from), (&new, &to), mode);
                 }
-                outcome
+                fs.sync_names(&old, outcome?)?;
+                fs.sync_names(&new, ())
             },
             |_, ()| (),
         );

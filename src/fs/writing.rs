@@ -281,6 +281,7 @@ impl FileSystem {
         caller: &Credentials,
         size_bytes: u64,
     ) -> Result<(), FsError> {
+        self.refuse_if_executed(node)?;
         let opened = self
             .backend
             .open_writable(&node.place(), WriteAccess::WriteOnly, caller);

@@ -2,6 +2,7 @@
 
 use super::abi::{self, opcode};
 use super::bytes::{self, ByteRequest};
+use super::locks::{self, LockCall};
 use super::names::{self, NameRequest};
 use crate::types::{Caller, HandleId, NodeId};
 use std::ffi::OsStr;
@@ -75,6 +76,7 @@ pub enum Request<'a> {
     Bytes(ByteRequest<'a>),
     /// Changes names or attributes.
     Names(NameRequest<'a>),
+    Locks(LockCall),
     /// Succeeds without work: with nothing written there is nothing to flush or to sync.
     Acknowledge,
     /// Refused with this errno.
@@ -125,6 +127,9 @@ fn arguments_of(code: u32, arguments: &[u8]) -> Option<Request<'_>> {
     }
     if let Some(decoded) = names::decode::arguments_of(code, arguments) {
         return decoded.map(Request::Names);
+    }
+    if let Some(decoded) = locks::decode::arguments_of(code, arguments) {
+        return decoded.map(Request::Locks);
     }
     Some(match code {
         opcode::LOOKUP => Request::Lookup {
@@ -198,8 +203,7 @@ fn arguments_of(code: u32, arguments: &[u8]) -> Option<Request<'_>> {
         opcode::DESTROY => Request::Acknowledge,
         opcode::IOCTL => Request::Refuse(libc::ENOTTY),
         opcode::NOTIFY_REPLY => Request::Ignore,
-        // ENOSYS makes the kernel stop asking and do without: ACCESS (it checks by itself), locks
-        // (kept locally), POLL, BMAP, STATX (falls back to GETATTR).
+        // ENOSYS makes the kernel stop asking and do without: ACCESS (it checks by itself), POLL, BMAP, STATX (falls back to GETATTR).
         _ => Request::Refuse(libc::ENOSYS),
     })
 }
@@ -318,7 +322,7 @@ mod tests {
         assert!(matches!(decode(&bytes).unwrap().1, Request::Bytes(_)));
         let bytes = request(opcode::UNLINK, b"name\0", &[]);
         assert!(matches!(decode(&bytes).unwrap().1, Request::Names(_)));
-        for code in [0, 31, 33, 34, 37, 40, 52, 4096, u32::MAX] {
+        for code in [0, 34, 37, 40, 52, 4096, u32::MAX] {
             let bytes = request(code, &[], &[]);
             assert_eq!(decode(&bytes).unwrap().1, Request::Refuse(libc::ENOSYS));
         }

@@ -116,6 +116,7 @@ impl<O: Operations + ?Sized> Dispatcher<O> {
                 )
             }
             Request::Bytes(request) => self.answer_bytes(header, request, reply),
+            Request::Locks(call) => self.answer_locks(header, call, reply),
             Request::Names(request) => self.answer_names(header, request, reply),
             Request::Acknowledge => reply.success(),
             Request::Refuse(errno) => reply.errno(errno),

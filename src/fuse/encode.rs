@@ -88,7 +88,7 @@ pub fn lookup(reply: &LookupReply) -> Option<abi::EntryOut> {
 
 pub fn open(reply: &OpenReply) -> abi::OpenOut {
     let mut flags = 0;
-    if !reply.writes {
+    if !reply.told_of_close {
         // Closing it has nothing to wait for: the kernel need not ask.
         flags |= abi::OPEN_NO_FLUSH;
     }
@@ -190,7 +190,7 @@ mod tests {
             direct_io: false,
             keep_cache,
             passthrough: passthrough.then(|| Arc::new(Seven) as Arc<dyn BackingId>),
-            writes: false,
+            told_of_close: false,
         }
     }
 

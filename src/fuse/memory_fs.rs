@@ -169,7 +169,7 @@ impl Operations for MemoryFs {
             direct_io: self.direct_io || node == STUCK,
             keep_cache: true,
             passthrough: self.passthrough.clone().filter(|_| node == PASSED),
-            writes: false,
+            told_of_close: false,
         }));
     }
 

@@ -11,6 +11,7 @@
 //! - `protocol`: what is asked of the kernel at INIT, and the report of what it has
 //! - `dispatch`: request to verb, and who is let in
 //! - `decode`, `encode`, `directory`, `abi`: bytes, pure
+//! - `locks`: requests about locks
 //! - `names`: requests that change names and attributes; `bytes`: those that change bytes
 //! - `reply`: the duty to answer one request
 //! - `interrupts`: interrupts that overtake their request
@@ -26,6 +27,7 @@ pub mod dispatch;
 pub mod encode;
 pub mod interrupts;
 pub mod invalidate;
+pub mod locks;
 pub mod mount;
 pub mod names;
 pub mod protocol;

@@ -43,6 +43,7 @@ fn settings(mountpoint: PathBuf) -> MountSettings {
             flags: MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOATIME,
         },
         passthrough: Passthrough::PlainDisk,
+        locks: false,
         reader_threads: 3,
         max_background: 1024,
         read_ahead_bytes: 512 * 1024,

@@ -71,13 +71,14 @@ pub struct Handshake {
     pub passthrough: Passthrough,
     pub max_background: u16,
     pub default_permissions: bool,
+    /// Locks come to us; else the kernel keeps them.
+    pub locks: bool,
     pub result: Arc<Mutex<Option<Negotiated>>>,
 }
 
 impl Handshake {
     /// Absent on purpose: WRITEBACK_CACHE (excludes passthrough); CACHE_SYMLINKS (a symlink may change
-    /// behind us); POSIX_LOCKS and FLOCK_LOCKS (the kernel keeps locks itself); EXPORT_SUPPORT (wants
-    /// lookups of "." by node number).
+    /// behind us); EXPORT_SUPPORT (wants lookups of "." by node number).
     fn wanted(&self) -> InitFlags {
         let mut wanted = InitFlags::FUSE_ASYNC_READ
             | InitFlags::FUSE_BIG_WRITES
@@ -95,6 +96,9 @@ impl Handshake {
             | InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP;
         if self.passthrough != Passthrough::Off {
             wanted |= InitFlags::FUSE_PASSTHROUGH;
+        }
+        if self.locks {
+            wanted |= InitFlags::FUSE_POSIX_LOCKS | InitFlags::FUSE_FLOCK_LOCKS;
         }
         // It switches the kernel's permission checks on.
         if self.default_permissions {

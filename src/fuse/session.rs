@@ -31,6 +31,8 @@ const READ_FAILURES_MAX: u32 = 100;
 pub struct MountSettings {
     pub plan: MountPlan,
     pub passthrough: Passthrough,
+    /// Locks come to us; else the kernel keeps them.
+    pub locks: bool,
     /// Threads that read requests, at least 1.
     pub reader_threads: usize,
     /// Requests of the kernel's own (readahead, releases) under way at once.
@@ -206,6 +208,7 @@ fn negotiate(settings: &MountSettings, device: FuseDevice) -> Result<Negotiated,
     let handshake = Handshake {
         passthrough: settings.passthrough,
         max_background: settings.max_background,
+        locks: settings.locks,
         default_permissions: settings.plan.default_permissions,
         result: result.clone(),
     };

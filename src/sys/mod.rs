@@ -8,6 +8,7 @@
 //! - `dirents`: getdents64
 //! - `xattr`: extended attributes of a descriptor, O_PATH ones included
 //! - `credentials`: acting for files as another user, umask
+//! - `locks`: advisory locks
 //! - `names`: making, linking, renaming and removing names, changing attributes
 //! - `mountinfo`: the mounts of this process
 //! - `disk`: preadv2, statx, leases, raw directory reading
@@ -28,6 +29,7 @@ pub mod disk;
 pub mod fuse_device;
 pub mod handle;
 pub mod handle_probe;
+pub mod locks;
 pub mod memory;
 pub mod mountinfo;
 pub mod names;

@@ -4,9 +4,11 @@ use std::fmt;
 use std::sync::Arc;
 
 pub use changes::{AttributeChange, NewNode, Removal, RenameMode, TimeChange};
+pub use locks::{Conflict, LockFamily, LockKind, LockOwner, RangeLock};
 pub use short_bytes::ShortBytes;
 
 mod changes;
+mod locks;
 mod short_bytes;
 
 /// A half-open range of bytes in a file: `start..end`.

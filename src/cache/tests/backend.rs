@@ -314,6 +314,7 @@ pub fn unsupported<T>() -> io::Result<T> {
 }
 
 impl crate::backend::writing::Writes for FakeBackend {}
+impl crate::backend::locking::Locks for FakeBackend {}
 
 impl Backend for FakeBackend {
     fn root(&self) -> io::Result<(Place, Attributes)> {

@@ -1,7 +1,7 @@
 //! Rows about the backend: where it is, how long it may take and how long it is believed.
 
 use super::{Kind, OptionRow};
-use crate::config::settings::{LookupCache, Settings};
+use crate::config::settings::{LockPlace, LookupCache, Settings, WriteMode};
 use crate::config::units::show_duration;
 use std::time::Duration;
 
@@ -26,6 +26,32 @@ fn set_all_timeouts(settings: &mut Settings, timeout: Duration) {
 }
 
 pub const ROWS: &[OptionRow] = &[
+    OptionRow {
+        name: "write_mode",
+        kind: Kind::Choice {
+            values: &[("through", |s| s.write_mode = WriteMode::Through)],
+            later: &[("back", "write-back")],
+        },
+        show: Some(|s| match s.write_mode {
+            WriteMode::Through => "through".to_owned(),
+        }),
+        help: "when a change is on the backend: before it is answered, and on stable storage there after fsync or close",
+    },
+    OptionRow {
+        name: "locks",
+        kind: Kind::Choice {
+            values: &[
+                ("backend", |s| s.locks = LockPlace::Backend),
+                ("local", |s| s.locks = LockPlace::Local),
+            ],
+            later: &[],
+        },
+        show: Some(|s| match s.locks {
+            LockPlace::Backend => "backend".to_owned(),
+            LockPlace::Local => "local".to_owned(),
+        }),
+        help: "where flock and fcntl locks are taken: on the backend, where its other clients see them, or among the programs of this mount only",
+    },
     OptionRow {
         name: "nfs_backend",
         kind: Kind::Path(|s, path| s.backend = Some(path)),

@@ -11,16 +11,12 @@ const fn later(name: &'static str, what: &'static str) -> OptionRow {
     }
 }
 
-const WRITING: &str = "writing through the mount";
 const JOURNAL: &str = "the write journal";
 const WRITE_BACK: &str = "write-back";
 const IDENTITY: &str = "access decisions per user";
 const TUNING: &str = "tuning by itself";
 
 pub const ROWS: &[OptionRow] = &[
-    later("write_mode", WRITING),
-    later("sync", WRITING),
-    later("dirsync", WRITING),
     later("fsync", JOURNAL),
     later("close", JOURNAL),
     later("journal_dir", JOURNAL),
@@ -30,7 +26,6 @@ pub const ROWS: &[OptionRow] = &[
     later("writeback_parallel", WRITE_BACK),
     later("conflicts", WRITE_BACK),
     later("identity", IDENTITY),
-    later("locks", "locks shared with the backend"),
     later("adaptive", TUNING),
     later("transport", "the FUSE ring transport"),
     later("pin", "pinning files in the cache"),

@@ -121,7 +121,22 @@ pub const ROWS: &[OptionRow] = &[
     word(
         "rw",
         |s| s.mount_flags.read_only = false,
-        "a mount that takes changes; until writing is built they are answered with EROFS",
+        "a mount that takes changes",
+    ),
+    word(
+        "sync",
+        |s| s.mount_flags.sync = true,
+        "a write or a changed name is on stable storage before it is answered",
+    ),
+    word(
+        "async",
+        |s| s.mount_flags.sync = false,
+        "what is written is on stable storage after fsync and close",
+    ),
+    word(
+        "dirsync",
+        |s| s.mount_flags.sync_names = true,
+        "a changed name is on stable storage before it is answered",
     ),
     word(
         "nosuid",
@@ -166,7 +181,7 @@ pub const ROWS: &[OptionRow] = &[
     word(
         "defaults",
         |s| s.mount_flags = crate::config::Settings::default().mount_flags,
-        "rw, suid, dev, exec, atime",
+        "rw, suid, dev, exec, atime, async",
     ),
 ];
 
@@ -190,7 +205,6 @@ pub const PASSED_OVER: &[OptionRow] = &[
     passed_over("nolazytime"),
     passed_over("diratime"),
     passed_over("nodiratime"),
-    passed_over("async"),
     passed_over("silent"),
     passed_over("loud"),
     passed_over("x-*"),

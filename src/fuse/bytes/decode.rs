@@ -21,6 +21,7 @@ pub enum ByteRequest<'a> {
     },
     Flush {
         handle: HandleId,
+        lock_owner: u64,
     },
     Sync {
         handle: HandleId,
@@ -45,6 +46,7 @@ pub fn arguments_of(code: u32, arguments: &[u8]) -> Option<Option<ByteRequest<'_
         opcode::WRITE => write(arguments),
         opcode::FLUSH => fixed::<abi::FlushIn>(arguments).map(|(input, _)| ByteRequest::Flush {
             handle: HandleId(input.handle),
+            lock_owner: input.lock_owner,
         }),
         opcode::FSYNC => fixed::<abi::FsyncIn>(arguments).map(|(input, _)| ByteRequest::Sync {
             handle: HandleId(input.handle),

@@ -28,7 +28,9 @@ impl<O: Operations + ?Sized> Dispatcher<O> {
                 write,
                 Box::new(move |result| structure(reply, result.map(written))),
             ),
-            ByteRequest::Flush { handle } => operations.flush(context, handle, nothing(reply)),
+            ByteRequest::Flush { handle, lock_owner } => {
+                operations.flush(context, handle, lock_owner, nothing(reply));
+            }
             ByteRequest::Sync { handle, data_only } => {
                 operations.sync(context, handle, data_only, nothing(reply));
             }
