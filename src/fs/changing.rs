@@ -112,9 +112,12 @@ impl FileSystem {
         Ok(changed)
     }
 
-    /// What is known of a node's attributes is outdated by a change of ours.
+    /// What is known of a file's attributes, by any of its nodes, is outdated by a change of ours.
     pub(super) fn expire(&self, node: &Node) {
-        node.state.lock().expire(Instant::now());
+        let now = Instant::now();
+        for one in self.nodes.of_file(node) {
+            one.state.lock().expire(now);
+        }
     }
 
     pub(super) fn make_node(

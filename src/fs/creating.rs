@@ -19,7 +19,10 @@ use std::ffi::OsStr;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// The kernel forgets attributes without waiting for anything.
+const FORGET_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The backend's access for a program's; `None` where it only truncates.
 fn access_of(flags: i32) -> Option<WriteAccess> {
@@ -123,7 +126,11 @@ impl FileSystem {
         let open = node.state.lock().open.clone();
         if open.is_some_and(|open| open.passthrough.is_some()) {
             self.writes.expect(&node.key);
-            self.nodes.supersede(node);
+            let (forgotten, told) = crossbeam_channel::bounded(1);
+            self.supersede_then(node, move || {
+                let _ = forgotten.send(());
+            });
+            let _ = told.recv_timeout(FORGET_TIMEOUT);
         }
         match node.is_superseded() {
             true => Err(FsError::Stale),

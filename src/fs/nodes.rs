@@ -323,7 +323,7 @@ impl NodeTable {
     }
 
     /// From now on lookups of this file give another node; this one serves only who has it open.
-    pub fn supersede(&self, node: &Arc<Node>) {
+    pub fn supersede(&self, node: &Node) {
         let _maps = self.maps.write();
         node.set_superseded();
     }

@@ -277,17 +277,27 @@ impl FileSystem {
         // What is being changed here has no version to differ from.
         if !still_open || !(same || open.changing().is_some()) {
             drop(state);
-            if still_open {
-                self.nodes.supersede(node);
-            }
-            pending.finish(Err(FsError::Stale));
-            return;
+            let pending = pending.clone();
+            let refuse = move || {
+                pending.finish(Err(FsError::Stale));
+            };
+            return match still_open {
+                true => self.supersede_then(node, refuse),
+                false => refuse(),
+            };
         }
         open.handles.fetch_add(1, Ordering::AcqRel);
         let keep_cache =
             std::mem::replace(&mut state.pages_current, true) && !file.was_given_while_written();
         drop(state);
         self.answer(self.reader(node, open.clone(), flags, keep_cache), pending);
+    }
+
+    /// From now on lookups give another node. Of this one the kernel asks for attributes each time, also of those that
+    /// it was told to believe before: `act` is called, on another thread, when it has forgotten them.
+    pub(super) fn supersede_then(&self, node: &Node, act: impl FnOnce() + Send + 'static) {
+        self.nodes.supersede(node);
+        self.invalidations.forget_attributes_then(node.id, act);
     }
 
     /// Gives the handle to the kernel, or closes it again if the request has ended otherwise.

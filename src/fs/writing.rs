@@ -17,10 +17,7 @@ use crate::types::{ByteRange, Credentials, FileKind, HandleId, NodeId};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
-
-/// The kernel forgets attributes without waiting for anything.
-const FORGET_TIMEOUT: Duration = Duration::from_secs(1);
+use std::time::Instant;
 
 /// Whether an open with these flags changes the file, or allows to.
 pub(super) fn changes(flags: i32) -> bool {
@@ -193,7 +190,7 @@ impl FileSystem {
     ) -> Result<T, FsError> {
         self.prepare_change(changing).map_err(FsError::Backend)?;
         let outcome = make();
-        self.note_change(changing.node, changing.writes);
+        self.expire(changing.node);
         outcome.map_err(FsError::Backend)
     }
 
@@ -214,32 +211,7 @@ impl FileSystem {
         followers.extend(writes.take_resting());
         writes.begin(followers);
         changing.node.state.lock().pages_current = false;
-        self.forget_other_nodes(changing.node);
         Ok(())
-    }
-
-    /// The kernel may hold attributes of nodes that this one superseded, for as long as they were good for then.
-    fn forget_other_nodes(&self, node: &Arc<Node>) {
-        let others = self.nodes.of_file(node);
-        for other in others.iter().filter(|other| other.id != node.id) {
-            let (forgotten, told) = crossbeam_channel::bounded(1);
-            self.invalidations
-                .forget_attributes_then(other.id, move || {
-                    let _ = forgotten.send(());
-                });
-            let _ = told.recv_timeout(FORGET_TIMEOUT);
-        }
-    }
-
-    fn note_change(&self, node: &Arc<Node>, writes: &Arc<FileWrites>) {
-        let followers = writes.followers();
-        if followers.is_some_and(|followers| !followers.is_empty()) {
-            for one in self.nodes.of_file(node) {
-                self.expire(&one);
-            }
-        } else {
-            self.expire(node);
-        }
     }
 
     pub(super) fn set_file_size(
