@@ -49,7 +49,13 @@ fn exercise(test: &str, options: &[&str], size_bytes: u64, weights: &str) {
         command
             .arg("-f")
             .arg(&settings)
-            .args(["-N", sample_or_full("2000", "20000"), "-S", &seed.to_string(), "-P"])
+            .args([
+                "-N",
+                sample_or_full("2000", "20000"),
+                "-S",
+                &seed.to_string(),
+                "-P",
+            ])
             .arg(scratch.path())
             .arg(mount.join("file"));
         let output = process::run(command, LIMIT);
@@ -71,20 +77,40 @@ fn fsx_finds_nothing_in_a_file_of_16_mib() {
 
 #[test]
 fn fsx_finds_nothing_without_mappings() {
-    exercise("fsx-unmapped", &[], 256 << 10, &format!("{UNMAPPED}{EVERYTHING}"));
+    exercise(
+        "fsx-unmapped",
+        &[],
+        256 << 10,
+        &format!("{UNMAPPED}{EVERYTHING}"),
+    );
 }
 
 #[test]
 fn fsx_finds_nothing_without_passthrough() {
-    exercise("fsx-daemon", &["passthrough=off"], 1 << 20, &format!("{MAPPED}{EVERYTHING}"));
+    exercise(
+        "fsx-daemon",
+        &["passthrough=off"],
+        1 << 20,
+        &format!("{MAPPED}{EVERYTHING}"),
+    );
 }
 
 #[test]
 fn fsx_finds_nothing_with_passthrough_of_small_files() {
-    exercise("fsx-passthrough", &["small_file_size=1"], 1 << 20, &format!("{MAPPED}{EVERYTHING}"));
+    exercise(
+        "fsx-passthrough",
+        &["small_file_size=1"],
+        1 << 20,
+        &format!("{MAPPED}{EVERYTHING}"),
+    );
 }
 
 #[test]
 fn fsx_finds_nothing_with_direct_io() {
-    exercise("fsx-direct", &["direct_io"], 1 << 20, &format!("{MAPPED}{EVERYTHING}"));
+    exercise(
+        "fsx-direct",
+        &["direct_io"],
+        1 << 20,
+        &format!("{MAPPED}{EVERYTHING}"),
+    );
 }
