@@ -56,6 +56,8 @@ pub enum CallKind {
     Prompt,
     /// The server should answer soon, but this kernel's caches may do so in its place.
     Cacheable,
+    /// As prompt, but a refusal may be this kernel's: only what was done is an answer of the server.
+    Change,
     /// Moves file data: how long it takes is a matter of the link.
     Transfer,
 }
@@ -63,6 +65,8 @@ pub enum CallKind {
 /// What an error says of the server.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Verdict {
+    /// It is there: no error.
+    Done,
     /// It is there: the error is about a file.
     Answered,
     /// EIO: a soft mount's time-out, if it came late; else an error of that file.
@@ -283,12 +287,17 @@ impl Health {
         let micros = u64::try_from(duration.as_micros()).unwrap_or(LATENCY_MAX_US);
         calls.latency.saturating_record(micros);
         match call.verdict.take() {
-            Some((Verdict::Answered, _)) if kind != CallKind::Cacheable => calls.answered(now),
+            Some((Verdict::Done, _)) if kind != CallKind::Cacheable => calls.answered(now),
+            Some((Verdict::Answered, _))
+                if !matches!(kind, CallKind::Cacheable | CallKind::Change) =>
+            {
+                calls.answered(now);
+            }
             Some((Verdict::Gone, error)) => calls.gone = Some(error),
             Some((Verdict::Doubtful, error)) if duration >= self.away_after() => {
                 calls.gone = Some(error);
             }
-            Some((Verdict::Answered | Verdict::Doubtful, _)) | None => {}
+            Some((Verdict::Done | Verdict::Answered | Verdict::Doubtful, _)) | None => {}
         }
         self.refresh(&mut calls, now);
     }
@@ -307,7 +316,7 @@ impl Call {
     /// it says that the server is gone.
     pub fn end(mut self, error: Option<&io::Error>) {
         self.verdict = Some(match error {
-            None => (Verdict::Answered, String::new()),
+            None => (Verdict::Done, String::new()),
             Some(error) => (judge(error), error.to_string()),
         });
     }
@@ -485,12 +494,21 @@ mod tests {
             .begin(CallKind::Cacheable)
             .end(Some(&error(libc::ENODATA)));
         assert!(health.is_away());
+        health
+            .begin(CallKind::Change)
+            .end(Some(&error(libc::EACCES)));
+        assert!(health.is_away());
         drop(health.begin(CallKind::Prompt));
         assert!(health.is_away());
         health
             .begin(CallKind::Prompt)
             .end(Some(&error(libc::ENOENT)));
         assert!(!health.is_away());
+        health
+            .begin(CallKind::Prompt)
+            .end(Some(&error(libc::EHOSTDOWN)));
+        health.begin(CallKind::Change).end(None);
+        assert!(!health.is_away(), "what was done was done by the server");
     }
 
     #[test]

@@ -84,7 +84,6 @@ impl Backend for ObservedBackend {
     }
 }
 
-/// A refusal may be this kernel's own word.
 impl NameChanges for ObservedBackend {
     fn make(
         &self,
@@ -94,7 +93,7 @@ impl NameChanges for ObservedBackend {
         caller: &Credentials,
     ) -> io::Result<Found> {
         let make = || self.inner.make(parent, name, new, caller);
-        self.health.observe(CallKind::Cacheable, make)
+        self.health.observe(CallKind::Change, make)
     }
 
     fn link(
@@ -105,7 +104,7 @@ impl NameChanges for ObservedBackend {
         caller: &Credentials,
     ) -> io::Result<Found> {
         let link = || self.inner.link(file, parent, name, caller);
-        self.health.observe(CallKind::Cacheable, link)
+        self.health.observe(CallKind::Change, link)
     }
 
     /// Freeing a large file takes its time.
@@ -133,7 +132,7 @@ impl NameChanges for ObservedBackend {
 
     fn hold(&self, parent: &Place, name: &OsStr) -> io::Result<(Found, HeldFile)> {
         self.health
-            .observe(CallKind::Cacheable, || self.inner.hold(parent, name))
+            .observe(CallKind::Change, || self.inner.hold(parent, name))
     }
 
     fn set_attributes(
@@ -143,7 +142,7 @@ impl NameChanges for ObservedBackend {
         caller: &Credentials,
     ) -> io::Result<()> {
         let set = || self.inner.set_attributes(place, change, caller);
-        self.health.observe(CallKind::Cacheable, set)
+        self.health.observe(CallKind::Change, set)
     }
 
     fn set_xattr(
@@ -155,17 +154,17 @@ impl NameChanges for ObservedBackend {
         caller: &Credentials,
     ) -> io::Result<()> {
         let set = || self.inner.set_xattr(place, name, value, flags, caller);
-        self.health.observe(CallKind::Cacheable, set)
+        self.health.observe(CallKind::Change, set)
     }
 
     fn remove_xattr(&self, place: &Place, name: &OsStr, caller: &Credentials) -> io::Result<()> {
         let remove = || self.inner.remove_xattr(place, name, caller);
-        self.health.observe(CallKind::Cacheable, remove)
+        self.health.observe(CallKind::Change, remove)
     }
 
     fn sync_directory(&self, place: &Place) -> io::Result<()> {
         self.health
-            .observe(CallKind::Transfer, || self.inner.sync_directory(place))
+            .observe(CallKind::Cacheable, || self.inner.sync_directory(place))
     }
 
     fn sync_filesystem(&self, place: &Place) -> io::Result<()> {
@@ -255,7 +254,7 @@ struct ObservedLocks {
 impl LockFile for ObservedLocks {
     fn set_range(&self, lock: RangeLock) -> io::Result<()> {
         self.health
-            .observe(CallKind::Cacheable, || self.inner.set_range(lock))
+            .observe(CallKind::Change, || self.inner.set_range(lock))
     }
 
     fn conflict(&self, lock: RangeLock) -> io::Result<Option<Conflict>> {
@@ -265,7 +264,7 @@ impl LockFile for ObservedLocks {
 
     fn set_whole(&self, kind: LockKind) -> io::Result<()> {
         self.health
-            .observe(CallKind::Cacheable, || self.inner.set_whole(kind))
+            .observe(CallKind::Change, || self.inner.set_whole(kind))
     }
 }
 

@@ -4,6 +4,7 @@ use crate::config::units::{GIB, KIB, MIB};
 use crate::config::{
     Access, CacheSize, EngineChoice, LogLevel, LookupCache, PassthroughChoice, options_markdown,
 };
+use crate::config::{LockPlace, WriteMode};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -78,6 +79,11 @@ fn every_option_sets_what_it_names() {
         ("noexec,exec", |s| s.mount_flags.allow_exec),
         ("noatime", |s| !s.mount_flags.update_atime),
         ("noatime,atime", |s| s.mount_flags.update_atime),
+        ("sync", |s| s.mount_flags.sync),
+        ("sync,async", |s| !s.mount_flags.sync),
+        ("dirsync", |s| s.mount_flags.sync_names),
+        ("write_mode=through", |s| s.write_mode == WriteMode::Through),
+        ("locks=local", |s| s.locks == LockPlace::Local),
         ("ro,nosuid,defaults", |s| {
             s.mount_flags == Settings::default().mount_flags
         }),

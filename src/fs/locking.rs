@@ -31,7 +31,6 @@ pub(super) struct Locking {
     node: Arc<Node>,
     request: LockRequest,
     caller: Credentials,
-    pid: u32,
     pending: Arc<Pending<()>>,
     state: Mutex<Trying>,
 }
@@ -65,7 +64,6 @@ impl FileSystem {
             node: handle.node.clone(),
             request,
             caller: self.credentials(&context.caller),
-            pid: context.caller.pid,
             pending,
             state: Mutex::default(),
         });
@@ -282,7 +280,7 @@ impl Locking {
         let owned = Owned {
             owner: self.request.owner,
             handle: self.request.handle,
-            pid: self.pid,
+            pid: self.request.pid,
             file: fs.backend.open_to_lock(&place, &self.caller)?,
         };
         Ok(fs.locks.put(&self.node.key, owned))

@@ -97,6 +97,8 @@ pub struct LockRequest {
     pub handle: HandleId,
     pub owner: LockOwner,
     pub lock: RangeLock,
+    /// The process that asks.
+    pub pid: u32,
     /// Waits until the lock is free.
     pub waits: bool,
 }

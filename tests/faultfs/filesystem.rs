@@ -463,6 +463,25 @@ impl Filesystem for FaultFilesystem {
         );
     }
 
+    fn fsyncdir(
+        &self,
+        _request: &Request,
+        node: INodeNo,
+        _handle: FileHandle,
+        _data_only: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.serve_empty(
+            Operation::Fsyncdir,
+            Subject::node(node),
+            reply,
+            move |server| {
+                let directory = server.nodes.get(node)?;
+                backing::reopen(&directory, libc::O_RDONLY)?.sync_all()
+            },
+        );
+    }
+
     fn opendir(&self, _request: &Request, node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         self.0.serve(
             Operation::Opendir,

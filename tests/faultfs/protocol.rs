@@ -28,6 +28,7 @@ pub enum Operation {
     Opendir,
     Readdir,
     Releasedir,
+    Fsyncdir,
     Statfs,
     Setxattr,
     Getxattr,

@@ -7,6 +7,7 @@
 //! - `mount`: [`Mount`], the nfs-cachefs process under test
 //! - `content`: bytes that tell file, version and offset
 //! - `scene`: [`Scene`], a mount with things known, half known and unknown
+//! - `locking`: fcntl(2) locks
 //! - `user`: acting as users who are not root
 //! - `waiter`: processes that wait in one call of a mount
 //! - `reading`: O_DIRECT, mmap, RWF_NOWAIT, splice, dropping caches
@@ -18,6 +19,7 @@
 
 pub mod backend;
 pub mod content;
+pub mod locking;
 pub mod mount;
 pub mod process;
 #[path = "../faultfs/protocol.rs"]

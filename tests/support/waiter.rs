@@ -1,8 +1,10 @@
 //! A process that makes one call on a mount when told, so that signals can be sent to it while it waits. It is the
 //! test binary itself, run with [`serve`] as its only test.
 
+use super::locking::{Owner, lock_range};
 use super::process;
 use super::reading::{AlignedBuffer, Mapping, open_direct};
+use rustix::fs::FlockOperation;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::fs::FileExt;
@@ -110,6 +112,23 @@ pub fn serve() {
         "list" => {
             ready();
             fs::read_dir(path).map(|entries| assert!(entries.count() > 0))
+        }
+        "flock" => {
+            let file = File::open(path).expect("open");
+            ready();
+            rustix::fs::flock(&file, FlockOperation::LockExclusive).map_err(io::Error::from)
+        }
+        // Takes a lock on bytes 10 to 29, and lets it go with its end.
+        "lock" => {
+            let file = File::options().read(true).write(true).open(path);
+            let file = file.expect("open");
+            ready();
+            lock_range(&file, Owner::Process, true, (10, 20)).expect("the lock");
+            io::stdin().read_line(&mut String::new()).map(drop)
+        }
+        "mkdir" => {
+            ready();
+            fs::create_dir(path)
         }
         other => panic!("no call is named {other}"),
     };

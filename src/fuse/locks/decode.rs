@@ -36,6 +36,7 @@ fn request(arguments: &[u8], waits: bool) -> Option<LockRequest> {
             family,
         },
         lock: lock_of(&input.lock)?,
+        pid: input.lock.pid,
         waits,
     })
 }
