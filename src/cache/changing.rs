@@ -86,7 +86,7 @@ impl CacheDirectory {
                 directory: self.clone(),
                 object,
                 user: Arc::downgrade(file),
-                version: file.version,
+                version: file.version(),
             });
         }
     }
@@ -162,7 +162,7 @@ impl CacheDirectory {
             directory: self.clone(),
             object,
             user: Arc::downgrade(file),
-            version: file.version,
+            version: file.version(),
         };
         is_held.then_some((follower, opened))
     }
