@@ -290,11 +290,11 @@ fn times_are_set_to_the_nanosecond_and_now_and_left_alone() {
             )
         };
         assert_eq!(read(), ((-5, 999_999_999), (1 << 33, 1)));
-        set(at(0, UTIME_OMIT.into()), at(7, 8)).unwrap();
+        set(at(0, UTIME_OMIT), at(7, 8)).unwrap();
         assert_eq!(read(), ((-5, 999_999_999), (7, 8)));
         expect_same(seen, plain);
         // Now is for everybody who may write, another time only for the owner.
-        let now = at(0, UTIME_NOW.into());
+        let now = at(0, UTIME_NOW);
         as_user(USER, || set(now, now)).unwrap();
         assert!(read().0.0 > 1_000_000_000 && read().1.0 > 1_000_000_000);
         let refused = as_user(USER, || set(at(1, 1), at(1, 1)));

@@ -245,10 +245,11 @@ impl WritableFile for WritableDescriptor {
 
     fn sync(&self, data_only: bool) -> io::Result<()> {
         self.as_writer(None, || {
-            Ok(match data_only {
+            match data_only {
                 true => nix::unistd::fdatasync(&*self.fd)?,
                 false => nix::unistd::fsync(&*self.fd)?,
-            })
+            }
+            Ok(())
         })
     }
 }

@@ -37,9 +37,11 @@ pub(super) struct Follower {
     version: Version,
 }
 
+type OpenFollower = (Follower, Arc<dyn IoFile>);
+
 /// Objects that follow the changes of one file now.
 #[derive(Default)]
-pub struct Followers(Vec<(Follower, Arc<dyn IoFile>)>);
+pub struct Followers(Vec<OpenFollower>);
 
 impl Cache {
     /// Gives up what is cached of a file. What is left are objects the kernel reads by itself, each with the version
@@ -120,10 +122,7 @@ impl CacheDirectory {
 
     /// Takes the content of a file out of use and out of the index: the file if it was in use, and its object if the
     /// kernel may go on reading that.
-    fn give_up(
-        self: &Arc<Self>,
-        key: &FileKey,
-    ) -> (Option<Arc<CachedFile>>, Option<(Follower, Arc<dyn IoFile>)>) {
+    fn give_up(self: &Arc<Self>, key: &FileKey) -> (Option<Arc<CachedFile>>, Option<OpenFollower>) {
         let _opening = self.opening.lock();
         let (active, record) = match self.look_up(key) {
             Ok(found) => found,
@@ -146,10 +145,7 @@ impl CacheDirectory {
         (active, follower)
     }
 
-    fn read_by_kernel(
-        self: &Arc<Self>,
-        file: &Arc<CachedFile>,
-    ) -> Option<(Follower, Arc<dyn IoFile>)> {
+    fn read_by_kernel(self: &Arc<Self>, file: &Arc<CachedFile>) -> Option<OpenFollower> {
         let object = file.complete_object()?;
         let opened = match file.kept_object_file() {
             Some(opened) => opened,
@@ -168,11 +164,7 @@ impl CacheDirectory {
     }
 
     /// The object of a file nobody has open: only a mapping can hold it.
-    fn still_mapped(
-        self: &Arc<Self>,
-        key: &FileKey,
-        record: &FileRecord,
-    ) -> Option<(Follower, Arc<dyn IoFile>)> {
+    fn still_mapped(self: &Arc<Self>, key: &FileKey, record: &FileRecord) -> Option<OpenFollower> {
         let whole = ByteRange::new(0, record.version.size_bytes);
         let opened = self.open_object(record.object).ok()?;
         let is_held = record.extents.contains(whole) && !opened.is_exclusive();

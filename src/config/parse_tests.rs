@@ -4,6 +4,7 @@ use crate::config::units::{GIB, KIB, MIB};
 use crate::config::{
     Access, CacheSize, EngineChoice, LogLevel, LookupCache, PassthroughChoice, options_markdown,
 };
+use crate::config::{LockPlace, WriteMode};
 use std::path::PathBuf;
 use std::time::Duration;
 

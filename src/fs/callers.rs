@@ -14,9 +14,12 @@ const GROUPS_KNOWN_FOR: Duration = Duration::from_secs(2);
 /// Threads whose groups are remembered.
 const CALLERS_MAX: usize = 1024;
 
+/// Supplementary groups, and since when they are known.
+type Groups = (Instant, Arc<[u32]>);
+
 /// Supplementary groups, which the kernel does not send, by who sent a request.
 pub(super) struct CallerGroups {
-    known: Mutex<LruCache<(u32, u32, u32), (Instant, Arc<[u32]>)>>,
+    known: Mutex<LruCache<(u32, u32, u32), Groups>>,
 }
 
 impl CallerGroups {
