@@ -191,7 +191,9 @@ fn waiting(path: &Path, owner: Owner) -> mpsc::Receiver<Duration> {
         let file = open(&path);
         let began = Instant::now();
         lock_range(&file, owner, true, (0, 0)).unwrap();
-        let _ = sender.send(began.elapsed());
+        let took = began.elapsed();
+        unlock_range(&file, owner, (0, 0)).unwrap();
+        let _ = sender.send(took);
     });
     granted
 }

@@ -6,6 +6,7 @@ use super::{Cache, CacheDirectory};
 use crate::types::{FileKey, Version};
 use parking_lot::RwLockWriteGuard;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A cached file whose version nobody compares with the backend's meanwhile.
 pub struct Keeping<'a> {
@@ -32,6 +33,12 @@ impl CacheDirectory {
 }
 
 impl CachedFile {
+    /// This content was first seen that long ago at least, or in an earlier life.
+    pub fn is_known_since(&self, age: Duration) -> bool {
+        let first_seen = self.state.lock().first_seen;
+        first_seen.is_none_or(|seen| seen.elapsed() >= age)
+    }
+
     /// Waits for who compares the version just now.
     pub fn keep(self: &Arc<Self>) -> Keeping<'_> {
         Keeping {

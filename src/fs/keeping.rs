@@ -51,15 +51,13 @@ impl FileSystem {
         let version = {
             let state = node.state.lock();
             let is_written = |open: &Arc<_>| super::open_file::OpenFile::changing(open).is_some();
-            if state.kind() != FileKind::Regular
-                || state.first_seen().elapsed() < SETTLED_AFTER
-                || state.open.as_ref().is_some_and(is_written)
-            {
+            if state.kind() != FileKind::Regular || state.open.as_ref().is_some_and(is_written) {
                 return None;
             }
             node.version(&state)
         };
-        self.cache.cached(&node.key, &version)
+        let cached = self.cache.cached(&node.key, &version);
+        cached.filter(|file| file.is_known_since(SETTLED_AFTER))
     }
 
     /// Takes attributes over of which nothing has changed that the kernel's pages depend on.
