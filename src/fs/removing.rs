@@ -82,19 +82,23 @@ impl FileSystem {
                 let met = fs.nodes.by_name(new.id, &to);
                 let replaces = mode == RenameMode::Replace && !same_node(&moving, &met);
                 let losing = replaces.then(|| fs.prepare_loss(&new, &to)).flatten();
-                let (from_place, to_place) = (old.place(), new.place());
-                let (from_name, to_name) = ((&from_place, &*from), (&to_place, &*to));
-                let outcome = fs.backend.rename(from_name, to_name, mode, caller);
+                let rename = || {
+                    let (from_place, to_place) = (old.place(), new.place());
+                    let (from_name, to_name) = ((&from_place, &*from), (&to_place, &*to));
+                    fs.backend.rename(from_name, to_name, mode, caller)?;
+                    fs.nodes.moved((&old, &from), (&new, &to), mode);
+                    Ok(())
+                };
+                let outcome = match &moving {
+                    Some(moving) => fs.change_keeping(moving, false, rename),
+                    None => rename(),
+                };
                 fs.names_changed(&old);
                 fs.names_changed(&new);
-                for node in [moving, met].into_iter().flatten() {
-                    // Their ctime has changed, and of directories "..".
-                    fs.expire(&node);
+                if let Some(met) = met {
+                    fs.expire(&met);
                 }
                 finish_loss(fs, losing, &outcome);
-                if outcome.is_ok() {
-                    fs.nodes.moved((&old, &from), (&new, &to), mode);
-                }
                 fs.sync_names(&old, outcome?)?;
                 fs.sync_names(&new, ())
             },
