@@ -9,7 +9,7 @@ use crate::sys::{names, path, xattr};
 use crate::types::{AttributeChange, Credentials, NewNode, Removal, RenameMode, TimeChange};
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 impl NameChanges for DirectoryBackend {
@@ -26,7 +26,7 @@ impl NameChanges for DirectoryBackend {
                 as_caller(caller, || make_in(directory, name, new))
             })
         })?;
-        self.find_as(parent, name, caller)
+        self.find_made(parent, name, caller)
     }
 
     fn link(
@@ -43,7 +43,7 @@ impl NameChanges for DirectoryBackend {
                 as_caller(caller, || names::link(located.fd.as_fd(), directory, name))
             })
         })?;
-        self.find_as(parent, name, caller)
+        self.find_made(parent, name, caller)
     }
 
     fn remove(
@@ -87,13 +87,16 @@ impl NameChanges for DirectoryBackend {
         })
     }
 
-    fn hold(&self, parent: &Place, name: &OsStr) -> io::Result<(Found, HeldFile)> {
+    fn hold(
+        &self,
+        parent: &Place,
+        name: &OsStr,
+        caller: &Credentials,
+    ) -> io::Result<(Found, HeldFile)> {
         check_name(name)?;
         self.counted(|| {
             // By its name: on NFS the handle may lead to another name of the file, which would not keep this one.
-            let fd = self.tree.in_directory(parent, |directory| {
-                path::open_beneath(directory, name, libc::O_PATH | libc::O_NOFOLLOW)
-            })?;
+            let fd = self.open_as(parent, name, caller)?;
             let found = self.tree.found(fd.as_fd())?;
             Ok((found, HeldFile(Arc::new(fd))))
         })
@@ -144,12 +147,18 @@ impl NameChanges for DirectoryBackend {
 }
 
 impl DirectoryBackend {
-    /// What was just made under a name. As the caller, since the daemon may be refused (root_squash).
-    fn find_as(&self, parent: &Place, name: &OsStr, caller: &Credentials) -> io::Result<Found> {
+    fn find_made(&self, parent: &Place, name: &OsStr, caller: &Credentials) -> io::Result<Found> {
         self.counted(|| {
-            self.tree.in_directory(parent, |directory| {
-                as_caller(caller, || self.tree.find(directory, name))
-            })
+            let fd = self.open_as(parent, name, caller)?;
+            self.tree.found_as_made(fd.as_fd())
+        })
+    }
+
+    /// An O_PATH descriptor of a name. Opened as the caller, since the daemon may be refused (root_squash).
+    fn open_as(&self, parent: &Place, name: &OsStr, caller: &Credentials) -> io::Result<OwnedFd> {
+        let flags = libc::O_PATH | libc::O_NOFOLLOW;
+        self.tree.in_directory(parent, |directory| {
+            as_caller(caller, || path::open_beneath(directory, name, flags))
         })
     }
 

@@ -211,7 +211,7 @@ impl Tree {
         Ok((found, filesystem))
     }
 
-    /// What an O_PATH descriptor refers to, with attributes fresh from the server.
+    /// What a descriptor refers to, with attributes fresh from the server.
     pub fn found(&self, fd: BorrowedFd<'_>) -> io::Result<Found> {
         let stat = stat::stat(fd, Freshness::Server)?;
         let filesystem = self.filesystems.of(fd, &stat)?;
@@ -219,6 +219,21 @@ impl Tree {
             filesystem: filesystem.index,
             key: filesystem.key(fd, &stat)?,
             attributes: stat.attributes,
+        })
+    }
+
+    /// What was just made: its attributes came with the reply where its filesystem keeps handles; elsewhere the
+    /// number in a reply need not be the one that is shown.
+    pub fn found_as_made(&self, fd: BorrowedFd<'_>) -> io::Result<Found> {
+        let known = stat::stat(fd, Freshness::Known)?;
+        let filesystem = self.filesystems.of(fd, &known)?;
+        if !filesystem.traits.keeps_handles {
+            return self.found(fd);
+        }
+        Ok(Found {
+            filesystem: filesystem.index,
+            key: filesystem.key(fd, &known)?,
+            attributes: known.attributes,
         })
     }
 }

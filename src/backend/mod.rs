@@ -153,7 +153,12 @@ pub trait NameChanges {
     ) -> io::Result<()>;
     /// Keeps a file that is about to lose this name; a place with the answer in it leads to the file even
     /// without a name. NFS renames such a file (.nfsXXXX) instead of removing it, so only what programs have open is held.
-    fn hold(&self, parent: &Place, name: &OsStr) -> io::Result<(Found, HeldFile)>;
+    fn hold(
+        &self,
+        parent: &Place,
+        name: &OsStr,
+        caller: &Credentials,
+    ) -> io::Result<(Found, HeldFile)>;
     fn set_attributes(
         &self,
         place: &Place,

@@ -130,9 +130,14 @@ impl NameChanges for ObservedBackend {
         self.health.observe(CallKind::Transfer, rename)
     }
 
-    fn hold(&self, parent: &Place, name: &OsStr) -> io::Result<(Found, HeldFile)> {
-        self.health
-            .observe(CallKind::Change, || self.inner.hold(parent, name))
+    fn hold(
+        &self,
+        parent: &Place,
+        name: &OsStr,
+        caller: &Credentials,
+    ) -> io::Result<(Found, HeldFile)> {
+        let hold = || self.inner.hold(parent, name, caller);
+        self.health.observe(CallKind::Change, hold)
     }
 
     fn set_attributes(

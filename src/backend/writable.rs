@@ -1,10 +1,9 @@
 //! A regular backend file open for writing, through the page cache: an NFS client joins small writes and sends them
 //! side by side, and fsync(2) waits for them all.
 
-use super::filesystems::Filesystem;
 use super::locate::{Located, Tree};
 use super::writing::{Durability, NewFile, Opened, WritableFile, WriteAccess};
-use super::{Found, Place, SeekWhence, counted};
+use super::{Place, SeekWhence, counted};
 use crate::io::FillSource;
 use crate::metrics::BackendMetrics;
 use crate::sys::credentials::{as_caller, with_umask};
@@ -73,7 +72,7 @@ impl WritableDescriptor {
             let make = || path::create_beneath(directory, name, flags, new.mode & 0o7777);
             as_caller(opener, || with_umask(new.umask, make))
         })?;
-        let found = found_as_made(tree, fd.as_fd())?;
+        let found = tree.found_as_made(fd.as_fd())?;
         let file = Self {
             fd: Arc::new(fd),
             inode: found.attributes.inode,
@@ -119,22 +118,6 @@ pub fn open_to_copy(tree: &Tree, place: &Place) -> io::Result<FillSource> {
     let located = locate_regular(tree, place)?;
     let fd = path::reopen(located.fd.as_fd(), libc::O_RDONLY | libc::O_NOCTTY)?;
     Ok(FillSource::Descriptor(Arc::new(fd)))
-}
-
-/// What was just made: its attributes came with the reply where its filesystem keeps handles; elsewhere the number in
-/// a reply need not be the one that is shown.
-fn found_as_made(tree: &Tree, fd: BorrowedFd<'_>) -> io::Result<Found> {
-    let known = stat::stat(fd, Freshness::Known)?;
-    let filesystem: Arc<Filesystem> = tree.filesystems.of(fd, &known)?;
-    let stat = match filesystem.traits.keeps_handles {
-        true => known,
-        false => stat::stat(fd, Freshness::Server)?,
-    };
-    Ok(Found {
-        filesystem: filesystem.index,
-        key: filesystem.key(fd, &stat)?,
-        attributes: stat.attributes,
-    })
 }
 
 fn signed(offset: u64) -> io::Result<i64> {

@@ -88,7 +88,7 @@ impl CacheDirectory {
                 directory: self.clone(),
                 object,
                 user: Arc::downgrade(file),
-                version: file.version,
+                version: file.version(),
             });
         }
     }
@@ -158,7 +158,7 @@ impl CacheDirectory {
             directory: self.clone(),
             object,
             user: Arc::downgrade(file),
-            version: file.version,
+            version: file.version(),
         };
         is_held.then_some((follower, opened))
     }

@@ -172,7 +172,7 @@ impl CacheDirectory {
         ttl_seconds: Option<i64>,
     ) -> Arc<CachedFile> {
         self.touch(key);
-        let fits = |file: &CachedFile| file.version == version && !file.is_gone();
+        let fits = |file: &CachedFile| file.version() == version && !file.is_gone();
         if let Some(file) = self.active_file(key).filter(|file| fits(file)) {
             return file;
         }

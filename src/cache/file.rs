@@ -12,7 +12,7 @@ use super::record::{FileRecord, ObjectId, occupied_bytes};
 use crate::backend::{Placed, SourceFile};
 use crate::io::IoFile;
 use crate::types::{ByteRange, FileKey, Version};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,7 +22,11 @@ pub struct CachedFile {
     /// `None`: this file passes by uncached.
     pub(super) directory: Option<Arc<CacheDirectory>>,
     pub key: FileKey,
-    pub version: Version,
+    size_bytes: u64,
+    version: Mutex<Version>,
+    /// Held shared while the backend is asked whether it still has this version, and exclusively while attributes
+    /// are changed through this mount, which makes another version of the same content.
+    pub(super) unchanged: RwLock<()>,
     pub(super) state: Mutex<State>,
     /// Held across the opening of the object; apart from `state`, which is never held across I/O.
     object_file: Mutex<Option<Arc<dyn IoFile>>>,
@@ -97,7 +101,9 @@ impl CachedFile {
         Arc::new(Self {
             directory,
             key,
-            version,
+            size_bytes: version.size_bytes,
+            version: Mutex::new(version),
+            unchanged: RwLock::new(()),
             state: Mutex::new(State {
                 extents,
                 object,
@@ -119,7 +125,22 @@ impl CachedFile {
     }
 
     pub fn size_bytes(&self) -> u64 {
-        self.version.size_bytes
+        self.size_bytes
+    }
+
+    pub fn version(&self) -> Version {
+        *self.version.lock()
+    }
+
+    /// The same content is of another version now, whose size is the same.
+    pub(super) fn set_version(&self, version: Version) {
+        let before = std::mem::replace(&mut *self.version.lock(), version);
+        let mut state = self.state.lock();
+        if let Some(Following::Until(shown)) = &mut state.following
+            && *shown == before
+        {
+            *shown = version;
+        }
     }
 
     fn whole(&self) -> ByteRange {
@@ -268,7 +289,7 @@ impl CachedFile {
         match self.state.lock().following {
             Some(Following::Present) => *present,
             Some(Following::Until(version)) => version,
-            None => self.version,
+            None => self.version(),
         }
     }
 
@@ -452,7 +473,7 @@ impl CachedFile {
             return None;
         }
         Some(FileRecord {
-            version: self.version,
+            version: self.version(),
             object: object.id,
             object_inode: object.inode,
             object_mtime_ns: object.mtime_ns,

@@ -14,6 +14,7 @@
 //!   `objects`: object files and their removal
 //! - `index`, `record`, `storage`: redb and what is in it
 //! - `changing`: what becomes of a file that is changed through this mount
+//! - `keeping`: content kept over changes of attributes
 //! - `letting_go`: files about to lose their name
 //! - `layout`: names on disk and the format mark
 //! - `extents`: which bytes are there
@@ -37,6 +38,7 @@ pub use changing::Followers;
 pub use directory::{CacheDirectory, OpenError};
 pub use fetch::FetchError;
 pub use file::CachedFile;
+pub use keeping::Keeping;
 pub use layout::LayoutError;
 pub use reclaim::Evicted;
 
@@ -48,6 +50,7 @@ mod fetch;
 mod file;
 mod index;
 mod layout;
+mod keeping;
 mod letting_go;
 mod objects;
 mod pieces;

@@ -186,8 +186,11 @@ impl Cache {
         let read = source
             .read_at(&mut buffer[..length], range.start)
             .map_err(FetchError::of_backend)?;
+        let unchanged = file.unchanged.read();
         let attributes = source.attributes().map_err(FetchError::of_backend)?;
-        if read != length || attributes.version() != file.version {
+        let is_same = attributes.version() == file.version();
+        drop(unchanged);
+        if read != length || !is_same {
             self.discard(file);
             return Err(FetchError::Changed);
         }

@@ -50,10 +50,10 @@ impl Cache {
         let (Some(first_seen), Some(place)) = (first_seen, place) else {
             return Duration::ZERO;
         };
-        let (filesystem, ctime) = (place.filesystem(), file.version.ctime);
+        let (filesystem, ctime) = (place.filesystem(), file.version().ctime);
         if self
             .server_clock
-            .is_past(filesystem, ctime, step_of(&file.version))
+            .is_past(filesystem, ctime, step_of(&file.version()))
         {
             return Duration::ZERO;
         }
@@ -67,7 +67,7 @@ impl Cache {
             wall: crate::clock::wall_clock(),
             skew,
         };
-        time_to_settle(&file.version, first_seen, &clocks)
+        time_to_settle(&file.version(), first_seen, &clocks)
     }
 
     /// Runs `act`, which must not block, once the version has settled: now if it has.

@@ -32,11 +32,13 @@ impl Cache {
             let Some((landed, source)) = next else {
                 break;
             };
+            let unchanged = file.unchanged.read();
             let verdict = match source.attributes() {
-                Ok(attributes) if attributes.version() == file.version => Ok(()),
+                Ok(attributes) if attributes.version() == file.version() => Ok(()),
                 Ok(_) => Err(FetchError::Changed),
                 Err(error) => Err(FetchError::of_backend(error)),
             };
+            drop(unchanged);
             if verdict.is_ok() {
                 self.publish(file, &landed);
             }

@@ -78,10 +78,12 @@ impl Cache {
         let length = source
             .read_at(&mut buffer[..size + 1], 0)
             .map_err(FetchError::of_backend)?;
+        let unchanged = file.unchanged.read();
         let attributes = source.attributes().map_err(FetchError::of_backend)?;
-        if length != size || attributes.version() != file.version {
+        if length != size || attributes.version() != file.version() {
             return Err(FetchError::Changed);
         }
+        drop(unchanged);
         drop(source);
         let Some(directory) = &file.directory else {
             return Err(FetchError::Bypass);

@@ -10,7 +10,7 @@ use super::operations::{AttributesReply, Done, Entry, RequestContext};
 use super::pending::Pending;
 use crate::backend::Place;
 use crate::events::Invalidation;
-use crate::types::{AttributeChange, Credentials, NewNode, NodeId};
+use crate::types::{AttributeChange, Credentials, NewNode, NodeId, TimeChange};
 use std::ffi::OsStr;
 use std::io;
 use std::sync::Arc;
@@ -171,10 +171,11 @@ impl FileSystem {
             claims,
             done,
             move |fs, caller| {
-                let place = node.place();
-                let outcome = fs.backend.link(&place, &parent.place(), &name, caller);
+                let outcome = fs.change_keeping(&node, false, || {
+                    let place = node.place();
+                    fs.backend.link(&place, &parent.place(), &name, caller)
+                });
                 fs.names_changed(&parent);
-                fs.expire(&node);
                 let found = outcome?;
                 fs.sync_names(&parent, (found, Instant::now()))
             },
@@ -202,20 +203,23 @@ impl FileSystem {
             vec![Claim::Inode(id)],
             done,
             move |fs, caller| {
-                let place = node.place();
-                let outcome = fs.backend.set_attributes(&place, &change, caller);
-                fs.expire(&node);
-                outcome?;
-                fs.take_fresh_attributes(&node, &place)
+                let sets_mtime = change.modify_time != TimeChange::Keep;
+                fs.change_keeping(&node, sets_mtime, || {
+                    fs.backend.set_attributes(&node.place(), &change, caller)
+                })?;
+                fs.take_fresh_attributes(&node)
             },
             move |fs, ()| fs.attributes_reply(&changed),
         );
     }
 
     /// Asks for the attributes after a change of ours. Blocks on the backend.
-    fn take_fresh_attributes(&self, node: &Arc<Node>, place: &Place) -> io::Result<()> {
+    fn take_fresh_attributes(&self, node: &Arc<Node>) -> io::Result<()> {
+        if !node.state.lock().fresh_for().is_zero() {
+            return Ok(());
+        }
         let asked = Instant::now();
-        let fresh = self.backend.attributes(place)?;
+        let fresh = self.backend.attributes(&node.place())?;
         self.take_attributes(node, fresh, asked);
         Ok(())
     }
@@ -240,16 +244,16 @@ impl FileSystem {
             vec![Claim::Inode(id)],
             done,
             move |fs, caller| {
-                let place = node.place();
-                let outcome = match &to {
-                    Some((value, flags)) => {
-                        fs.backend.set_xattr(&place, &name, value, *flags, caller)
+                let outcome = fs.change_keeping(&node, false, || {
+                    let place = node.place();
+                    match &to {
+                        Some((value, flags)) => {
+                            fs.backend.set_xattr(&place, &name, value, *flags, caller)
+                        }
+                        None => fs.backend.remove_xattr(&place, &name, caller),
                     }
-                    None => fs.backend.remove_xattr(&place, &name, caller),
-                };
+                });
                 fs.xattrs.forget(&node, &name);
-                // An ACL changes the mode.
-                fs.expire(&node);
                 outcome
             },
             |_, ()| (),

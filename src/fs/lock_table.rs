@@ -138,12 +138,17 @@ impl LockTable {
 
     /// Something was unlocked: who waits tries again.
     pub fn wake(&self, key: &FileKey) {
-        let waiting: Vec<_> = {
+        let waiting = {
             let mut files = self.files.lock();
-            match files.get_mut(key) {
-                Some(locked) => std::mem::take(&mut locked.waiting),
-                None => return,
+            let Some(locked) = files.get_mut(key) else {
+                return;
+            };
+            let waiting = std::mem::take(&mut locked.waiting);
+            if locked.owners.is_empty() {
+                files.remove(key);
             }
+            self.count.store(files.len(), Ordering::Release);
+            waiting
         };
         for locking in waiting.iter().filter_map(Weak::upgrade) {
             locking.attempt();

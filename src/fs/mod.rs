@@ -11,7 +11,7 @@
 //! - `revalidate`: attributes and their timeouts, versions that move on
 //! - `names`: lookup, readlink; `directories`, `listings`: listings; `opening`: open and io modes; `reading`: read, seek
 //! - `changing`: changes of names and attributes; `removing`: names that go; `callers`: whose rights a change uses;
-//!   `claims`: one change at a time of a name or an inode
+//!   `keeping`: what is cached over such changes; `claims`: one change at a time of a name or an inode
 //! - `creating`: new files, opens for writing; `writing`: writes, sizes; `allocating`: fallocate, copy_file_range;
 //!   `syncing`: fsync, close and what follows the last writer
 //! - `writes`: files being changed here; `order`: which piece of work on one waits for which
@@ -49,6 +49,7 @@ mod claims;
 mod directories;
 mod evicting;
 pub mod error;
+mod keeping;
 mod listings;
 mod lock_table;
 mod locking;

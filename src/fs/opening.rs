@@ -197,7 +197,7 @@ impl FileSystem {
             file.end_use();
             return self.join(node, &open, flags, pending);
         }
-        if node.version(&state) != file.version {
+        if node.version(&state) != file.version() {
             // Moved on while the open was being prepared.
             drop(state);
             file.end_use();

@@ -8,7 +8,7 @@ use super::claims::Claim;
 use super::node::Node;
 use super::operations::{Done, RequestContext};
 use crate::backend::HeldFile;
-use crate::types::{FileKind, NodeId, Removal, RenameMode};
+use crate::types::{Credentials, FileKind, NodeId, Removal, RenameMode};
 use std::ffi::OsStr;
 use std::io;
 use std::sync::Arc;
@@ -41,7 +41,7 @@ impl FileSystem {
             claims,
             done,
             move |fs, caller| {
-                let losing = fs.prepare_loss(&parent, &name);
+                let losing = fs.prepare_loss(&parent, &name, caller);
                 let outcome = fs.backend.remove(&parent.place(), &name, removal, caller);
                 fs.names_changed(&parent);
                 finish_loss(fs, losing, &outcome);
@@ -81,20 +81,26 @@ impl FileSystem {
                 let moving = fs.nodes.by_name(old.id, &from);
                 let met = fs.nodes.by_name(new.id, &to);
                 let replaces = mode == RenameMode::Replace && !same_node(&moving, &met);
-                let losing = replaces.then(|| fs.prepare_loss(&new, &to)).flatten();
-                let (from_place, to_place) = (old.place(), new.place());
-                let (from_name, to_name) = ((&from_place, &*from), (&to_place, &*to));
-                let outcome = fs.backend.rename(from_name, to_name, mode, caller);
+                let losing = replaces
+                    .then(|| fs.prepare_loss(&new, &to, caller))
+                    .flatten();
+                let rename = || {
+                    let (from_place, to_place) = (old.place(), new.place());
+                    let (from_name, to_name) = ((&from_place, &*from), (&to_place, &*to));
+                    fs.backend.rename(from_name, to_name, mode, caller)?;
+                    fs.nodes.moved((&old, &from), (&new, &to), mode);
+                    Ok(())
+                };
+                let outcome = match &moving {
+                    Some(moving) => fs.change_keeping(moving, false, rename),
+                    None => rename(),
+                };
                 fs.names_changed(&old);
                 fs.names_changed(&new);
-                for node in [moving, met].into_iter().flatten() {
-                    // Their ctime has changed, and of directories "..".
-                    fs.expire(&node);
+                if let Some(met) = met {
+                    fs.expire(&met);
                 }
                 finish_loss(fs, losing, &outcome);
-                if outcome.is_ok() {
-                    fs.nodes.moved((&old, &from), (&new, &to), mode);
-                }
                 fs.sync_names(&old, outcome?)?;
                 fs.sync_names(&new, ())
             },
@@ -108,7 +114,7 @@ impl FileSystem {
     }
 
     /// Blocks on the backend.
-    fn prepare_loss(&self, parent: &Node, name: &OsStr) -> Option<Losing> {
+    fn prepare_loss(&self, parent: &Node, name: &OsStr, caller: &Credentials) -> Option<Losing> {
         let node = self.nodes.by_name(parent.id, name)?;
         let (kind, link_count, is_open) = {
             let state = node.state.lock();
@@ -129,7 +135,7 @@ impl FileSystem {
         };
         if !is_open {
             self.cache.let_go(&losing.node.key);
-        } else if let Ok((found, held)) = self.backend.hold(&parent.place(), name)
+        } else if let Ok((found, held)) = self.backend.hold(&parent.place(), name, caller)
             && losing.node.is_of(&found)
         {
             losing.is_last_name = found.attributes.link_count <= 1;

@@ -69,7 +69,7 @@ impl FileSystem {
         };
         let held = open.file.load();
         // One given up without a new version was found unreadable on the way: it begins afresh.
-        if held.version == fresh.version() && !held.is_changed() {
+        if held.version() == fresh.version() && !held.is_changed() {
             return;
         }
         let new = self.cache.file(&node.key, fresh.version());

@@ -29,7 +29,7 @@ impl NameChanges for FakeBackend {
         unsupported()
     }
 
-    fn hold(&self, _: &Place, _: &OsStr) -> io::Result<(Found, HeldFile)> {
+    fn hold(&self, _: &Place, _: &OsStr, _: &Credentials) -> io::Result<(Found, HeldFile)> {
         unsupported()
     }
 

@@ -30,7 +30,7 @@ fn work(world: &World, keys: &[FileKey], durable: &mut Durable) {
         let claims: Vec<_> = held
             .iter()
             .filter(|file| !file.is_gone() && !file.is_bypassed())
-            .map(|file| (file.key.clone(), (file.version, file.extents())))
+            .map(|file| (file.key.clone(), (file.version(), file.extents())))
             .filter(|(_, (_, extents))| !extents.is_empty())
             .collect();
         world.directory().checkpoint();

@@ -132,7 +132,7 @@ fn a_file_that_replaced_another_is_recorded_though_the_old_one_publishes_late() 
     world.directory().mark_dirty(&old);
     world.directory().checkpoint();
     let record = stored(&world, &key).expect("the new one is recorded");
-    assert_eq!(record.version, new.version);
+    assert_eq!(record.version, new.version());
     assert_eq!(record.extents, new.extents());
 }
 

@@ -22,7 +22,7 @@ fn a_read_of_a_file_dropped_meanwhile_is_answered() {
     let reading = world.start_read(&file, plan(ByteRange::new(0, 5000)));
     world.backend.wait_for_hanging(1);
     // A stat that is older than it looks asks for another version: this file is set aside.
-    let mut stale = file.version;
+    let mut stale = file.version();
     stale.ctime.seconds -= 1;
     let other = world.cache.file(&key, stale);
     assert!(file.is_gone() && !file.is_changed());
@@ -41,7 +41,7 @@ fn a_small_file_dropped_before_its_fetch_is_answered() {
     let world = World::new(&Setup::default());
     let key = world.backend.create("file", 10_000);
     let file = world.open(&key);
-    let mut stale = file.version;
+    let mut stale = file.version();
     stale.ctime.seconds -= 1;
     let other = world.cache.file(&key, stale);
     assert!(matches!(
@@ -66,7 +66,7 @@ fn a_small_file_dropped_during_its_fetch_is_answered() {
     let woken = Box::new(move |outcome| sender.send(outcome).unwrap());
     world.cache.fetch_whole(&file, woken);
     world.backend.wait_for_hanging(1);
-    let mut stale = file.version;
+    let mut stale = file.version();
     stale.ctime.seconds -= 1;
     let other = world.cache.file(&key, stale);
     world.backend.release();
@@ -213,7 +213,7 @@ fn dropping_the_cached_file_in_use_keeps_what_its_handles_have() {
     let file = world.open(&key);
     world.check(&file, ByteRange::new(0, 100_000));
     let began = Instant::now();
-    let mut stale = file.version;
+    let mut stale = file.version();
     stale.ctime.seconds -= 1;
     let other = world.cache.file(&key, stale);
     let bytes_before = world.backend.bytes_read();

@@ -194,7 +194,7 @@ impl World {
     }
 
     fn compare(&self, file: &CachedFile, range: ByteRange, bytes: &[u8]) {
-        let content = self.backend.content(&file.version);
+        let content = self.backend.content(&file.version());
         let end = (range.end as usize).min(content.len());
         let start = (range.start as usize).min(end);
         let wrong: Vec<usize> = (0..bytes.len().max(end - start))
@@ -204,7 +204,7 @@ impl World {
             panic!(
                 "{range:?} of {:?} is not what {:?} has: {} bytes differ, from {} to {}, zeros: {}",
                 file.key,
-                file.version,
+                file.version(),
                 wrong.len(),
                 start + first,
                 start + last,
