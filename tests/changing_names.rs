@@ -731,8 +731,9 @@ fn what_is_cached_is_kept(test: &str, options: &[&str]) {
             Ok(rustix::fs::removexattr(top.join("file"), c"user.a")?)
         }),
         ("file", |top| {
-            let file = File::open(top.join("file"))?;
-            file.set_modified(std::time::SystemTime::UNIX_EPOCH + Duration::from_nanos(7))
+            let accessed = std::time::SystemTime::UNIX_EPOCH + Duration::from_nanos(7);
+            let times = fs::FileTimes::new().set_accessed(accessed);
+            File::open(top.join("file"))?.set_times(times)
         }),
         ("file", |top| {
             fs::hard_link(top.join("file"), top.join("two"))

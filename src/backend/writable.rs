@@ -13,7 +13,7 @@ use crate::types::{Attributes, ByteRange, Credentials, FileKind};
 use nix::fcntl::{FallocateFlags, copy_file_range, fallocate};
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 /// A file copied in one call blocks its thread for no longer than this takes.

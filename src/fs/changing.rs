@@ -10,7 +10,7 @@ use super::operations::{AttributesReply, Done, Entry, RequestContext};
 use super::pending::Pending;
 use crate::backend::Place;
 use crate::events::Invalidation;
-use crate::types::{AttributeChange, Credentials, NewNode, NodeId, TimeChange};
+use crate::types::{AttributeChange, Credentials, NewNode, NodeId};
 use std::ffi::OsStr;
 use std::io;
 use std::sync::Arc;
@@ -171,7 +171,7 @@ impl FileSystem {
             claims,
             done,
             move |fs, caller| {
-                let outcome = fs.change_keeping(&node, false, || {
+                let outcome = fs.change_keeping(&node, || {
                     let place = node.place();
                     fs.backend.link(&place, &parent.place(), &name, caller)
                 });
@@ -203,8 +203,7 @@ impl FileSystem {
             vec![Claim::Inode(id)],
             done,
             move |fs, caller| {
-                let sets_mtime = change.modify_time != TimeChange::Keep;
-                fs.change_keeping(&node, sets_mtime, || {
+                fs.change_keeping(&node, || {
                     fs.backend.set_attributes(&node.place(), &change, caller)
                 })?;
                 fs.take_fresh_attributes(&node)
@@ -244,7 +243,7 @@ impl FileSystem {
             vec![Claim::Inode(id)],
             done,
             move |fs, caller| {
-                let outcome = fs.change_keeping(&node, false, || {
+                let outcome = fs.change_keeping(&node, || {
                     let place = node.place();
                     match &to {
                         Some((value, flags)) => {

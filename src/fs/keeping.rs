@@ -21,7 +21,6 @@ impl FileSystem {
     pub(super) fn change_keeping<T>(
         &self,
         node: &Arc<Node>,
-        sets_mtime: bool,
         change: impl FnOnce() -> io::Result<T>,
     ) -> io::Result<T> {
         let Some(file) = self.content_of(node) else {
@@ -38,7 +37,7 @@ impl FileSystem {
             && let Ok(before) = before
             && before.version() == file.version()
             && let Ok(after) = self.backend.attributes(&node.place())
-            && has_same_content(&before, &after, sets_mtime)
+            && has_same_content(&before, &after)
         {
             keeping.adopt(after.version());
             self.take_own_change(node, &after, asked);
@@ -73,8 +72,9 @@ impl FileSystem {
     }
 }
 
-fn has_same_content(before: &Attributes, after: &Attributes, sets_mtime: bool) -> bool {
+/// So a change that sets the modification time keeps nothing: it would hide a foreign write in the middle of it.
+fn has_same_content(before: &Attributes, after: &Attributes) -> bool {
     before.inode == after.inode
         && before.size_bytes == after.size_bytes
-        && (sets_mtime || before.mtime == after.mtime)
+        && before.mtime == after.mtime
 }

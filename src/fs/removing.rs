@@ -92,7 +92,7 @@ impl FileSystem {
                     Ok(())
                 };
                 let outcome = match &moving {
-                    Some(moving) => fs.change_keeping(moving, false, rename),
+                    Some(moving) => fs.change_keeping(moving, rename),
                     None => rename(),
                 };
                 fs.names_changed(&old);
