@@ -127,8 +127,8 @@ impl CacheDirectory {
         let (active, record) = match self.look_up(key) {
             Ok(found) => found,
             Err(error) => {
-                self.fail(error.to_string());
-                return (None, None);
+                self.report_index_error(&error);
+                (self.active_file(key), None)
             }
         };
         let mut follower = None;

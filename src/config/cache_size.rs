@@ -27,7 +27,7 @@ pub struct DiskShare {
 
 impl CacheSize {
     /// The limit over all disks together, in bytes. May be below what the cache holds already, which
-    /// then shrinks. An error text when there is not even room for the minimum.
+    /// then shrinks. An error text when they could not even hold the minimum.
     pub fn limit_bytes(&self, disks: &[DiskShare]) -> Result<u64, String> {
         let limit = match self {
             Self::Bytes(bytes) => *bytes,
@@ -35,7 +35,7 @@ impl CacheSize {
                 .iter()
                 .map(|disk| percent_of(disk.total_bytes, u64::from(*percent)))
                 .sum(),
-            Self::Derived => disks.iter().map(derived_bytes).sum(),
+            Self::Derived => derived_from(disks),
         };
         if limit < MINIMUM_CACHE_BYTES {
             let free: u64 = disks.iter().map(|disk| disk.available_bytes).sum();
@@ -47,6 +47,18 @@ impl CacheSize {
             ));
         }
         Ok(limit)
+    }
+}
+
+/// Disks that are full now may have room later: the limit is then what they could hold.
+fn derived_from(disks: &[DiskShare]) -> u64 {
+    let reachable_bytes: u64 = disks.iter().map(derived_bytes).sum();
+    match reachable_bytes < MINIMUM_CACHE_BYTES {
+        true => disks
+            .iter()
+            .map(|disk| percent_of(disk.total_bytes, 80))
+            .sum(),
+        false => reachable_bytes,
     }
 }
 
@@ -101,6 +113,12 @@ mod tests {
     }
 
     #[test]
+    fn a_disk_that_is_full_now_gives_what_it_could_hold() {
+        let full = CacheSize::Derived.limit_bytes(&[disk(1000, 55, 0)]);
+        assert_eq!(full, Ok(800 * MIB));
+    }
+
+    #[test]
     fn several_disks_add_up_and_too_little_is_said() {
         let two = [disk(1000, 1000, 0), disk(100, 100, 0)];
         assert_eq!(
@@ -108,7 +126,7 @@ mod tests {
             Ok(550 * MIB)
         );
         let error = CacheSize::Derived
-            .limit_bytes(&[disk(1000, 55, 0)])
+            .limit_bytes(&[disk(10, 10, 0)])
             .unwrap_err();
         assert!(
             error.contains("16M") && error.contains("cache_size"),

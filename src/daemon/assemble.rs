@@ -62,6 +62,8 @@ pub struct Assembled {
     pub status: Box<dyn Fn() -> Status + Send + Sync>,
     /// Drops cached data: [`super::control::Request::Evict`].
     pub evict: Evict,
+    /// What the administrator should hear at once, a sentence each.
+    pub warnings: Vec<String>,
 }
 
 /// Makes every component from the settings and mounts. On return the mount serves. Called once, in the
@@ -146,10 +148,17 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
         protocol,
         filesystem: filesystem.clone(),
         settings: settings.clone(),
+        in_memory: in_memory(prepared),
+        root: prepared
+            .backend_root
+            .try_clone()
+            .context("the backend's descriptor")?,
         reader_threads: reader_threads(settings),
     };
     let evicting = filesystem;
+    let evictable = cache.clone();
     Ok(Assembled {
+        warnings: warnings(prepared, &disks),
         wait: Box::new(move || serving.wait().map_err(anyhow::Error::from)),
         shutdown: Box::new(move || {
             cache.shutdown();
@@ -158,6 +167,7 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
         status: Box::new(move || reporter.status()),
         evict: Box::new(move |paths| {
             let evicted = evicting.evict(paths).context("looking at the backend")?;
+            refuse_untouched(&evictable, &evicted)?;
             Ok(Evicted {
                 files: evicted.files,
                 bytes: evicted.bytes,
@@ -238,9 +248,21 @@ fn open_disks(
     let several = prepared.cache_directories.len() > 1;
     let index_cache_bytes = INDEX_CACHE_BYTES / prepared.cache_directories.len().max(1);
     let mut disks = Vec::new();
-    for directory in &prepared.cache_directories {
+    // All are looked at before anything is written to the first.
+    let looked_at: Vec<_> = prepared
+        .cache_directories
+        .iter()
+        .map(|directory| (directory, look_at_disk(directory, engine)))
+        .collect();
+    for (directory, outcome) in &looked_at {
+        if let Err(error @ OpenError::Layout(_)) = outcome {
+            bail!("cache directory {}: {error}", directory.path.display());
+        }
+    }
+    for (directory, looked_at) in looked_at {
         let name = directory.path.display().to_string();
-        let opened = open_disk(&name, directory, engine, metrics, index_cache_bytes);
+        let opened = looked_at
+            .and_then(|local| open_disk(&name, directory, local, metrics, index_cache_bytes));
         match opened {
             Ok(disk) => disks.push(disk),
             Err(OpenError::Io(error)) if several => {
@@ -255,15 +277,24 @@ fn open_disks(
     Ok(disks)
 }
 
+/// Refuses what is no cache of ours.
+fn look_at_disk(
+    directory: &super::cache_directory::CacheDirectory,
+    engine: &Arc<Engine>,
+) -> Result<Arc<LocalDisk>, OpenError> {
+    let root = directory.directory.try_clone()?;
+    let local = LocalDisk::open(root, engine.clone())?;
+    crate::cache::check_layout(&*local)?;
+    Ok(local)
+}
+
 fn open_disk(
     name: &str,
     directory: &super::cache_directory::CacheDirectory,
-    engine: &Arc<Engine>,
+    local: Arc<LocalDisk>,
     metrics: &Arc<CacheMetrics>,
     index_cache_bytes: usize,
 ) -> Result<Disk, OpenError> {
-    let root = directory.directory.try_clone()?;
-    let local = LocalDisk::open(root, engine.clone())?;
     let io: Arc<dyn Io> = local.clone();
     let cache = CacheDirectory::open(name.to_owned(), io, index_cache_bytes, metrics.clone())?;
     for notice in cache.notices.lock().iter() {
@@ -274,6 +305,56 @@ fn open_disk(
         cache,
         device: directory.identity.0,
     })
+}
+
+/// What an eviction could not reach is no success.
+fn refuse_untouched(cache: &Cache, evicted: &crate::cache::Evicted) -> anyhow::Result<()> {
+    let untouched: Vec<String> = cache
+        .directories()
+        .iter()
+        .filter_map(|directory| {
+            let reason = directory.failure().or_else(|| directory.unreachable())?;
+            Some(format!("cache directory {}: {reason}", directory.name))
+        })
+        .collect();
+    if untouched.is_empty() {
+        return Ok(());
+    }
+    bail!(
+        "{} files, {} bytes evicted, and nothing of what is out of use: {}",
+        evicted.files,
+        evicted.bytes,
+        untouched.join("; ")
+    )
+}
+
+fn warnings(prepared: &Prepared, disks: &[Disk]) -> Vec<String> {
+    let lost = prepared.lost_cache_directories.iter().map(|lost| {
+        format!(
+            "cache directory {} is not used: {}",
+            lost.path.display(),
+            lost.reason
+        )
+    });
+    let short = disks.iter().filter_map(|disk| {
+        let shortage = disk.cache.shortage()?;
+        Some(format!("cache directory {}: {shortage}", disk.cache.name))
+    });
+    lost.chain(short).chain(in_memory(prepared)).collect()
+}
+
+fn in_memory(prepared: &Prepared) -> Vec<String> {
+    let directories = prepared.cache_directories.iter();
+    directories
+        .filter(|directory| directory.is_in_memory())
+        .map(|directory| {
+            format!(
+                "cache directory {}: on tmpfs: it takes memory, and what it holds does not survive a reboot; a directory on a \
+                 local disk keeps it",
+                directory.path.display()
+            )
+        })
+        .collect()
 }
 
 /// The limit over all disks, split among the directories in proportion to what each could hold.
@@ -378,7 +459,7 @@ fn mount_settings(settings: &Settings, prepared: &Prepared) -> MountSettings {
     .into_iter()
     .filter(|(wanted, _)| *wanted)
     .fold(MsFlags::empty(), |flags, (_, flag)| flags | flag);
-    let access = match settings.access {
+    let access = match settings.access() {
         Some(Access::Owner) => fuse::Access::Owner,
         Some(Access::OwnerAndRoot) => fuse::Access::OwnerAndRoot,
         Some(Access::Everybody) => fuse::Access::Everyone,

@@ -30,6 +30,7 @@ pub mod log;
 pub mod machine;
 pub mod mount_table;
 pub mod prepare;
+pub mod remount;
 mod report;
 pub mod run;
 pub mod start;
