@@ -35,7 +35,7 @@ impl CacheSize {
                 .iter()
                 .map(|disk| percent_of(disk.total_bytes, u64::from(*percent)))
                 .sum(),
-            Self::Derived => derived_from(disks),
+            Self::Derived => disks.iter().map(derived_bytes).sum(),
         };
         if limit < MINIMUM_CACHE_BYTES {
             let free: u64 = disks.iter().map(|disk| disk.available_bytes).sum();
@@ -50,24 +50,25 @@ impl CacheSize {
     }
 }
 
-/// Disks that are full now may have room later: the limit is then what they could hold.
-fn derived_from(disks: &[DiskShare]) -> u64 {
-    let reachable_bytes: u64 = disks.iter().map(derived_bytes).sum();
-    match reachable_bytes < MINIMUM_CACHE_BYTES {
-        true => disks
-            .iter()
-            .map(|disk| percent_of(disk.total_bytes, 80))
-            .sum(),
-        false => reachable_bytes,
-    }
+fn derived_bytes(disk: &DiskShare) -> u64 {
+    percent_of(disk.total_bytes, 80).min(
+        disk.capacity_bytes()
+            .saturating_sub(percent_of(disk.total_bytes, 5)),
+    )
 }
 
-fn derived_bytes(disk: &DiskShare) -> u64 {
-    let reachable_bytes = disk
-        .available_bytes
-        .saturating_add(disk.used_by_cache_bytes);
-    percent_of(disk.total_bytes, 80)
-        .min(reachable_bytes.saturating_sub(percent_of(disk.total_bytes, 5)))
+impl DiskShare {
+    /// What the cache may grow to on it. A disk that is full now may have room later: it counts with what it
+    /// could hold.
+    pub fn capacity_bytes(&self) -> u64 {
+        let reachable_bytes = self
+            .available_bytes
+            .saturating_add(self.used_by_cache_bytes);
+        match reachable_bytes < MINIMUM_CACHE_BYTES + percent_of(self.total_bytes, 5) {
+            true => percent_of(self.total_bytes, 85).max(1),
+            false => reachable_bytes,
+        }
+    }
 }
 
 fn percent_of(bytes: u64, percent: u64) -> u64 {

@@ -1,6 +1,7 @@
 //! Which component gets which setting: the only place where all of them are known.
 
 use super::control::{Evict, Evicted};
+use super::disks::{in_memory, open_disks, refuse_untouched, set_limits, warnings};
 use super::error::StartError;
 use super::prepare::{Prepared, with_timeout};
 use super::report::Reporter;
@@ -11,28 +12,20 @@ use crate::backend::deadline::Timers;
 use crate::backend::health::{Health, HealthSettings};
 use crate::backend::lanes::{Lane, LaneSettings};
 use crate::backend::observed::ObservedBackend;
-use crate::cache::{Cache, CacheDirectory, CacheParts, CacheSettings, OpenError};
-use crate::config::{
-    Access, CacheSize, DiskShare, EngineChoice, LockPlace, LookupCache, PassthroughChoice, Settings,
-};
+use crate::cache::{Cache, CacheParts, CacheSettings};
+use crate::config::{Access, EngineChoice, LockPlace, LookupCache, PassthroughChoice, Settings};
 use crate::events::InvalidationQueue;
 use crate::fs::operations::BackingRegistry;
 use crate::fs::{self, FileSystem, FsParts, FsSettings};
 use crate::fuse::{self, Channel, MountPlan, MountSettings, Passthrough};
-use crate::io::Io;
 use crate::io::engine::{Engine, EngineKind, EngineSettings};
-use crate::io::local::LocalDisk;
 use crate::metrics::{BackendMetrics, CacheMetrics};
 use crate::readahead;
 use anyhow::{Context, bail};
 use nix::mount::MsFlags;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Memory for index pages, over all cache directories: the inner pages for millions of files. Leaves are mostly
-/// found in the kernel's page cache.
-const INDEX_CACHE_BYTES: usize = 12 << 20;
 /// The index is made durable this often; what was filled since is fetched again after a crash.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(3);
 /// Requests of the kernel's own under way: hung readaheads must not stop other reads.
@@ -72,7 +65,7 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
     let backend_metrics = Arc::new(BackendMetrics::default());
     let cache_metrics = Arc::new(CacheMetrics::default());
     let engine = start_engine(settings)?;
-    let disks = open_disks(prepared, &engine, &cache_metrics)?;
+    let (disks, lost) = open_disks(prepared, &engine, &cache_metrics)?;
     set_limits(settings, &disks)?;
 
     let health = Health::new(
@@ -135,6 +128,7 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
         .context("starting the backend's probe")?;
     let serving = channel.serve(filesystem.clone(), invalidated)?;
 
+    let warnings = warnings(prepared, &disks, &lost);
     let reporter = Reporter {
         backend_path: prepared.backend_path.clone(),
         backend: directory,
@@ -143,7 +137,7 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
         cache: cache.clone(),
         cache_metrics,
         disks: disks.iter().map(|disk| disk.local.clone()).collect(),
-        lost: prepared.lost_cache_directories.clone(),
+        lost,
         engine: engine.clone(),
         protocol,
         filesystem: filesystem.clone(),
@@ -158,7 +152,7 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
     let evicting = filesystem;
     let evictable = cache.clone();
     Ok(Assembled {
-        warnings: warnings(prepared, &disks),
+        warnings,
         wait: Box::new(move || serving.wait().map_err(anyhow::Error::from)),
         shutdown: Box::new(move || {
             cache.shutdown();
@@ -233,173 +227,6 @@ fn start_engine(settings: &Settings) -> anyhow::Result<Arc<Engine>> {
     Ok(engine)
 }
 
-struct Disk {
-    local: Arc<LocalDisk>,
-    cache: Arc<CacheDirectory>,
-    device: u64,
-}
-
-/// Opens the cache in each directory. Where there are several, one whose disk fails is left out.
-fn open_disks(
-    prepared: &Prepared,
-    engine: &Arc<Engine>,
-    metrics: &Arc<CacheMetrics>,
-) -> anyhow::Result<Vec<Disk>> {
-    let several = prepared.cache_directories.len() > 1;
-    let index_cache_bytes = INDEX_CACHE_BYTES / prepared.cache_directories.len().max(1);
-    let mut disks = Vec::new();
-    // All are looked at before anything is written to the first.
-    let looked_at: Vec<_> = prepared
-        .cache_directories
-        .iter()
-        .map(|directory| (directory, look_at_disk(directory, engine)))
-        .collect();
-    for (directory, outcome) in &looked_at {
-        if let Err(error @ OpenError::Layout(_)) = outcome {
-            bail!("cache directory {}: {error}", directory.path.display());
-        }
-    }
-    for (directory, looked_at) in looked_at {
-        let name = directory.path.display().to_string();
-        let opened = looked_at
-            .and_then(|local| open_disk(&name, directory, local, metrics, index_cache_bytes));
-        match opened {
-            Ok(disk) => disks.push(disk),
-            Err(OpenError::Io(error)) if several => {
-                tracing::warn!("cache directory {name} is not used: {error}");
-            }
-            Err(error) => bail!("cache directory {name}: {error}"),
-        }
-    }
-    if disks.is_empty() {
-        bail!("no cache directory can be used; name another with cache_dir");
-    }
-    Ok(disks)
-}
-
-/// Refuses what is no cache of ours.
-fn look_at_disk(
-    directory: &super::cache_directory::CacheDirectory,
-    engine: &Arc<Engine>,
-) -> Result<Arc<LocalDisk>, OpenError> {
-    let root = directory.directory.try_clone()?;
-    let local = LocalDisk::open(root, engine.clone())?;
-    crate::cache::check_layout(&*local)?;
-    Ok(local)
-}
-
-fn open_disk(
-    name: &str,
-    directory: &super::cache_directory::CacheDirectory,
-    local: Arc<LocalDisk>,
-    metrics: &Arc<CacheMetrics>,
-    index_cache_bytes: usize,
-) -> Result<Disk, OpenError> {
-    let io: Arc<dyn Io> = local.clone();
-    let cache = CacheDirectory::open(name.to_owned(), io, index_cache_bytes, metrics.clone())?;
-    for notice in cache.notices.lock().iter() {
-        tracing::warn!("{notice}");
-    }
-    Ok(Disk {
-        local,
-        cache,
-        device: directory.identity.0,
-    })
-}
-
-/// What an eviction could not reach is no success.
-fn refuse_untouched(cache: &Cache, evicted: &crate::cache::Evicted) -> anyhow::Result<()> {
-    let untouched: Vec<String> = cache
-        .directories()
-        .iter()
-        .filter_map(|directory| {
-            let reason = directory.failure().or_else(|| directory.unreachable())?;
-            Some(format!("cache directory {}: {reason}", directory.name))
-        })
-        .collect();
-    if untouched.is_empty() {
-        return Ok(());
-    }
-    bail!(
-        "{} files, {} bytes evicted, and nothing of what is out of use: {}",
-        evicted.files,
-        evicted.bytes,
-        untouched.join("; ")
-    )
-}
-
-fn warnings(prepared: &Prepared, disks: &[Disk]) -> Vec<String> {
-    let lost = prepared.lost_cache_directories.iter().map(|lost| {
-        format!(
-            "cache directory {} is not used: {}",
-            lost.path.display(),
-            lost.reason
-        )
-    });
-    let short = disks.iter().filter_map(|disk| {
-        let shortage = disk.cache.shortage()?;
-        Some(format!("cache directory {}: {shortage}", disk.cache.name))
-    });
-    lost.chain(short).chain(in_memory(prepared)).collect()
-}
-
-fn in_memory(prepared: &Prepared) -> Vec<String> {
-    let directories = prepared.cache_directories.iter();
-    directories
-        .filter(|directory| directory.is_in_memory())
-        .map(|directory| {
-            format!(
-                "cache directory {}: on tmpfs: it takes memory, and what it holds does not survive a reboot; a directory on a \
-                 local disk keeps it",
-                directory.path.display()
-            )
-        })
-        .collect()
-}
-
-/// The limit over all disks, split among the directories in proportion to what each could hold.
-fn set_limits(settings: &Settings, disks: &[Disk]) -> anyhow::Result<()> {
-    let mut shares: BTreeMap<u64, (DiskShare, u64)> = BTreeMap::new();
-    for disk in disks {
-        let space = disk
-            .cache
-            .disk_space()
-            .with_context(|| format!("space of {}", disk.cache.name))?;
-        let (share, directories) = shares.entry(disk.device).or_insert((
-            DiskShare {
-                total_bytes: space.total_bytes,
-                available_bytes: space.available_bytes,
-                used_by_cache_bytes: 0,
-            },
-            0,
-        ));
-        share.used_by_cache_bytes += disk.cache.space.used_bytes();
-        *directories += 1;
-    }
-    let all: Vec<DiskShare> = shares.values().map(|(share, _)| *share).collect();
-    let limit_bytes = settings
-        .cache_size
-        .limit_bytes(&all)
-        .map_err(anyhow::Error::msg)?;
-    let capacity = |share: &DiskShare| (share.available_bytes + share.used_by_cache_bytes).max(1);
-    let total: u64 = all.iter().map(capacity).sum();
-    for disk in disks {
-        let (share, directories) = &shares[&disk.device];
-        let part = u128::from(limit_bytes) * u128::from(capacity(share)) / u128::from(total);
-        disk.cache
-            .space
-            .set_limit((part / u128::from(*directories)) as u64);
-        if let CacheSize::Bytes(wanted) = settings.cache_size
-            && wanted > total
-        {
-            tracing::warn!(
-                "cache_size is larger than what the cache disks have free; when they are full, reads go past the cache"
-            );
-        }
-    }
-    Ok(())
-}
-
 fn cache_settings(settings: &Settings) -> CacheSettings {
     CacheSettings {
         fill_parallelism: settings.max_concurrent_fills,
@@ -430,11 +257,18 @@ fn fs_settings(settings: &Settings) -> FsSettings {
         direct_io: settings.direct_io,
         read_only: settings.mount_flags.read_only,
         sync_names: settings.mount_flags.sync || settings.mount_flags.sync_names,
+        descriptors_max: descriptors_max(),
         readahead: readahead::Limits {
             window_bytes_max: settings.readahead_max_bytes,
             block_bytes: settings.block_size_bytes,
         },
     }
+}
+
+fn descriptors_max() -> usize {
+    use nix::sys::resource::{Resource, getrlimit};
+    // Without an answer what every system allows.
+    getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft as usize)
 }
 
 fn reader_threads(settings: &Settings) -> usize {
