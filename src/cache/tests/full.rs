@@ -79,3 +79,30 @@ fn commits_that_find_no_room_are_made_up_for_and_lose_nothing() {
     assert_eq!(world.backend.bytes_read(), fetched);
     assert_eq!(world.directory().shortage(), None);
 }
+
+#[test]
+fn what_is_changed_without_room_to_note_it_is_not_believed_later() {
+    let setup = Setup::default();
+    let world = World::new(&setup);
+    let key = world.backend.create("file", MIB as usize);
+    let file = open_and_fill(&world, std::slice::from_ref(&key)).remove(0);
+    world.directory().checkpoint();
+    assert!(file.give_to_kernel().is_some());
+    // Much to note, so that there is no room for it.
+    let others = files(&world, "other", 60);
+    let open = open_and_fill(&world, &others);
+    fill_up(&world);
+    let followers = world.cache.begin_change(&key);
+    assert!(!followers.is_empty());
+    assert!(is_claimed(&world, &key));
+    for file in open {
+        file.end_use();
+    }
+    drop((followers, file));
+    let world = world.restart(&setup);
+    world.simulation.set_faults(FaultPlan::none());
+    let fetched = world.backend.bytes_read();
+    open_and_fill(&world, &[key]).remove(0).end_use();
+    assert_eq!(world.backend.bytes_read() - fetched, MIB);
+    assert_eq!(world.metrics.doubted.get(), 1);
+}
