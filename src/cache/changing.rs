@@ -52,8 +52,9 @@ impl Cache {
             directory.resume_following(key, &mut followers);
             let (given_up, newly) = directory.give_up(key);
             if let Some(follower) = newly {
-                followers.0.push(follower);
                 directory.checkpoint();
+                directory.disown(key, &follower);
+                followers.0.push(follower);
             }
             if let Some(file) = given_up {
                 self.fail_fetch(&file, &FetchError::Changed);
@@ -127,8 +128,8 @@ impl CacheDirectory {
         let (active, record) = match self.look_up(key) {
             Ok(found) => found,
             Err(error) => {
-                self.fail(error.to_string());
-                return (None, None);
+                self.report_index_error(&error);
+                (self.active_file(key), None)
             }
         };
         let mut follower = None;
@@ -143,6 +144,23 @@ impl CacheDirectory {
             self.doom(record.object, record.occupied_bytes());
         }
         (active, follower)
+    }
+
+    /// A record that stays for want of room is not to be believed in a later life: from now on, durably, its object has
+    /// another modification time.
+    fn disown(&self, key: &FileKey, (follower, file): &OpenFollower) {
+        let left = self.index.get(key);
+        if matches!(&left, Ok(record) if record.as_ref().is_none_or(|record| record.object != follower.object))
+        {
+            return;
+        }
+        let disowned = file
+            .facts()
+            .and_then(|facts| file.set_size(facts.size_bytes))
+            .and_then(|()| file.sync_all());
+        if let Err(error) = disowned {
+            self.report_disk_error("disowning an object", &error);
+        }
     }
 
     fn read_by_kernel(self: &Arc<Self>, file: &Arc<CachedFile>) -> Option<OpenFollower> {

@@ -65,9 +65,9 @@ fn every_option_sets_what_it_names() {
         ("small_file_size=64K", |s| {
             s.small_file_size_bytes == 64 * KIB
         }),
-        ("allow_other", |s| s.access == Some(Access::Everybody)),
-        ("allow_other=0", |s| s.access == Some(Access::Owner)),
-        ("allow_root", |s| s.access == Some(Access::OwnerAndRoot)),
+        ("allow_other", |s| s.access() == Some(Access::Everybody)),
+        ("allow_other=0", |s| s.access() == Some(Access::Owner)),
+        ("allow_root", |s| s.access() == Some(Access::OwnerAndRoot)),
         ("ro", |s| s.mount_flags.read_only),
         ("ro,rw", |s| !s.mount_flags.read_only),
         ("rw,ro", |s| s.mount_flags.read_only),
@@ -211,6 +211,7 @@ fn values_out_of_bounds_name_the_bounds() {
 fn contradictions_say_what_to_do() {
     for (list, first, second) in [
         ("acregmin=70", "acregmin", "acregmax"),
+        ("allow_other,allow_root", "allow_other", "allow_root"),
         ("acdirmin=2m", "acdirmin", "acdirmax"),
         ("block_size=4M,cache_size=2M", "block_size", "cache_size"),
         (

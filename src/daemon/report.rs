@@ -7,13 +7,14 @@ use super::status::{
 };
 use crate::backend::DirectoryBackend;
 use crate::backend::health::{Health, HealthState};
-use crate::cache::Cache;
+use crate::cache::{Cache, CacheDirectory};
 use crate::config::{PassthroughChoice, Settings};
 use crate::fs::FileSystem;
 use crate::fuse::ProtocolReport;
 use crate::io::engine::Engine;
 use crate::io::local::LocalDisk;
 use crate::metrics::{BackendMetrics, CacheMetrics};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -31,6 +32,9 @@ pub struct Reporter {
     pub protocol: ProtocolReport,
     pub filesystem: Arc<FileSystem>,
     pub settings: Settings,
+    /// What to know of cache directories that are no disk's.
+    pub in_memory: Vec<String>,
+    pub root: OwnedFd,
     pub reader_threads: usize,
 }
 
@@ -64,6 +68,7 @@ impl Reporter {
                 },
                 threads: self.reader_threads as u64,
             },
+            read_only: self.settings.mount_flags.read_only,
             options: self.without_effect(),
             warnings: self.warnings(reachable),
             nodes: self.filesystem.node_count() as u64,
@@ -119,7 +124,10 @@ impl Reporter {
             let space = cache.disk_space().ok();
             CacheDirectoryStatus {
                 path: cache.name.clone(),
-                state: cache.failure().unwrap_or_else(|| "ok".to_owned()),
+                state: cache
+                    .failure()
+                    .or_else(|| cache.shortage())
+                    .unwrap_or_else(|| "ok".to_owned()),
                 bytes_used: cache.space.used_bytes(),
                 disk_bytes_total: space.map_or(0, |space| space.total_bytes),
                 disk_bytes_available: space.map_or(0, |space| space.available_bytes),
@@ -131,6 +139,21 @@ impl Reporter {
             ..CacheDirectoryStatus::default()
         });
         working.chain(lost).collect()
+    }
+
+    /// The backend's directory is served wherever it is by now. Asks nobody: the kernel keeps its name.
+    fn moved_root(&self) -> Option<String> {
+        let link = format!("/proc/self/fd/{}", self.root.as_raw_fd());
+        let present = std::fs::read_link(link).ok()?;
+        let named = &self.backend_path;
+        (present != *named).then(|| {
+            format!(
+                "the backend {} was renamed, removed or unmounted since the start: what is served is the directory that was there, \
+                 now {}; unmount and mount again for what has that name now",
+                named.display(),
+                present.display()
+            )
+        })
     }
 
     /// Options that were asked for and can do nothing here.
@@ -178,8 +201,11 @@ impl Reporter {
                 self.health.since().elapsed().as_secs()
             ));
         }
+        warnings.extend(self.moved_root());
+        warnings.extend(self.in_memory.iter().cloned());
         for cache in self.cache.directories() {
             warnings.extend(cache.notices.lock().iter().cloned());
+            warnings.extend(out_of_order(cache));
         }
         for disk in &self.disks {
             if !disk.supports_direct_io() {
@@ -189,12 +215,15 @@ impl Reporter {
                 ));
             }
         }
-        if !self.settings.mount_flags.read_only {
-            warnings.push(
-                "read-only in this version: programs that write get EROFS, as if mounted with `ro`"
-                    .to_owned(),
-            );
-        }
         warnings
     }
+}
+
+/// What the administrator has to do about a cache directory, if anything.
+fn out_of_order(cache: &CacheDirectory) -> Option<String> {
+    let failed = cache.failure().map(|reason| {
+        format!("out of use until the next mount, its files are read from the backend: {reason}; check that disk, then mount again")
+    });
+    let trouble = failed.or_else(|| cache.shortage())?;
+    Some(format!("cache directory {}: {trouble}", cache.name))
 }
