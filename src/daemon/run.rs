@@ -36,7 +36,10 @@ enum Event {
 /// this.
 pub fn block_signals() -> io::Result<()> {
     crate::sys::process::ignore_signals(&[Signal::SIGPIPE, Signal::SIGIO, Signal::SIGHUP])?;
-    Ok(waited_signals().thread_block()?)
+    let mut blocked = waited_signals();
+    // Ignored all the same, it comes to the thread that waits for it (src/backend/alone.rs).
+    blocked.add(Signal::SIGIO);
+    Ok(blocked.thread_block()?)
 }
 
 fn waited_signals() -> SigSet {
