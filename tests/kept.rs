@@ -7,6 +7,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use support::writing::{WritableMapping, allocate, copy_range, open_with};
 use support::*;
@@ -383,6 +385,8 @@ fn a_daemon_killed_at_any_moment_leaves_nothing_wrong() {
     for round in 0..sample_or_full(4, 100) {
         let path = place.path("file");
         let seed = random.next();
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
         let writer = std::thread::spawn(move || {
             for pass in 0u64.. {
                 let bytes = content(seed ^ pass, 300_000);
@@ -392,7 +396,8 @@ fn a_daemon_killed_at_any_moment_leaves_nothing_wrong() {
                     .truncate(pass % 3 == 0)
                     .open(&path)
                     .and_then(|file| file.write_all_at(&bytes, (pass % 5) * 40_000));
-                if written.is_err() {
+                // What is below a mount that is gone takes files, too.
+                if written.is_err() || stopped.load(Ordering::Acquire) {
                     return;
                 }
             }
@@ -400,6 +405,7 @@ fn a_daemon_killed_at_any_moment_leaves_nothing_wrong() {
         // Past some checkpoints, and at none in particular.
         std::thread::sleep(Duration::from_millis(200 + random.below(3500)));
         place.mount.kill9();
+        stop.store(true, Ordering::Release);
         writer.join().unwrap();
         place.mount.remount();
         let there = fs::read(place.plain.join("file")).unwrap();

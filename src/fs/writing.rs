@@ -205,12 +205,10 @@ impl FileSystem {
             return Ok(());
         }
         let keep = self.may_keep(changing)?;
-        let mut followers = {
-            let open = self.open_with(changing.node, writes);
-            let own = open.map(|open| open.file.load_full());
-            self.cache
-                .begin_change(&changing.node.key, keep, own.as_ref())
-        };
+        let own = self.open_with(changing.node, writes);
+        let own = own.map(|open| open.file.load_full());
+        let key = &changing.node.key;
+        let mut followers = self.cache.begin_change(key, keep, own.as_ref());
         if followers.are_shown() {
             // What somebody else changed in the meantime must not be mixed with what we change.
             followers.keep_only(&changing.file.attributes()?.version());
