@@ -35,7 +35,7 @@ pub fn run(
     std::thread::sleep(Duration::from_millis(100));
     std::fs::write(backing.join("newer"), b"")?;
 
-    let Some(server) = SlowServer::start(NAME, &backing, scratch)? else {
+    let Some(server) = SlowServer::start(NAME, &backing, scratch, Duration::ZERO)? else {
         return Ok(());
     };
     let export = &server.export;

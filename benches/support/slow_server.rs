@@ -23,8 +23,14 @@ pub struct SlowServer {
 }
 
 impl SlowServer {
-    /// Serves a directory of real files. None, and said so, where the example has not been built.
-    pub fn start(bench: &str, backing: &Path, scratch: &Path) -> anyhow::Result<Option<Self>> {
+    /// Serves a directory of real files, whose names and attributes its client believes for `ttl`. None, and said so,
+    /// where the example has not been built.
+    pub fn start(
+        bench: &str,
+        backing: &Path,
+        scratch: &Path,
+        ttl: Duration,
+    ) -> anyhow::Result<Option<Self>> {
         let program = faultfs()?;
         if !program.exists() || !nix::unistd::geteuid().is_root() {
             println!("{bench}: needs root and `cargo build --release --example faultfs`");
@@ -33,7 +39,10 @@ impl SlowServer {
         let (export, socket) = (scratch.join("server"), scratch.join("server.socket"));
         let mut command = Command::new(program);
         // Like an NFS client opened O_DIRECT: the kernel keeps no page of it between the rounds.
-        command.args([backing, &export, &socket]).arg("--direct-io");
+        command
+            .args([backing, &export, &socket])
+            .arg("--direct-io")
+            .args(["--ttl-ms", &ttl.as_millis().to_string()]);
         let mounted = Mounted::start(command, &export).context("faultfs")?;
         let mut server = Self {
             export,

@@ -14,6 +14,7 @@ mod support;
 mod workload;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use clap::Parser;
@@ -23,6 +24,9 @@ use crate::support::report::Report;
 use crate::support::slow_server::SlowServer;
 use crate::support::subject::{Mounted, start_cached};
 use crate::workload::{Amounts, WORKLOADS, Workload};
+
+/// As an NFS client does (acregmin).
+const ATTRIBUTES_BELIEVED: Duration = Duration::from_secs(3);
 
 #[derive(Parser)]
 #[command(
@@ -88,7 +92,8 @@ impl Subject {
         round: usize,
         report: &mut Report,
         name: &str,
-    ) -> anyhow::Result<u64> {
+        after: impl FnOnce(u64) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
         let directory = self.root.join(format!("{}-{round}", self.label));
         std::fs::create_dir(&directory)?;
         let meter = Meter::start(self.daemon.as_ref().map(Mounted::pid), None)?;
@@ -96,8 +101,8 @@ impl Subject {
             .with_context(|| format!("{name} of {}", self.label))?;
         let operations = work.operations;
         report.add(name, self.label, meter.stop(&work)?);
-        std::fs::remove_dir_all(&directory)?;
-        Ok(operations)
+        after(operations)?;
+        std::fs::remove_dir_all(&directory).context("removing what was written")
     }
 }
 
@@ -144,7 +149,7 @@ fn on_disk(
         for round in 0..arguments.rounds {
             for turn in 0..subjects.len() {
                 let subject = &subjects[(round + turn) % subjects.len()];
-                subject.run(workload, amounts, round, report, &name)?;
+                subject.run(workload, amounts, round, report, &name, |_| Ok(()))?;
             }
         }
         report.print_workload(&name);
@@ -160,7 +165,8 @@ fn on_server(
 ) -> anyhow::Result<()> {
     let backing = scratch.join("server-disk");
     std::fs::create_dir(&backing)?;
-    let Some(mut server) = SlowServer::start("server", &backing, scratch)? else {
+    let Some(mut server) = SlowServer::start("server", &backing, scratch, ATTRIBUTES_BELIEVED)?
+    else {
         return Ok(());
     };
     let subjects = subjects(&server.export, scratch, "server")?;
@@ -177,10 +183,17 @@ fn on_server(
             for turn in 0..subjects.len() {
                 let subject = &subjects[(round + turn) % subjects.len()];
                 server.reset_counters()?;
-                let operations = subject.run(workload, &amounts, round, report, &name)?;
-                if round == 0 {
-                    tell_calls(&name, subject.label, &mut server, operations)?;
-                }
+                subject.run(
+                    workload,
+                    &amounts,
+                    round,
+                    report,
+                    &name,
+                    |operations| match round {
+                        0 => tell_calls(&name, subject.label, &mut server, operations),
+                        _ => Ok(()),
+                    },
+                )?;
             }
         }
         report.print_workload(&name);
@@ -188,7 +201,6 @@ fn on_server(
     Ok(())
 }
 
-/// Removing what was made is among them.
 fn tell_calls(
     workload: &str,
     subject: &str,
