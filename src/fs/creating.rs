@@ -263,6 +263,7 @@ impl FileSystem {
         if self.refuse_node_of_kernel(&node).is_err() {
             node = admit();
         }
+        self.xattrs.note_made(&node);
         let writes: Arc<FileWrites> = self.writes.of(&node.key);
         // Nothing of it is cached: it is as if it had been given up.
         writes.begin(self.keep_new(&node.key, &writes, &*file, &found.attributes));
