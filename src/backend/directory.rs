@@ -44,6 +44,11 @@ impl DirectoryBackend {
         }))
     }
 
+    /// From now on files of local filesystems can be held alone. Called once, where every thread has SIGIO blocked.
+    pub fn watch_leases(&self) -> io::Result<()> {
+        self.tree.leases.watch()
+    }
+
     /// The filesystems met so far, the root's own first. Does not block.
     pub fn filesystems(&self) -> Vec<FilesystemDescription> {
         self.tree.filesystems.descriptions()

@@ -1,6 +1,7 @@
 //! From a [`Place`] or a name to a descriptor: by handle where the filesystem keeps them, else by a walk beneath
 //! the root whose end must have the key expected. All descriptors here are O_PATH ones.
 
+use super::alone::Leases;
 use super::filesystems::{Filesystem, Filesystems};
 use super::{FilesystemIndex, Found, HeldFile, Place};
 use crate::sys::stat::{self, Freshness, Stat};
@@ -33,6 +34,7 @@ pub struct Tree {
     root: Arc<OwnedFd>,
     root_key: FileKey,
     pub filesystems: Filesystems,
+    pub leases: Arc<Leases>,
     directories: Mutex<LruCache<(FilesystemIndex, FileKey), Arc<OwnedFd>>>,
 }
 
@@ -47,6 +49,7 @@ impl Tree {
             root: Arc::new(root),
             root_key,
             filesystems,
+            leases: Arc::default(),
             directories: Mutex::new(LruCache::new(OPEN_DIRECTORIES_MAX)),
         })
     }

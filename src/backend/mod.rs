@@ -11,6 +11,7 @@
 //! - `locking`: locks that the backend's other clients see
 //! - `source`, `stream`: an open file, an open directory
 //! - `writing`: the calls that change bytes; `writable`: a file open for writing
+//! - `alone`: files that nobody else has open
 //! - `filesystems`: the filesystems of the tree: submounts, nested exports
 //! - `identity`: filesystem ids, which filesystems keep their handles, file keys
 //! - `lanes`: expendable threads; `watchdog`: who notices that they are overdue
@@ -30,6 +31,7 @@ use std::sync::Arc;
 
 pub use directory::DirectoryBackend;
 
+pub mod alone;
 mod changing;
 pub mod deadline;
 pub mod directory;

@@ -1,6 +1,7 @@
 //! Tells [`Health`] of every call of a backend, and how it ended. One call here is one question to the server, so that
 //! a long piece of work made of many of them is not taken for silence.
 
+use super::alone::Alone;
 use super::health::{CallKind, Health};
 use super::locking::{LockFile, Locks};
 use super::writing::{Durability, NewFile, Opened, WritableFile, WriteAccess, Writes};
@@ -341,6 +342,10 @@ impl WritableFile for ObservedWritable {
     fn attributes(&self) -> io::Result<Attributes> {
         // What was written goes to the server before it tells.
         self.transfer(|file| file.attributes())
+    }
+
+    fn hold_alone(&self) -> Option<Arc<Alone>> {
+        self.inner.hold_alone()
     }
 
     fn is_readable(&self) -> bool {

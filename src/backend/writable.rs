@@ -1,6 +1,8 @@
 //! A regular backend file open for writing, through the page cache: an NFS client joins small writes and sends them
 //! side by side, and fsync(2) waits for them all.
 
+use super::alone::{Alone, Leases};
+use super::filesystems::Filesystem;
 use super::locate::{Located, Tree};
 use super::writing::{Durability, NewFile, Opened, WritableFile, WriteAccess};
 use super::{Place, SeekWhence, counted};
@@ -24,6 +26,8 @@ pub struct WritableDescriptor {
     inode: u64,
     access: WriteAccess,
     opener: Credentials,
+    /// Of a local filesystem only: what a lease says of a remote file concerns this machine.
+    leases: Option<Arc<Leases>>,
     metrics: Arc<BackendMetrics>,
 }
 
@@ -43,13 +47,19 @@ impl WritableDescriptor {
         opener: &Credentials,
         metrics: &Arc<BackendMetrics>,
     ) -> io::Result<Self> {
-        let Located { fd, stat, .. } = locate_regular(tree, place)?;
+        let Located {
+            fd,
+            stat,
+            filesystem,
+            ..
+        } = locate_regular(tree, place)?;
         let opened = as_caller(opener, || path::reopen(fd.as_fd(), flags_of(access)))?;
         Ok(Self {
             fd: Arc::new(opened),
             inode: stat.attributes.inode,
             access,
             opener: opener.clone(),
+            leases: leases_of(tree, &filesystem),
             metrics: metrics.clone(),
         })
     }
@@ -73,11 +83,13 @@ impl WritableDescriptor {
             as_caller(opener, || with_umask(new.umask, make))
         })?;
         let found = tree.found_as_made(fd.as_fd())?;
+        let filesystem = tree.filesystems.get(found.filesystem);
         let file = Self {
             fd: Arc::new(fd),
             inode: found.attributes.inode,
             access: new.access,
             opener: opener.clone(),
+            leases: filesystem.and_then(|filesystem| leases_of(tree, &filesystem)),
             metrics: metrics.clone(),
         };
         Ok((found, Arc::new(file)))
@@ -97,6 +109,10 @@ impl WritableDescriptor {
         self.metrics.bytes_written.add(written as u64);
         written
     }
+}
+
+fn leases_of(tree: &Tree, filesystem: &Filesystem) -> Option<Arc<Leases>> {
+    (!filesystem.traits.remote).then(|| tree.leases.clone())
 }
 
 /// Opening a pipe or a device would do something to it.
@@ -133,6 +149,10 @@ impl WritableFile for WritableDescriptor {
             }
             Ok(stat.attributes)
         })
+    }
+
+    fn hold_alone(&self) -> Option<Arc<Alone>> {
+        self.leases.as_ref()?.take(&self.fd)
     }
 
     fn is_readable(&self) -> bool {

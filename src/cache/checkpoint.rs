@@ -2,7 +2,7 @@
 
 use super::directory::CacheDirectory;
 use super::file::CachedFile;
-use super::index::Change;
+use super::index::{Change, IndexError};
 use super::layout;
 use super::record::ObjectId;
 use crate::io::is_no_room;
@@ -35,6 +35,15 @@ pub(super) struct Pending {
 }
 
 impl Pending {
+    /// The file has given its object up, and the index has no record of it or will not have one soon.
+    pub(super) fn forget(&mut self, file: &CachedFile) -> Option<Arc<CachedFile>> {
+        let is_own = |dirty: &mut Arc<CachedFile>| std::ptr::eq(&**dirty, file);
+        match self.dirty.get_mut(&file.key).is_some_and(is_own) {
+            true => self.dirty.remove(&file.key),
+            false => None,
+        }
+    }
+
     fn is_empty(&self) -> bool {
         self.dirty.is_empty() && self.removed.is_empty() && self.touched.is_empty()
     }
@@ -50,11 +59,7 @@ impl CacheDirectory {
         if let Some((object, _)) = taken {
             pending.removed.insert((file.key.clone(), object));
         }
-        let is_own = |dirty: &mut Arc<CachedFile>| std::ptr::eq(&**dirty, file);
-        let dirty = match pending.dirty.get_mut(&file.key).is_some_and(is_own) {
-            true => pending.dirty.remove(&file.key),
-            false => None,
-        };
+        let dirty = pending.forget(file);
         drop(pending);
         drop(dirty);
         if let Some((object, occupied_bytes)) = taken {
@@ -174,16 +179,11 @@ impl CacheDirectory {
         }
         let strays = stray_ages.into_iter();
         changes.extend(strays.map(|(key, age)| Change::DropAge(key, age)));
-        let next_object = self.next_object.load(Ordering::Relaxed) + OBJECT_ID_SLACK;
-        match self.commit_with_room(&changes, next_object, now) {
-            Ok(totals) => self.files.store(totals.files, Ordering::Relaxed),
-            Err(error) => {
-                self.report_index_error(&error);
-                return self.take_back(dirty);
-            }
+        // Before `dirty` lets go of its files: see `look_up`.
+        if let Err(error) = self.commit_with_room(&changes) {
+            self.report_index_error(&error);
+            return self.take_back(dirty);
         }
-        // In this order, and before `dirty` lets go of its files: see `look_up`.
-        self.commits.fetch_add(1, Ordering::AcqRel);
         self.pending.lock().being_removed.clear();
     }
 
@@ -227,6 +227,16 @@ impl CacheDirectory {
             self.retire(file);
         }
         self.take_back(dirty);
+    }
+
+    /// Called with `checkpointing` held. Blocks on the local disk.
+    pub(super) fn commit_now(&self, changes: &[Change]) -> Result<(), IndexError> {
+        let now = self.clock.load(Ordering::Relaxed);
+        let next_object = self.next_object.load(Ordering::Relaxed) + OBJECT_ID_SLACK;
+        let totals = self.index.commit(changes, next_object, now)?;
+        self.files.store(totals.files, Ordering::Relaxed);
+        self.commits.fetch_add(1, Ordering::AcqRel);
+        Ok(())
     }
 
     /// The eviction order needs a file's place among all files, not its exact age: a file already near

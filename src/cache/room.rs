@@ -5,7 +5,7 @@
 //! waits, and all goes on by itself once there is room.
 
 use super::directory::CacheDirectory;
-use super::index::{Change, IndexError, Totals};
+use super::index::{Change, IndexError};
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -122,19 +122,14 @@ impl CacheDirectory {
     }
 
     /// Commits; where that finds no room, the least recently used objects make some.
-    pub(super) fn commit_with_room(
-        &self,
-        changes: &[Change],
-        next_object: u64,
-        access_clock: u64,
-    ) -> Result<Totals, IndexError> {
-        let outcome = self.index.commit(changes, next_object, access_clock);
+    pub(super) fn commit_with_room(&self, changes: &[Change]) -> Result<(), IndexError> {
+        let outcome = self.commit_now(changes);
         if !matches!(outcome, Err(IndexError::NoRoom)) {
             return outcome;
         }
         match self.evict_oldest(INDEX_ROOM_BYTES) {
             0 => outcome,
-            _ => self.index.commit(changes, next_object, access_clock),
+            _ => self.commit_now(changes),
         }
     }
 }

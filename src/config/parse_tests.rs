@@ -4,7 +4,7 @@ use crate::config::units::{GIB, KIB, MIB};
 use crate::config::{
     Access, CacheSize, EngineChoice, LogLevel, LookupCache, PassthroughChoice, options_markdown,
 };
-use crate::config::{LockPlace, WriteMode};
+use crate::config::{KeepWritten, LockPlace, WriteMode};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -84,6 +84,9 @@ fn every_option_sets_what_it_names() {
         ("dirsync", |s| s.mount_flags.sync_names),
         ("write_mode=through", |s| s.write_mode == WriteMode::Through),
         ("locks=local", |s| s.locks == LockPlace::Local),
+        ("keep_written=always", |s| {
+            s.keep_written == KeepWritten::Always
+        }),
         ("ro,nosuid,defaults", |s| {
             s.mount_flags == Settings::default().mount_flags
         }),

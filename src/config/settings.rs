@@ -37,6 +37,7 @@ pub struct Settings {
     pub mount_flags: MountFlags,
     pub write_mode: WriteMode,
     pub locks: LockPlace,
+    pub keep_written: KeepWritten,
     pub io: IoSettings,
     pub passthrough: PassthroughChoice,
     pub attributes: AttributeTimeouts,
@@ -104,6 +105,15 @@ pub enum LockPlace {
     Backend,
     /// Among the programs of this mount.
     Local,
+}
+
+/// Which files stay cached while they are written to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeepWritten {
+    /// Those that provably nobody else had open meanwhile.
+    Proven,
+    Always,
+    Never,
 }
 
 /// How local disks are read and written.
@@ -192,6 +202,7 @@ impl Default for Settings {
             },
             write_mode: WriteMode::Through,
             locks: LockPlace::Backend,
+            keep_written: KeepWritten::Proven,
             io: IoSettings {
                 engine: EngineChoice::Auto,
                 nvme_use_io_uring: None,

@@ -13,7 +13,9 @@ use crate::backend::health::{Health, HealthSettings};
 use crate::backend::lanes::{Lane, LaneSettings};
 use crate::backend::observed::ObservedBackend;
 use crate::cache::{Cache, CacheParts, CacheSettings};
-use crate::config::{Access, EngineChoice, LockPlace, LookupCache, PassthroughChoice, Settings};
+use crate::config::{
+    Access, EngineChoice, KeepWritten, LockPlace, LookupCache, PassthroughChoice, Settings,
+};
 use crate::events::InvalidationQueue;
 use crate::fs::operations::BackingRegistry;
 use crate::fs::{self, FileSystem, FsParts, FsSettings};
@@ -83,6 +85,9 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
     let directory = bounded(settings, prepared, move || {
         DirectoryBackend::from_root(root, metrics)
     })?;
+    directory
+        .watch_leases()
+        .context("starting a thread for leases")?;
     let backend: Arc<dyn Backend> = ObservedBackend::new(directory.clone(), health.clone());
     let timers = Timers::start().context("starting the timer thread")?;
 
@@ -256,6 +261,11 @@ fn fs_settings(settings: &Settings) -> FsSettings {
         passthrough: settings.passthrough == PassthroughChoice::Auto,
         direct_io: settings.direct_io,
         read_only: settings.mount_flags.read_only,
+        keep_written: match settings.keep_written {
+            KeepWritten::Proven => fs::KeepWritten::Proven,
+            KeepWritten::Always => fs::KeepWritten::Always,
+            KeepWritten::Never => fs::KeepWritten::Never,
+        },
         sync_names: settings.mount_flags.sync || settings.mount_flags.sync_names,
         descriptors_max: descriptors_max(),
         readahead: readahead::Limits {

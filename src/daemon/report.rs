@@ -8,7 +8,7 @@ use super::status::{
 use crate::backend::DirectoryBackend;
 use crate::backend::health::{Health, HealthState};
 use crate::cache::{Cache, CacheDirectory};
-use crate::config::{PassthroughChoice, Settings};
+use crate::config::{KeepWritten, PassthroughChoice, Settings};
 use crate::fs::FileSystem;
 use crate::fuse::ProtocolReport;
 use crate::io::engine::Engine;
@@ -17,6 +17,9 @@ use crate::metrics::{BackendMetrics, CacheMetrics};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
+
+const NOTHING_PROVEN: &str = "the backend is not on a disk of this machine, so others may write to a file unnoticed while it is written here; \
+    what is written is fetched at its next read; with keep_written=always it is not, where no other machine writes to such files";
 
 /// Everything that has something to say.
 pub struct Reporter {
@@ -187,6 +190,14 @@ impl Reporter {
                 name: "passthrough".to_owned(),
                 value: String::new(),
                 no_effect_because: Some(reason.clone()),
+            });
+        }
+        let is_remote = self.backend.filesystems().iter().all(|one| one.remote);
+        if self.settings.keep_written == KeepWritten::Proven && is_remote {
+            options.push(OptionStatus {
+                name: "keep_written".to_owned(),
+                value: String::new(),
+                no_effect_because: Some(NOTHING_PROVEN.to_owned()),
             });
         }
         options

@@ -43,7 +43,10 @@ pub fn block_signals() -> io::Result<()> {
         Signal::SIGUSR1,
         Signal::SIGUSR2,
     ])?;
-    Ok(waited_signals().thread_block()?)
+    let mut blocked = waited_signals();
+    // Ignored all the same, it comes to the thread that waits for it (src/backend/alone.rs).
+    blocked.add(Signal::SIGIO);
+    Ok(blocked.thread_block()?)
 }
 
 fn waited_signals() -> SigSet {

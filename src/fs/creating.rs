@@ -13,7 +13,6 @@ use super::pending::Pending;
 use super::writes::{FileWrites, Writer};
 use super::writing::whole_file;
 use crate::backend::writing::{NewFile, Opened, WriteAccess};
-use crate::cache::Followers;
 use crate::types::{Credentials, FileKind, NodeId};
 use std::ffi::OsStr;
 use std::io;
@@ -264,9 +263,10 @@ impl FileSystem {
         if self.refuse_node_of_kernel(&node).is_err() {
             node = admit();
         }
+        self.xattrs.note_made(&node);
         let writes: Arc<FileWrites> = self.writes.of(&node.key);
         // Nothing of it is cached: it is as if it had been given up.
-        writes.begin(Followers::default());
+        writes.begin(self.keep_new(&node.key, &writes, &*file, &found.attributes));
         let writing = Writing {
             writer: Writer::new(file),
             writes,

@@ -13,7 +13,7 @@
 //! - `changing`: changes of names and attributes; `removing`: names that go; `callers`: whose rights a change uses;
 //!   `keeping`: what is cached over such changes; `claims`: one change at a time of a name or an inode
 //! - `creating`: new files, opens for writing; `writing`: writes, sizes; `allocating`: fallocate, copy_file_range;
-//!   `syncing`: fsync, close and what follows the last writer
+//!   `syncing`: fsync, close and what follows the last writer; `written`: what stays cached of a file being written
 //! - `writes`: files being changed here; `order`: which piece of work on one waits for which
 //! - `locking`, `lock_table`: locks
 //! - `xattrs`: extended attributes, remembered like attributes
@@ -70,7 +70,10 @@ mod shares;
 mod syncing;
 mod writes;
 mod writing;
+mod written;
 mod xattrs;
+
+pub use written::KeepWritten;
 
 /// Time between looks whether the backend is away, at least.
 const AWAY_CHECK_MIN: Duration = Duration::from_millis(1);
@@ -105,6 +108,7 @@ pub struct FsSettings {
     pub readahead: readahead::Limits,
     /// Every change is EROFS.
     pub read_only: bool,
+    pub keep_written: KeepWritten,
     /// A changed name is on stable storage before it is answered.
     pub sync_names: bool,
     /// Descriptors the daemon may have.
@@ -157,6 +161,7 @@ pub struct FileSystem {
     writes: Arc<writes::WritesTable>,
     claims: Arc<claims::ClaimTable>,
     locks: lock_table::LockTable,
+    timers: Arc<Timers>,
     last_space: Mutex<Option<BackendSpace>>,
     /// For work that outlives a request.
     me: std::sync::Weak<FileSystem>,
@@ -183,13 +188,14 @@ impl FileSystem {
             registry: parts.registry,
             handles: HandleTable::new(),
             directories: HandleTable::new(),
-            pending: PendingTable::new(parts.timers),
+            pending: PendingTable::new(parts.timers.clone()),
             listings: listings::ListingCache::new(),
             xattrs: xattrs::XattrCache::new(),
             callers: callers::CallerGroups::new(),
             writes: Arc::default(),
             claims: Arc::default(),
             locks: lock_table::LockTable::new(),
+            timers: parts.timers,
             last_space: Mutex::new(None),
             me: me.clone(),
         }))

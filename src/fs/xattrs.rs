@@ -18,6 +18,9 @@ const ANSWERS_MAX: usize = 8192;
 /// Larger values are not remembered.
 const VALUE_BYTES_MAX: usize = 4096;
 
+/// File capabilities (capabilities(7)).
+const CAPABILITIES: &str = "security.capability";
+
 /// The value, or the errno that stood in its place.
 type Answer = Result<Arc<[u8]>, i32>;
 /// A node and a name; no name: the list of names.
@@ -66,6 +69,13 @@ impl XattrCache {
 }
 
 impl XattrCache {
+    /// A file just made has no capabilities: the kernel asks for them before its first write.
+    pub(super) fn note_made(&self, node: &Node) {
+        let version = node.version(&node.state.lock());
+        let none = Err(io::Error::from_raw_os_error(libc::ENODATA));
+        self.put(node, Some(OsStr::new(CAPABILITIES)), version, &none);
+    }
+
     /// One attribute, and so the list, has changed: ctime need not show it within one timestamp step.
     pub(super) fn forget(&self, node: &Node, name: &OsStr) {
         let mut answers = self.answers.lock();

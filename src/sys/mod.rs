@@ -11,6 +11,7 @@
 //! - `locks`: advisory locks
 //! - `names`: making, linking, renaming and removing names, changing attributes
 //! - `mountinfo`: the mounts of this process
+//! - `lease`: write leases that are held for a while, and the clock of timestamps
 //! - `disk`: preadv2, statx, leases, raw directory reading
 //! - `pipe`: pipes of a chosen size
 //! - `write`: pwritev2 with its flags
@@ -29,6 +30,7 @@ pub mod disk;
 pub mod fuse_device;
 pub mod handle;
 pub mod handle_probe;
+pub mod lease;
 pub mod locks;
 pub mod memory;
 pub mod mountinfo;
