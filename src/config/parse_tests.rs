@@ -4,7 +4,7 @@ use crate::config::units::{GIB, KIB, MIB};
 use crate::config::{
     Access, CacheSize, EngineChoice, LogLevel, LookupCache, PassthroughChoice, options_markdown,
 };
-use crate::config::{LockPlace, WriteMode};
+use crate::config::{Identity, LockPlace, WriteMode};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -84,6 +84,7 @@ fn every_option_sets_what_it_names() {
         ("dirsync", |s| s.mount_flags.sync_names),
         ("write_mode=through", |s| s.write_mode == WriteMode::Through),
         ("locks=local", |s| s.locks == LockPlace::Local),
+        ("identity=daemon", |s| s.identity == Identity::Daemon),
         ("ro,nosuid,defaults", |s| {
             s.mount_flags == Settings::default().mount_flags
         }),
@@ -259,7 +260,6 @@ fn a_capability_of_a_later_version_is_refused_by_name() {
         "eviction=s3fifo",
         "checksum=crc64",
         "adaptive",
-        "identity=caller",
     ] {
         let text = error_text(list);
         assert!(

@@ -13,7 +13,8 @@ use crate::backend::lanes::{Lane, LaneSettings};
 use crate::backend::observed::ObservedBackend;
 use crate::cache::{Cache, CacheDirectory, CacheParts, CacheSettings, OpenError};
 use crate::config::{
-    Access, CacheSize, DiskShare, EngineChoice, LockPlace, LookupCache, PassthroughChoice, Settings,
+    Access, CacheSize, DiskShare, EngineChoice, Identity, LockPlace, LookupCache,
+    PassthroughChoice, Settings,
 };
 use crate::events::InvalidationQueue;
 use crate::fs::operations::BackingRegistry;
@@ -24,6 +25,7 @@ use crate::io::engine::{Engine, EngineKind, EngineSettings};
 use crate::io::local::LocalDisk;
 use crate::metrics::{BackendMetrics, CacheMetrics};
 use crate::readahead;
+use crate::sys::credentials;
 use anyhow::{Context, bail};
 use nix::mount::MsFlags;
 use std::collections::BTreeMap;
@@ -115,6 +117,7 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
     let parts = FsParts {
         settings: fs_settings(settings),
         backend: backend.clone(),
+        identity: identity(settings).context("the daemon's groups")?,
         metadata_lane: lane("metadata", METADATA_THREADS, &health),
         locks_lane: lane("locks", LOCK_THREADS, &health),
         write_lane: lane("writes", WRITE_THREADS, &health),
@@ -165,6 +168,14 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
             })
         }),
     })
+}
+
+/// A daemon that is not root can be nobody else.
+fn identity(settings: &Settings) -> std::io::Result<fs::Identity> {
+    if settings.identity == Identity::Caller && nix::unistd::geteuid().is_root() {
+        return Ok(fs::Identity::Caller);
+    }
+    Ok(fs::Identity::Daemon(credentials::own()?))
 }
 
 /// Calls the backend on a thread that can be lost to it, for `backend_timeout` at most.

@@ -30,7 +30,7 @@ pub mod log;
 pub mod machine;
 pub mod mount_table;
 pub mod prepare;
-mod report;
+pub mod report;
 pub mod run;
 pub mod start;
 pub mod status;

@@ -8,7 +8,7 @@ use super::status::{
 use crate::backend::DirectoryBackend;
 use crate::backend::health::{Health, HealthState};
 use crate::cache::Cache;
-use crate::config::{PassthroughChoice, Settings};
+use crate::config::{Identity, PassthroughChoice, Settings};
 use crate::fs::FileSystem;
 use crate::fuse::ProtocolReport;
 use crate::io::engine::Engine;
@@ -16,6 +16,9 @@ use crate::io::local::LocalDisk;
 use crate::metrics::{BackendMetrics, CacheMetrics};
 use std::path::PathBuf;
 use std::sync::Arc;
+
+/// What a mount by an ordinary user goes without.
+pub const LOST_WITHOUT_ROOT: &str = "run by an ordinary user: complete files are read through the daemon (no passthrough), files are found by path rather than by handle, and the backend is asked as that user, whoever asks here";
 
 /// Everything that has something to say.
 pub struct Reporter {
@@ -166,6 +169,15 @@ impl Reporter {
                 no_effect_because: Some(reason.clone()),
             });
         }
+        if self.settings.identity == Identity::Caller && !nix::unistd::geteuid().is_root() {
+            options.push(OptionStatus {
+                name: "identity".to_owned(),
+                value: "daemon".to_owned(),
+                no_effect_because: Some(
+                    "the daemon is not root and can act as nobody but its own user".to_owned(),
+                ),
+            });
+        }
         options
     }
 
@@ -189,11 +201,8 @@ impl Reporter {
                 ));
             }
         }
-        if !self.settings.mount_flags.read_only {
-            warnings.push(
-                "read-only in this version: programs that write get EROFS, as if mounted with `ro`"
-                    .to_owned(),
-            );
+        if !nix::unistd::geteuid().is_root() {
+            warnings.push(LOST_WITHOUT_ROOT.to_owned());
         }
         warnings
     }
