@@ -4,7 +4,7 @@ use crate::config::units::{GIB, KIB, MIB};
 use crate::config::{
     Access, CacheSize, EngineChoice, LogLevel, LookupCache, PassthroughChoice, options_markdown,
 };
-use crate::config::{KeepWritten, LockPlace, WriteMode};
+use crate::config::{Identity, KeepWritten, LockPlace, WriteMode};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -87,6 +87,7 @@ fn every_option_sets_what_it_names() {
         ("keep_written=always", |s| {
             s.keep_written == KeepWritten::Always
         }),
+        ("identity=daemon", |s| s.identity == Identity::Daemon),
         ("ro,nosuid,defaults", |s| {
             s.mount_flags == Settings::default().mount_flags
         }),
@@ -265,7 +266,6 @@ fn a_capability_of_a_later_version_is_refused_by_name() {
         "eviction=s3fifo",
         "checksum=crc64",
         "adaptive",
-        "identity=caller",
     ] {
         let text = error_text(list);
         assert!(

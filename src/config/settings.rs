@@ -38,6 +38,7 @@ pub struct Settings {
     pub write_mode: WriteMode,
     pub locks: LockPlace,
     pub keep_written: KeepWritten,
+    pub identity: Identity,
     pub io: IoSettings,
     pub passthrough: PassthroughChoice,
     pub attributes: AttributeTimeouts,
@@ -96,6 +97,15 @@ pub struct MountFlags {
 pub enum WriteMode {
     /// Before it is answered.
     Through,
+}
+
+/// As whom the backend is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Identity {
+    /// As whoever asks here.
+    Caller,
+    /// As the daemon's own user.
+    Daemon,
 }
 
 /// Where locks are taken.
@@ -203,6 +213,7 @@ impl Default for Settings {
             write_mode: WriteMode::Through,
             locks: LockPlace::Backend,
             keep_written: KeepWritten::Proven,
+            identity: Identity::Caller,
             io: IoSettings {
                 engine: EngineChoice::Auto,
                 nvme_use_io_uring: None,

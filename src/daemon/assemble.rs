@@ -14,7 +14,8 @@ use crate::backend::lanes::{Lane, LaneSettings};
 use crate::backend::observed::ObservedBackend;
 use crate::cache::{Cache, CacheParts, CacheSettings};
 use crate::config::{
-    Access, EngineChoice, KeepWritten, LockPlace, LookupCache, PassthroughChoice, Settings,
+    Access, EngineChoice, Identity, KeepWritten, LockPlace, LookupCache, PassthroughChoice,
+    Settings,
 };
 use crate::events::InvalidationQueue;
 use crate::fs::operations::BackingRegistry;
@@ -23,6 +24,7 @@ use crate::fuse::{self, Channel, MountPlan, MountSettings, Passthrough};
 use crate::io::engine::{Engine, EngineKind, EngineSettings};
 use crate::metrics::{BackendMetrics, CacheMetrics};
 use crate::readahead;
+use crate::sys::credentials;
 use anyhow::{Context, bail};
 use nix::mount::MsFlags;
 use std::sync::Arc;
@@ -115,6 +117,7 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
     let parts = FsParts {
         settings: fs_settings(settings),
         backend: backend.clone(),
+        identity: identity(settings).context("the daemon's groups")?,
         metadata_lane: lane("metadata", METADATA_THREADS, &health),
         locks_lane: lane("locks", LOCK_THREADS, &health),
         write_lane: lane("writes", WRITE_THREADS, &health),
@@ -174,6 +177,14 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
             })
         }),
     })
+}
+
+/// A daemon that is not root can be nobody else.
+fn identity(settings: &Settings) -> std::io::Result<fs::Identity> {
+    if settings.identity == Identity::Caller && nix::unistd::geteuid().is_root() {
+        return Ok(fs::Identity::Caller);
+    }
+    Ok(fs::Identity::Daemon(credentials::own()?))
 }
 
 /// Calls the backend on a thread that can be lost to it, for `backend_timeout` at most.

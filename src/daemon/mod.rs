@@ -32,7 +32,7 @@ pub mod machine;
 pub mod mount_table;
 pub mod prepare;
 pub mod remount;
-mod report;
+pub mod report;
 pub mod run;
 pub mod start;
 pub mod status;

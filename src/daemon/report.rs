@@ -8,7 +8,7 @@ use super::status::{
 use crate::backend::DirectoryBackend;
 use crate::backend::health::{Health, HealthState};
 use crate::cache::{Cache, CacheDirectory};
-use crate::config::{KeepWritten, PassthroughChoice, Settings};
+use crate::config::{Identity, KeepWritten, PassthroughChoice, Settings};
 use crate::fs::FileSystem;
 use crate::fuse::ProtocolReport;
 use crate::io::engine::Engine;
@@ -20,6 +20,8 @@ use std::sync::Arc;
 
 const NOTHING_PROVEN: &str = "the backend is not on a disk of this machine, so others may write to a file unnoticed while it is written here; \
     what is written is fetched at its next read; with keep_written=always it is not, where no other machine writes to such files";
+/// What a mount by an ordinary user goes without.
+pub const LOST_WITHOUT_ROOT: &str = "run by an ordinary user: complete files are read through the daemon (no passthrough), files are found by path rather than by handle, and the backend is asked as that user, whoever asks here";
 
 /// Everything that has something to say.
 pub struct Reporter {
@@ -200,6 +202,15 @@ impl Reporter {
                 no_effect_because: Some(NOTHING_PROVEN.to_owned()),
             });
         }
+        if self.settings.identity == Identity::Caller && !nix::unistd::geteuid().is_root() {
+            options.push(OptionStatus {
+                name: "identity".to_owned(),
+                value: "daemon".to_owned(),
+                no_effect_because: Some(
+                    "the daemon is not root and can act as nobody but its own user".to_owned(),
+                ),
+            });
+        }
         options
     }
 
@@ -225,6 +236,9 @@ impl Reporter {
                     disk.report().direct_io_detail
                 ));
             }
+        }
+        if !nix::unistd::geteuid().is_root() {
+            warnings.push(LOST_WITHOUT_ROOT.to_owned());
         }
         warnings
     }

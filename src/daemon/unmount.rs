@@ -3,13 +3,13 @@
 use super::control::{Client, Reply, Request, socket_directory};
 use super::mount_table::{self, Mount};
 use super::prepare::{Liveness, liveness};
+use crate::sys::fusermount;
 use crate::sys::process::{open_process, process_facts, wait_for_end};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// How long a daemon may take to answer before it is held to hang.
@@ -217,7 +217,7 @@ fn try_unmount(path: &Path) -> Result<(), UnmountError> {
     match umount2(path, MntFlags::UMOUNT_NOFOLLOW) {
         Ok(()) => Ok(()),
         Err(Errno::EBUSY) => Err(busy()),
-        Err(Errno::EPERM) => match fusermount(path, &["-u"]) {
+        Err(Errno::EPERM) => match fusermount::unmount(path, false) {
             Ok(()) => Ok(()),
             Err(_) if !users_of(path).is_empty() => Err(busy()),
             Err(refused) => Err(UnmountError::NotAllowed {
@@ -236,23 +236,8 @@ fn try_unmount(path: &Path) -> Result<(), UnmountError> {
 pub fn detach(path: &Path) -> io::Result<()> {
     match umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
         Ok(()) => Ok(()),
-        Err(Errno::EPERM) => fusermount(path, &["-u", "-z"]),
+        Err(Errno::EPERM) => fusermount::unmount(path, true),
         Err(errno) => Err(errno.into()),
-    }
-}
-
-/// The setuid helper that lets a user unmount what that user mounted.
-fn fusermount(path: &Path, arguments: &[&str]) -> io::Result<()> {
-    let output = Command::new("fusermount3")
-        .args(arguments)
-        .arg("--")
-        .arg(path)
-        .output()?;
-    match output.status.success() {
-        true => Ok(()),
-        false => Err(io::Error::other(
-            String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-        )),
     }
 }
 
