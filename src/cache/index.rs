@@ -136,7 +136,8 @@ impl Index {
     ) -> Result<Totals, IndexError> {
         let outcome = self.try_commit(changes, next_object, access_clock);
         if matches!(outcome, Err(IndexError::NoRoom)) {
-            *self.database.write() = None;
+            let closed = self.database.write().take();
+            drop(closed);
             self.open()?;
         }
         outcome
