@@ -547,6 +547,7 @@ fn two_mounts_of_one_backend_see_what_the_other_has_closed() {
         mountpoint: place.scratch.directory("mount2"),
         cache_dirs: vec![cache],
         options: Vec::new(),
+        descriptors_max: None,
     };
     let other = Mount::start(&place.scratch, &place.plain, options);
     let mut random = Random::from_environment("kept-two-mounts");

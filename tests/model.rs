@@ -511,6 +511,7 @@ fn second_mount(scratch: &Scratch, plain: &Path) -> Mount {
         mountpoint: scratch.directory("mount2"),
         cache_dirs: vec![cache],
         options: vec!["actimeo=0".to_owned(), "lookupcache=none".to_owned()],
+        descriptors_max: None,
     };
     Mount::start(scratch, plain, options)
 }

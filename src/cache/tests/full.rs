@@ -92,7 +92,7 @@ fn what_is_changed_without_room_to_note_it_is_not_believed_later() {
     let others = files(&world, "other", 60);
     let open = open_and_fill(&world, &others);
     fill_up(&world);
-    let followers = world.cache.begin_change(&key);
+    let followers = world.cache.begin_change(&key, None, None);
     assert!(!followers.is_empty());
     assert!(is_claimed(&world, &key));
     for file in open {
