@@ -306,7 +306,8 @@ impl FileSystem {
     ) -> bool {
         self.or_known(pending, move |fs, pending| match fs.last_decided(&asking) {
             Some(true) => known(fs, pending),
-            None if !fs.health.is_away() => false,
+            // Silence is no decision yet, and an error has more to say than a refusal.
+            None if !fs.health.is_away() || pending.has_failed() => false,
             Some(false) | None => pending.finish(Err(FsError::Backend(refused()))),
         })
     }
