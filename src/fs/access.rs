@@ -7,7 +7,7 @@
 
 use super::FileSystem;
 use super::error::FsError;
-use super::node::Node;
+use super::node::{DEPTH_MAX, Node};
 use super::pending::Pending;
 use crate::backend::access::{Access, is_refusal};
 use crate::backend::{FilesystemIndex, Place};
@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 const SHARDS: usize = 16;
 /// Decisions remembered by each shard.
-const DECISIONS_MAX: NonZeroUsize = NonZeroUsize::new(8192).expect("not zero");
+const DECISIONS_MAX: NonZeroUsize = NonZeroUsize::new(2048).expect("not zero");
 
 /// A user, a file and what for. A file's nodes share its decisions.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -103,6 +103,7 @@ pub(super) struct Asking {
 
 /// An access to one node, and the rights that were known when it was asked for.
 struct Level {
+    node: Arc<Node>,
     question: Question,
     rights: Rights,
     kind: FileKind,
@@ -138,7 +139,10 @@ impl Asking {
     /// The node itself, if anything is wanted of it, then the directories above it.
     fn each_level(&self, caller: &Credentials, mut visit: impl FnMut(Level)) {
         let mut next = self.innermost();
-        while let Some((node, access)) = next {
+        for _ in 0..DEPTH_MAX {
+            let Some((node, access)) = next else {
+                return;
+            };
             visit(Level::of(&node, access, caller));
             next = node.parent().map(|parent| (parent, Access::Search));
         }
@@ -146,10 +150,11 @@ impl Asking {
 }
 
 impl Level {
-    fn of(node: &Node, access: Access, caller: &Credentials) -> Self {
+    fn of(node: &Arc<Node>, access: Access, caller: &Credentials) -> Self {
         let state = node.state.lock();
         let attributes = node.attributes(&state);
         Self {
+            node: node.clone(),
             question: Question {
                 filesystem: node.filesystem,
                 inode: node.inode,
@@ -221,7 +226,7 @@ impl FileSystem {
 
     /// The backend's decision, asked for where it is not known. EACCES if it refuses. Blocks on the backend.
     pub(super) fn ask(&self, asking: &Asking) -> io::Result<()> {
-        let (Some(caller), Some((node, access))) = (&asking.caller, asking.innermost()) else {
+        let Some(caller) = &asking.caller else {
             return Ok(());
         };
         match self.decided(asking) {
@@ -231,21 +236,33 @@ impl FileSystem {
         }
         let mut levels = Vec::new();
         asking.each_level(caller, |level| levels.push(level));
+        self.ask_levels(&levels)
+    }
+
+    /// Asks for the first of these accesses, to which the others are the way. Where it is refused, asks outwards which of
+    /// them is: what lies behind that one may open with it.
+    fn ask_levels(&self, levels: &[Level]) -> io::Result<()> {
         let asked = Instant::now();
-        let outcome = self
-            .backend
-            .check_access(&node.place_for(&asking.caller), access);
-        match &outcome {
-            Ok(()) => levels
-                .into_iter()
-                .for_each(|level| self.note_level(level, true, asked)),
-            Err(error) if is_refusal(error) => {
-                // Unless it was a directory above: then that one is closed, and this may open with it.
-                self.ask(&Asking::way_to(&node, &asking.caller))?;
-                let refused = levels.swap_remove(0);
-                self.note_level(refused, false, asked);
+        let mut outcome = Ok(());
+        let mut refusals = 0;
+        for level in levels {
+            let place = level.node.place_for(&Some(level.question.caller.clone()));
+            match self.backend.check_access(&place, level.question.access) {
+                Ok(()) => break,
+                Err(error) if is_refusal(&error) => {
+                    outcome = Err(error);
+                    refusals += 1;
+                }
+                // Whether it is this one that is closed, or the one before, cannot be told.
+                Err(error) => return outcome.and(Err(error)),
             }
-            Err(_) => {}
+        }
+        let (closed, open) = levels.split_at(refusals);
+        if let Some(closed) = closed.last() {
+            self.note_level(closed, false, asked);
+        }
+        for level in open {
+            self.note_level(level, true, asked);
         }
         outcome
     }
@@ -253,7 +270,7 @@ impl FileSystem {
     /// Remembers what a call that was made as `caller` told of an access to a node.
     pub(super) fn note_access<T>(
         &self,
-        node: &Node,
+        node: &Arc<Node>,
         access: Access,
         caller: &Option<Credentials>,
         asked: Instant,
@@ -266,17 +283,17 @@ impl FileSystem {
             Err(_) => return,
         };
         if let Some(caller) = caller {
-            self.note_level(Level::of(node, access, caller), is_granted, asked);
+            self.note_level(&Level::of(node, access, caller), is_granted, asked);
         }
     }
 
-    fn note_level(&self, level: Level, is_granted: bool, asked: Instant) {
+    fn note_level(&self, level: &Level, is_granted: bool, asked: Instant) {
         let decision = Decision {
             is_granted,
             rights: level.rights,
             asked,
         };
-        self.decisions.put(level.question, decision);
+        self.decisions.put(level.question.clone(), decision);
     }
 
     /// [`FileSystem::or_known`] for those who may have what is known. Whoever never asked before is refused while the backend
@@ -289,7 +306,8 @@ impl FileSystem {
     ) -> bool {
         self.or_known(pending, move |fs, pending| match fs.last_decided(&asking) {
             Some(true) => known(fs, pending),
-            None if !fs.health.is_away() => false,
+            // Silence is no decision yet, and an error has more to say than a refusal.
+            None if !fs.health.is_away() || pending.has_failed() => false,
             Some(false) | None => pending.finish(Err(FsError::Backend(refused()))),
         })
     }

@@ -361,7 +361,7 @@ impl FileSystem {
     /// Ends a request whose backend call failed. An error that says that the server is gone is as good as silence.
     fn fail<T: Send + 'static>(&self, pending: &Arc<Pending<T>>, error: FsError) {
         let is_silence = matches!(error, FsError::Backend(_)) && self.health.is_away();
-        if !(is_silence && pending.fall_back()) {
+        if !(is_silence && pending.fall_back_from_failure()) {
             pending.finish(Err(error));
         }
     }

@@ -22,7 +22,7 @@ pub(super) const INODE_BITS: u32 = 48;
 pub(super) const TABLE_ID: u64 = 1 << 63;
 
 /// Directories moved about on the backend may seem to lie in one another.
-const DEPTH_MAX: usize = 1 << 16;
+pub(super) const DEPTH_MAX: usize = 1 << 16;
 
 pub(super) struct Node {
     pub id: NodeId,
