@@ -84,7 +84,17 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> i32 {
 
 /// Prints an error the way all commands do.
 fn complain(error: impl std::fmt::Display) {
-    eprintln!("nfs-cachefs: {error}");
+    eprintln!("nfs-cachefs: {}", harmless(&error.to_string()));
+}
+
+/// A name in a message must not speak to the terminal.
+fn harmless(message: &str) -> String {
+    let speaks = |character: &char| character.is_control() && !matches!(character, '\n' | '\t');
+    let show = |character: char| match speaks(&character) {
+        true => character.escape_default().to_string(),
+        false => character.to_string(),
+    };
+    message.chars().map(show).collect()
 }
 
 /// Prints to stdout; a reader that went away is no error.

@@ -126,6 +126,8 @@ fn every_option_sets_what_it_names() {
         ("noac,ac", |s| {
             s.attributes == Settings::default().attributes
         }),
+        ("nosoftreval", |s| s.stale.is_zero()),
+        ("nosoftreval,softreval", |s| *s == Settings::default()),
         ("nocto", |s| !s.attributes.close_to_open),
         ("nocto,cto", |s| s.attributes.close_to_open),
         ("lookupcache=pos", |s| {

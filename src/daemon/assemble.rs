@@ -349,11 +349,18 @@ fn fs_settings(settings: &Settings) -> FsSettings {
         direct_io: settings.direct_io,
         read_only: settings.mount_flags.read_only,
         sync_names: settings.mount_flags.sync || settings.mount_flags.sync_names,
+        descriptors_max: descriptors_max(),
         readahead: readahead::Limits {
             window_bytes_max: settings.readahead_max_bytes,
             block_bytes: settings.block_size_bytes,
         },
     }
+}
+
+fn descriptors_max() -> usize {
+    use nix::sys::resource::{Resource, getrlimit};
+    // Without an answer what every system allows.
+    getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft as usize)
 }
 
 fn reader_threads(settings: &Settings) -> usize {

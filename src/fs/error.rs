@@ -29,6 +29,8 @@ pub enum FsError {
     NoSuchOffset,
     #[error("not supported")]
     NotSupported,
+    #[error("this user has too many files open")]
+    TooManyOpen,
     #[error("the daemon is stopping")]
     Stopping,
     /// An errno of the backend, passed on as it is.
@@ -54,6 +56,7 @@ impl FsError {
             Self::Invalid(_) => libc::EINVAL,
             Self::NoSuchOffset => libc::ENXIO,
             Self::NotSupported => libc::EOPNOTSUPP,
+            Self::TooManyOpen => libc::ENFILE,
             Self::Stopping => libc::ENOTCONN,
             Self::Backend(error) => error.raw_os_error().filter(|e| *e > 0).unwrap_or(libc::EIO),
             Self::Disk(_) => libc::EIO,

@@ -17,6 +17,7 @@
 //! - `writes`: files being changed here; `order`: which piece of work on one waits for which
 //! - `locking`, `lock_table`: locks
 //! - `xattrs`: extended attributes, remembered like attributes
+//! - `shares`: how much each user may hold open
 
 use self::error::FsError;
 use self::node::Node;
@@ -24,6 +25,7 @@ use self::nodes::NodeTable;
 use self::open_file::{DirectoryHandle, Handle, HandleTable};
 use self::operations::*;
 use self::pending::{Pending, PendingTable};
+use self::shares::{HandleShares, Holding};
 use crate::backend::deadline::Timers;
 use crate::backend::health::Health;
 use crate::backend::lanes::{Lane, LaneFull};
@@ -64,6 +66,7 @@ mod pending;
 mod reading;
 mod removing;
 mod revalidate;
+mod shares;
 mod syncing;
 mod writes;
 mod writing;
@@ -104,6 +107,8 @@ pub struct FsSettings {
     pub read_only: bool,
     /// A changed name is on stable storage before it is answered.
     pub sync_names: bool,
+    /// Descriptors the daemon may have.
+    pub descriptors_max: usize,
 }
 
 /// What the file semantics are made of.
@@ -144,6 +149,7 @@ pub struct FileSystem {
     nodes: NodeTable,
     handles: HandleTable<Handle>,
     directories: HandleTable<DirectoryHandle>,
+    shares: Arc<HandleShares>,
     pending: Arc<PendingTable>,
     listings: listings::ListingCache,
     xattrs: xattrs::XattrCache,
@@ -162,6 +168,7 @@ impl FileSystem {
         let (root, attributes) = parts.backend.root()?;
         Ok(Arc::new_cyclic(|me| Self {
             nodes: NodeTable::new(root, attributes, parts.settings.directory_min),
+            shares: Arc::new(HandleShares::new(parts.settings.descriptors_max)),
             settings: parts.settings,
             backend: parts.backend,
             metadata_lane: parts.metadata_lane,
@@ -376,6 +383,10 @@ impl Operations for FileSystem {
     }
 
     fn open(&self, context: RequestContext, node: NodeId, flags: i32, done: Done<OpenReply>) {
+        let holding = |reply: &OpenReply| Holding::File(reply.handle);
+        let Some(done) = self.shares.within(context.caller, done, holding) else {
+            return;
+        };
         if writing::changes(flags) {
             self.open_changing(context, node, flags, done);
         } else {
@@ -396,11 +407,15 @@ impl Operations for FileSystem {
     }
 
     fn release(&self, handle: HandleId) {
+        self.shares.give_back(Holding::File(handle));
         self.release_file(handle);
     }
 
     fn open_directory(&self, context: RequestContext, node: NodeId, done: Done<HandleId>) {
-        self.open_listing(context, node, done);
+        let holding = |handle: &HandleId| Holding::Directory(*handle);
+        if let Some(done) = self.shares.within(context.caller, done, holding) {
+            self.open_listing(context, node, done);
+        }
     }
 
     fn read_directory(
@@ -417,6 +432,7 @@ impl Operations for FileSystem {
     }
 
     fn release_directory(&self, handle: HandleId) {
+        self.shares.give_back(Holding::Directory(handle));
         if let Some(directory) = self.directories.remove(handle) {
             // Closing a descriptor of the backend may wait for it.
             let _ = self.metadata_lane.submit(move || drop(directory));
@@ -541,7 +557,10 @@ impl Operations for FileSystem {
         creation: Creation,
         done: Done<Created>,
     ) {
-        self.create_file(context, parent, Some(name), creation, done);
+        let holding = |created: &Created| Holding::File(created.open.handle);
+        if let Some(done) = self.shares.within(context.caller, done, holding) {
+            self.create_file(context, parent, Some(name), creation, done);
+        }
     }
 
     fn create_unnamed(
@@ -551,7 +570,10 @@ impl Operations for FileSystem {
         creation: Creation,
         done: Done<Created>,
     ) {
-        self.create_file(context, parent, None, creation, done);
+        let holding = |created: &Created| Holding::File(created.open.handle);
+        if let Some(done) = self.shares.within(context.caller, done, holding) {
+            self.create_file(context, parent, None, creation, done);
+        }
     }
 
     fn write(

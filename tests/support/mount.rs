@@ -20,6 +20,8 @@ pub struct MountOptions {
     pub cache_dirs: Vec<PathBuf>,
     /// Further `key=value` or `key` options.
     pub options: Vec<String>,
+    /// The daemon's hard limit of descriptors, where it is not the test's.
+    pub descriptors_max: Option<usize>,
 }
 
 impl MountOptions {
@@ -33,6 +35,7 @@ impl MountOptions {
             mountpoint: scratch.directory("mount"),
             cache_dirs: vec![cache],
             options: Vec::new(),
+            descriptors_max: None,
         }
     }
 
@@ -101,7 +104,16 @@ impl Mount {
             .append(true)
             .open(&self.log)
             .expect("the log can be written");
-        let mut command = Command::new(PROGRAM);
+        let mut command = match self.options.descriptors_max {
+            None => Command::new(PROGRAM),
+            Some(limit) => {
+                let mut command = Command::new("prlimit");
+                command
+                    .arg(format!("--nofile={limit}:{limit}"))
+                    .arg(PROGRAM);
+                command
+            }
+        };
         command
             .arg("mount")
             .arg(&self.backend)

@@ -90,6 +90,18 @@ pub const ROWS: &[OptionRow] = &[
         help: "how old an answer may be that stands in for a backend that does not answer",
     },
     OptionRow {
+        name: "softreval",
+        kind: Kind::Word(|s| s.stale = Settings::default().stale),
+        show: None,
+        help: "the word of nfs(5) for the default of stale",
+    },
+    OptionRow {
+        name: "nosoftreval",
+        kind: Kind::Word(|s| s.stale = Duration::ZERO),
+        show: None,
+        help: "the word of nfs(5) for stale=0",
+    },
+    OptionRow {
         name: "clock_skew",
         kind: duration(Duration::ZERO, DAY, |s, skew| s.clock_skew = skew),
         show: Some(|s| show_duration(s.clock_skew)),

@@ -35,13 +35,16 @@ fn forget_names() {
     std::fs::write("/proc/sys/vm/drop_caches", "2").expect("root may drop caches");
 }
 
-/// Waits until the index knows so many files.
-fn wait_for_index(mount: &Mount, files: usize) {
-    wait_until(
-        Duration::from_secs(60),
-        "the index to know the files",
-        || mount.status_number("cache.files") >= files as u64,
-    );
+/// Waits until the index knows all that was cached, and gives their number.
+fn wait_for_index(mount: &Mount) -> u64 {
+    let mut known = 0;
+    wait_until(Duration::from_secs(120), "the index to settle", || {
+        let before = std::mem::replace(&mut known, mount.status_number("cache.files"));
+        // Longer than a checkpoint takes to come.
+        std::thread::sleep(Duration::from_secs(6));
+        before == known && mount.status_number("cache.files") == known
+    });
+    known
 }
 
 #[test]
@@ -81,7 +84,13 @@ fn many_cached_files_cost_little_memory_and_do_not_delay_the_start() {
     let idle_bytes = resident(mount.pid()).total_bytes;
     println!("idle: resident {:.1} MiB", mebibytes(idle_bytes));
     pass(&mount, "cold");
-    wait_for_index(&mount, files);
+    let known = wait_for_index(&mount);
+    // Where the disk is too slow to make so many files durable in time, some pass by uncached.
+    println!("{} files passed by uncached", files as u64 - known);
+    if known < files as u64 {
+        pass(&mount, "cold, what had passed by");
+        assert_eq!(wait_for_index(&mount), files as u64, "files in the index");
+    }
     show(&mount, "after the cold pass", idle_bytes);
     let misses = mount.status_number("backend.bytes_read");
     pass(&mount, "warm");
