@@ -14,6 +14,7 @@
 //!   `keeping`: what is cached over such changes; `claims`: one change at a time of a name or an inode
 //! - `creating`: new files, opens for writing; `writing`: writes, sizes; `allocating`: fallocate, copy_file_range;
 //!   `syncing`: fsync, close and what follows the last writer
+//! - `descriptors`: what is to be closed before a name can go
 //! - `writes`: files being changed here; `order`: which piece of work on one waits for which
 //! - `locking`, `lock_table`: locks
 //! - `xattrs`: extended attributes, remembered like attributes
@@ -48,6 +49,7 @@ mod callers;
 mod creating;
 mod changing;
 mod claims;
+mod descriptors;
 mod directories;
 mod evicting;
 pub mod error;
@@ -156,6 +158,7 @@ pub struct FileSystem {
     callers: callers::CallerGroups,
     writes: Arc<writes::WritesTable>,
     claims: Arc<claims::ClaimTable>,
+    descriptors: Arc<descriptors::Descriptors>,
     locks: lock_table::LockTable,
     last_space: Mutex<Option<BackendSpace>>,
     /// For work that outlives a request.
@@ -189,6 +192,7 @@ impl FileSystem {
             callers: callers::CallerGroups::new(),
             writes: Arc::default(),
             claims: Arc::default(),
+            descriptors: Arc::default(),
             locks: lock_table::LockTable::new(),
             last_space: Mutex::new(None),
             me: me.clone(),
