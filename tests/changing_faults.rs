@@ -5,7 +5,7 @@ mod support;
 
 use nix::sys::signal::Signal;
 use std::fs::{self, File, Permissions};
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -271,6 +271,63 @@ fn a_name_stays_closed_to_other_changes_until_its_change_is_known() {
     let mode = |top: &Path| mode_of(&fs::metadata(top.join("file")).unwrap());
     assert_eq!(mode(&top), 0o640);
     assert_eq!(scene.run(move |seen| mode(&seen.join("top"))), 0o640);
+}
+
+/// On NFS it would be renamed rather than removed, and be in the way of its directory's removal.
+#[test]
+fn a_file_just_closed_is_closed_on_the_backend_before_it_loses_its_name() {
+    let scene = Scene::new("changing-just-closed");
+    let uses: [(&str, fn(&File)); 2] = [
+        ("written", |mut file| file.write_all(b"text").unwrap()),
+        ("locked", |file| file.lock().unwrap()),
+    ];
+    for (name, use_file) in uses {
+        fs::write(scene.backend.plain.join(name), "before").unwrap();
+        let slow = Rule::new(Operation::Flush, name, Action::DelayMs(400));
+        scene.backend.add_rule(slow);
+        let hung = scene
+            .backend
+            .add_rule(Rule::new(Operation::Unlink, name, Action::Hang));
+        let path = scene.mount.join(name);
+        let removing = std::thread::spawn(move || {
+            let file = File::options().write(true).open(&path).unwrap();
+            use_file(&file);
+            drop(file);
+            fs::remove_file(&path).unwrap();
+        });
+        scene.backend.wait_for_hung(1);
+        let calls = scene.backend.counters().concurrent;
+        assert_eq!(calls, 1, "{name}: it is removed while it is being closed");
+        scene.backend.remove_rule(hung);
+        scene.backend.release(None);
+        removing.join().unwrap();
+    }
+}
+
+/// The NFS client keeps them under hidden names until then.
+#[test]
+fn a_directory_is_removed_once_the_nameless_files_in_it_are_closed() {
+    let scene = Scene::new("changing-nameless");
+    let directory = scene.mount.join("directory");
+    fs::create_dir(&directory).unwrap();
+    let not_empty = Rule::new(
+        Operation::Rmdir,
+        "directory",
+        Action::Errno(libc::ENOTEMPTY),
+    );
+    scene.backend.add_rule(not_empty.clone().limit_calls(1));
+    let refused = fs::remove_dir(&directory).unwrap_err();
+    assert_eq!(refused.raw_os_error(), Some(libc::ENOTEMPTY), "as it is");
+    let file = File::create(directory.join("file")).unwrap();
+    fs::remove_file(directory.join("file")).unwrap();
+    let refusing = scene.backend.add_rule(not_empty);
+    let removing = std::thread::spawn(move || fs::remove_dir(directory));
+    wait_until(Duration::from_secs(10), "a refusal", || {
+        scene.backend.counters().rule_hits.contains_key(&refusing)
+    });
+    scene.backend.remove_rule(refusing);
+    drop(file);
+    removing.join().unwrap().unwrap();
 }
 
 #[test]

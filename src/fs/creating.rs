@@ -80,7 +80,7 @@ impl FileSystem {
         let opened = self.backend.open_writable(&place, access, caller);
         let file = opened.map_err(FsError::Backend)?;
         let writing = Writing {
-            writer: Writer::new(file),
+            writer: Writer::new(file, self.descriptors.count(&node.key)),
             writes: self.writes.of(&node.key),
         };
         let new = self.attach(node, writing.clone(), flags, reader)?;
@@ -293,7 +293,7 @@ impl FileSystem {
         // Nothing of it is cached: it is as if it had been given up.
         writes.begin(self.keep_new(&node.key, &writes, &*file, &found.attributes));
         let writing = Writing {
-            writer: Writer::new(file),
+            writer: Writer::new(file, self.descriptors.count(&node.key)),
             writes,
         };
         let attached = self.attach(&node, writing, creation.flags, maker);

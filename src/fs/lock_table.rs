@@ -1,5 +1,6 @@
 //! Who holds locks on which file, and who waits for one.
 
+use super::descriptors::Descriptor;
 use super::locking::Locking;
 use crate::backend::locking::LockFile;
 use crate::types::{FileKey, HandleId, LockOwner};
@@ -20,6 +21,7 @@ pub(super) struct Owned {
     pub handle: HandleId,
     pub pid: u32,
     pub file: Arc<dyn LockFile>,
+    pub _in_the_way: Descriptor,
 }
 
 pub(super) struct LockTable {

@@ -286,6 +286,7 @@ impl Locking {
             handle: self.request.handle,
             pid: self.request.pid,
             file: fs.backend.open_to_lock(&place, &self.caller)?,
+            _in_the_way: fs.descriptors.count(&self.node.key),
         };
         Ok(fs.locks.put(&self.node.key, owned))
     }

@@ -16,6 +16,7 @@
 //!   `keeping`: what is cached over such changes; `claims`: one change at a time of a name or an inode
 //! - `creating`: new files, opens for writing; `writing`: writes, sizes; `allocating`: fallocate, copy_file_range;
 //!   `syncing`: fsync, close and what follows the last writer; `written`: what stays cached of a file being written
+//! - `descriptors`: what is to be closed before a name can go
 //! - `writes`: files being changed here; `order`: which piece of work on one waits for which
 //! - `locking`, `lock_table`: locks
 //! - `xattrs`: extended attributes, remembered like attributes
@@ -52,6 +53,7 @@ mod callers;
 mod creating;
 mod changing;
 mod claims;
+mod descriptors;
 mod directories;
 mod evicting;
 pub mod error;
@@ -167,6 +169,7 @@ pub struct FileSystem {
     decisions: access::AccessCache,
     writes: Arc<writes::WritesTable>,
     claims: Arc<claims::ClaimTable>,
+    descriptors: Arc<descriptors::Descriptors>,
     locks: lock_table::LockTable,
     timers: Arc<Timers>,
     last_space: Mutex<Option<BackendSpace>>,
@@ -202,6 +205,7 @@ impl FileSystem {
             decisions: access::AccessCache::new(),
             writes: Arc::default(),
             claims: Arc::default(),
+            descriptors: Arc::default(),
             locks: lock_table::LockTable::new(),
             timers: parts.timers,
             last_space: Mutex::new(None),

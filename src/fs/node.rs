@@ -102,7 +102,7 @@ impl Node {
     fn held(&self) -> Option<HeldFile> {
         let open = self.state.lock().open.clone()?;
         let held = open.held.lock();
-        held.clone()
+        held.as_ref().map(|held| held.file.clone())
     }
 
     /// Relative to the backend's root, by the names the file and its parents were last found under.

@@ -1,5 +1,6 @@
 //! An open file: the version its handles read, and how the kernel reads it.
 
+use super::descriptors::Descriptor;
 use super::node::Node;
 use super::opener::OpenedBy;
 use super::operations::BackingId;
@@ -15,6 +16,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
+/// A file that lost a name while it was open. Its directory cannot be removed before it is gone.
+pub(super) struct Held {
+    pub file: HeldFile,
+    pub in_the_way: Descriptor,
+}
+
 /// Shared by all handles of a node; lives from its first open to its last release.
 pub(super) struct OpenFile {
     pub file: ArcSwap<CachedFile>,
@@ -28,7 +35,7 @@ pub(super) struct OpenFile {
     /// Handles by which the kernel runs the file as a program.
     pub executing: AtomicUsize,
     /// Keeps the file where it lost a name while it was open.
-    pub held: Mutex<Option<HeldFile>>,
+    pub held: Mutex<Option<Held>>,
     /// Set while somebody has the file open for writing here.
     pub writes: ArcSwapOption<FileWrites>,
     /// Who opened it first, where the backend decides by that: with whose rights it is read for all who were let open it.

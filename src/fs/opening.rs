@@ -392,9 +392,14 @@ impl FileSystem {
             self.nodes.drop_unused(node);
         }
         let held = open.held.lock().take();
-        if held.is_some() {
+        if let Some(held) = held {
+            let (this, key) = (self.this(), node.key.clone());
             // The file goes with it, if nobody else has it.
-            let _ = self.changes_lane.submit(move || drop(held));
+            let _ = self.changes_lane.submit(move || {
+                drop(held.file);
+                this.descriptors.wait_until_closed(&key);
+                drop(held.in_the_way);
+            });
         }
         let file = open.file.load_full();
         // Closing the backend's descriptor may wait for the server.

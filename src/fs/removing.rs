@@ -6,8 +6,8 @@
 use super::FileSystem;
 use super::claims::Claim;
 use super::node::Node;
+use super::open_file::Held;
 use super::operations::{Done, RequestContext};
-use crate::backend::HeldFile;
 use crate::types::{Credentials, FileKind, NodeId, Removal, RenameMode};
 use std::ffi::OsStr;
 use std::io;
@@ -16,7 +16,7 @@ use std::sync::Arc;
 /// A node about to lose a name, and what keeps its file if programs have it open.
 struct Losing {
     node: Arc<Node>,
-    held: Option<HeldFile>,
+    held: Option<Held>,
     is_last_name: bool,
 }
 
@@ -43,7 +43,8 @@ impl FileSystem {
             move |fs, caller| {
                 let losing = fs.prepare_loss(&parent, &name, caller);
                 let place = fs.place(&parent, caller);
-                let outcome = fs.backend.remove(&place, &name, removal, caller);
+                let remove = || fs.backend.remove(&place, &name, removal, caller);
+                let outcome = fs.remove_once_closed(losing.as_ref(), remove);
                 fs.names_changed(&parent);
                 finish_loss(fs, losing, &outcome);
                 if outcome.is_ok() {
@@ -135,15 +136,45 @@ impl FileSystem {
             is_last_name: link_count <= 1,
         };
         if !is_open {
-            self.cache.let_go(&losing.node.key);
+            self.let_go(&losing.node);
         } else if let Ok((found, held)) =
             self.backend.hold(&self.place(parent, caller), name, caller)
             && losing.node.is_of(&found)
         {
             losing.is_last_name = found.attributes.link_count <= 1;
-            losing.held = Some(held);
+            losing.held = Some(Held {
+                file: held,
+                in_the_way: self.descriptors.count(&parent.key),
+            });
         }
         Some(losing)
+    }
+
+    /// A file that nobody has open is to be open here no more.
+    fn let_go(&self, node: &Node) {
+        self.cache.let_go(&node.key);
+        let is_open = |node: &Arc<Node>| node.state.lock().open.is_some();
+        if !self.nodes.of_file(node).iter().any(is_open) {
+            self.descriptors.wait_until_closed(&node.key);
+        }
+    }
+
+    /// What is left in a directory may be files without a name that are just being closed.
+    fn remove_once_closed(
+        &self,
+        losing: Option<&Losing>,
+        remove: impl Fn() -> io::Result<()>,
+    ) -> io::Result<()> {
+        let refused = match remove() {
+            Err(error) if error.raw_os_error() == Some(libc::ENOTEMPTY) => error,
+            outcome => return outcome,
+        };
+        let directory = losing.map(|losing| &losing.node.key);
+        let Some(key) = directory.filter(|key| self.descriptors.is_any(key)) else {
+            return Err(refused);
+        };
+        self.descriptors.wait_until_closed(key);
+        remove()
     }
 }
 

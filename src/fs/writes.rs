@@ -1,6 +1,7 @@
 //! Files that are being changed through this mount: who has them open for writing, whether anything has been changed
 //! yet, and what follows from that for everybody who reads them.
 
+use super::descriptors::Descriptor;
 use super::order::RangeOrder;
 use crate::backend::SourceFile;
 use crate::backend::alone::Alone;
@@ -20,6 +21,7 @@ const EXPECTED_FOR: Duration = Duration::from_secs(2);
 /// One open for writing.
 pub(super) struct Writer {
     pub file: Arc<dyn WritableFile>,
+    _in_the_way: Descriptor,
     /// Something was written that no sync has covered.
     pub unsynced: AtomicBool,
     syncs_under_way: AtomicUsize,
@@ -109,9 +111,10 @@ impl Drop for FileWrites {
 }
 
 impl Writer {
-    pub fn new(file: Arc<dyn WritableFile>) -> Arc<Self> {
+    pub fn new(file: Arc<dyn WritableFile>, counted: Descriptor) -> Arc<Self> {
         Arc::new(Self {
             file,
+            _in_the_way: counted,
             unsynced: AtomicBool::new(false),
             syncs_under_way: AtomicUsize::new(0),
             appending: Mutex::new(()),

@@ -78,10 +78,21 @@ network_restore() { nft delete table inet vmtest; }
 mount_nfs() {
     local version=$1 source=$2 target=$3 options=${4:-}
     mkdir -p "$target"
-    # A v3 lock daemon is not needed by readers.
-    [ "$version" != 3 ] || options=nolock${options:+,$options}
+    # A v3 lock daemon is needed only by who asks for it.
+    [ "$version" != 3 ] || [[ ,$options, == *,lock,* ]] || options=nolock${options:+,$options}
     # nosharecache: every mount has counters of its own in mountstats.
-    timeout 60 mount -t nfs -o "vers=$version,proto=tcp,nosharecache${options:+,$options}" "127.0.0.1:$source" "$target"
+    timeout 60 mount -t nfs -o "vers=$version,proto=tcp,nosharecache${options:+,$options}" "${NFS_SERVER:-127.0.0.1}:$source" "$target"
+}
+# mount_nfs_elsewhere 3|4.2 EXPORT MOUNTPOINT [OPTIONS]: as another machine does. For v4 one is who gives another name and
+# finds the server at another address; v3 has no state of clients but locks, whose owners are told apart per address.
+mount_nfs_elsewhere() {
+    [ "$1" != 3 ] || { mount_nfs "$@"; return; }
+    local status=0
+    # Without a line's end: the kernel would be asked to take it forever.
+    printf elsewhere >/sys/fs/nfs/net/nfs_client/identifier
+    NFS_SERVER=127.0.0.2 mount_nfs "$@" || status=$?
+    printf here >/sys/fs/nfs/net/nfs_client/identifier
+    return $status
 }
 # nfs_reads MOUNTPOINT: read calls that the client has sent for this mount (v4.2 has two kinds).
 nfs_reads() {
@@ -101,10 +112,10 @@ install_product() {
     modprobe fuse
     modprobe loop
 }
-# mount_cached BACKEND MOUNTPOINT [OPTIONS]
+# mount_cached BACKEND MOUNTPOINT [OPTIONS]; CACHE_DIR where it is not the usual one
 mount_cached() {
     mkdir -p "$2"
-    timeout 60 mount -t cachefs -o "nfs_backend=$1,cache_dir=/mnt/nvme/cache${3:+,$3}" cachefs "$2" && mountpoint -q "$2"
+    timeout 60 mount -t cachefs -o "nfs_backend=$1,cache_dir=${CACHE_DIR:-/mnt/nvme/cache}${3:+,$3}" cachefs "$2" && mountpoint -q "$2"
 }
 # daemon_pid MOUNTPOINT: the daemon that serves it, by its command line; the newest when several match.
 daemon_pid() { pgrep -n -f "(nfs-cachefs|mount.cachefs).*$1( |\$)"; }

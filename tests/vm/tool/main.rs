@@ -8,9 +8,17 @@
 //! - `tree.rs`: a directory tree of such files; the checksum of any tree
 //! - `readers.rs`: sequential, random and mapped readers, latency probe
 //! - `torture.rs`: changes of a file at random points of its first read
+//! - `closing.rs`: close-to-open between several directories that lead to the same files
+//! - `locking.rs`: locks of two clients
+//! - `outage.rs`: a writer while the server comes and goes
+//! - `removing.rs`: trees used and removed at once
 
+mod closing;
 mod content;
+mod locking;
+mod outage;
 mod readers;
+mod removing;
 mod torture;
 mod tree;
 
@@ -95,6 +103,54 @@ enum Command {
         seed: u64,
         #[arg(long, default_value_t = 4 << 20)]
         size_bytes: u64,
+        /// Every other change is made through CACHED
+        #[arg(long)]
+        through: bool,
+    },
+    /// Write through one of DIRECTORIES, all leading to the same files; all others must see it at their next open
+    CloseToOpen {
+        rounds: u64,
+        directories: Vec<PathBuf>,
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
+    /// Make, use and remove trees in DIRECTORY; SOURCE is the same on the server
+    UseAndRemove {
+        directory: PathBuf,
+        source: PathBuf,
+        rounds: u64,
+    },
+    /// Write and sync FILE for a while; what was acknowledged must be in SOURCE, the same file on the server
+    WriteAcknowledged {
+        file: PathBuf,
+        source: PathBuf,
+        seconds: u64,
+    },
+    /// Locks taken by FILE exclude who asks by OTHER, and are handed over
+    LockExclude {
+        file: PathBuf,
+        other: PathBuf,
+        family: locking::Family,
+    },
+    /// Kinds and ranges of locks, by FILE and by OTHER
+    LockShare { file: PathBuf, other: PathBuf },
+    /// Two clients count under a lock, in DIRECTORY and in OTHER
+    LockCountTogether {
+        directory: PathBuf,
+        other: PathBuf,
+        rounds: u64,
+    },
+    /// Take a lock and hold it until the input ends
+    LockHold {
+        file: PathBuf,
+        family: locking::Family,
+    },
+    /// One of those who count
+    LockCount {
+        counter: PathBuf,
+        log: PathBuf,
+        family: locking::Family,
+        rounds: u64,
     },
 }
 
@@ -145,7 +201,10 @@ fn run(command: Command) -> anyhow::Result<()> {
             file,
             seed,
             between,
-        } => readers::mapped(&file, seed, between.as_deref()),
+        } => {
+            println!("{}", readers::mapped(&file, seed, between.as_deref())?);
+            Ok(())
+        }
         Command::Probe {
             file,
             seed,
@@ -165,7 +224,41 @@ fn run(command: Command) -> anyhow::Result<()> {
             rounds,
             seed,
             size_bytes,
-        } => torture::run(&cached, &source, rounds, seed, size_bytes),
+            through,
+        } => torture::run(&cached, &source, rounds, seed, size_bytes, through),
+        Command::CloseToOpen {
+            rounds,
+            directories,
+            seed,
+        } => closing::rounds(&directories, rounds, seed),
+        Command::UseAndRemove {
+            directory,
+            source,
+            rounds,
+        } => removing::rounds(&directory, &source, rounds),
+        Command::WriteAcknowledged {
+            file,
+            source,
+            seconds,
+        } => outage::write(&file, &source, Duration::from_secs(seconds)),
+        Command::LockExclude {
+            file,
+            other,
+            family,
+        } => locking::exclude(&file, &other, family),
+        Command::LockShare { file, other } => locking::share(&file, &other),
+        Command::LockCountTogether {
+            directory,
+            other,
+            rounds,
+        } => locking::count_together(&directory, &other, rounds),
+        Command::LockHold { file, family } => locking::hold(&file, family),
+        Command::LockCount {
+            counter,
+            log,
+            family,
+            rounds,
+        } => locking::count(&counter, &log, family, rounds),
     }
 }
 

@@ -120,8 +120,8 @@ pub fn random(
     Ok(())
 }
 
-/// Maps a file, closes it, runs a shell command, then checks every mapped byte.
-pub fn mapped(path: &Path, seed: u64, between: Option<&str>) -> anyhow::Result<()> {
+/// Maps a file, closes it, runs a shell command, then checks every mapped byte. The version mapped.
+pub fn mapped(path: &Path, seed: u64, between: Option<&str>) -> anyhow::Result<u64> {
     let file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
     let length = file.metadata()?.len() as usize;
     ensure!(length > 0, "nothing to map");
@@ -155,8 +155,7 @@ pub fn mapped(path: &Path, seed: u64, between: Option<&str>) -> anyhow::Result<(
     let result = version_of(bytes, seed, 0);
     // SAFETY: the mapping made above; `bytes` is not used after this.
     unsafe { libc::munmap(address, length) };
-    println!("{}", result?);
-    Ok(())
+    result
 }
 
 /// Reads pieces for a while and prints the slowest; an error when that is over the limit.

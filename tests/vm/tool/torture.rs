@@ -19,11 +19,31 @@ use crate::readers;
 
 const PIECE_BYTES: usize = 128 << 10;
 
-#[derive(Clone, Copy, Debug)]
-enum Change {
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kind {
     Replace,
     Rewrite,
+    /// The modification time is put back afterwards; the size stays as it is.
+    RewriteAndPutBack,
     Append,
+}
+
+const KINDS: [Kind; 4] = [
+    Kind::Replace,
+    Kind::Rewrite,
+    Kind::RewriteAndPutBack,
+    Kind::Append,
+];
+
+/// One round's change.
+#[derive(Debug)]
+struct Change<'a> {
+    kind: Kind,
+    /// The file as it is written to.
+    path: &'a Path,
+    before: u64,
+    size_bytes: u64,
+    delay: Duration,
 }
 
 #[derive(Default)]
@@ -39,13 +59,15 @@ struct ReadCall {
     piece: Piece,
 }
 
-/// Runs `rounds` rounds; the first broken promise ends it with an error that names the round and the seed.
+/// Runs `rounds` rounds; the first broken promise ends it with an error that names the round and the seed. `through`:
+/// every other change is made by the name it is read by.
 pub fn run(
     cached: &Path,
     source: &Path,
     rounds: u64,
     seed: u64,
     size_bytes: u64,
+    through: bool,
 ) -> anyhow::Result<()> {
     let mut tally = Tally::default();
     // How long a cold read takes here: the changes are spread over it.
@@ -57,20 +79,21 @@ pub fn run(
     );
     let mut read_time = begin.elapsed();
     for round in 1..=rounds {
-        let before = round * 2;
         let random = mix(seed ^ mix(round));
-        let change = [Change::Replace, Change::Rewrite, Change::Append][(random % 3) as usize];
-        let delay = read_time.mul_f64(((random >> 8) % 1000) as f64 / 900.0);
-        one_round(
-            cached, source, seed, before, size_bytes, change, delay, &mut tally,
-        )
-        .map(|took| read_time = (read_time * 7 + took) / 8)
-        .with_context(|| {
-            format!(
-                "round {round} (seed {seed}, {change:?} after {} us)",
-                delay.as_micros()
-            )
-        })?;
+        let change = Change {
+            kind: KINDS[random as usize % KINDS.len()],
+            path: if through && round.is_multiple_of(2) {
+                cached
+            } else {
+                source
+            },
+            before: round * 2,
+            size_bytes,
+            delay: delay(random, read_time),
+        };
+        let took = one_round(cached, source, seed, &change, &mut tally)
+            .with_context(|| format!("round {round} (seed {seed}, {change:?})"))?;
+        read_time = (read_time * 7 + took) / 8;
     }
     println!(
         "{rounds} rounds, {} changed during the read, {} handles moved to the new version, {} reads failed on the old handle",
@@ -79,35 +102,36 @@ pub fn run(
     Ok(())
 }
 
-#[allow(clippy::too_many_arguments)]
+/// Somewhere in the first read; every fourth change within the timestamp step of the version before it, as far as the
+/// machine is fast enough.
+fn delay(random: u64, read_time: Duration) -> Duration {
+    match (random >> 4) % 4 {
+        0 => Duration::ZERO,
+        _ => read_time.mul_f64(((random >> 8) % 1000) as f64 / 900.0),
+    }
+}
+
 fn one_round(
     cached: &Path,
     source: &Path,
     seed: u64,
-    before: u64,
-    size_bytes: u64,
-    change: Change,
-    delay: Duration,
+    change: &Change<'_>,
     tally: &mut Tally,
 ) -> anyhow::Result<Duration> {
+    let Change {
+        kind,
+        before,
+        size_bytes,
+        delay,
+        ..
+    } = *change;
     // A new version by rename: the file is cold whatever the last round left.
     replace(source, seed, before, size_bytes)?;
     let (calls, change_begin, change_end) = std::thread::scope(|scope| {
         let changer = scope.spawn(move || {
             std::thread::sleep(delay);
             let begin = Instant::now();
-            let result = match change {
-                Change::Replace => replace(source, seed, before + 1, size_bytes),
-                Change::Rewrite => content::write(source, seed, before + 1, 0, size_bytes),
-                Change::Append => content::write(
-                    source,
-                    seed,
-                    before,
-                    size_bytes,
-                    size_bytes + size_bytes / 4 + 13,
-                ),
-            };
-            result.map(|()| (begin, Instant::now()))
+            make(change, seed).map(|()| (begin, Instant::now()))
         });
         let calls = read_once(cached, seed, tally);
         let (begin, end) = changer.join().expect("the changer does not panic")?;
@@ -120,8 +144,8 @@ fn one_round(
     }
     let mut versions = Vec::new();
     for call in &calls {
-        let overlaps =
-            matches!(change, Change::Rewrite) && call.begin < change_end && call.end > change_begin;
+        let in_place = matches!(kind, Kind::Rewrite | Kind::RewriteAndPutBack);
+        let overlaps = in_place && call.begin < change_end && call.end > change_begin;
         match &call.piece {
             Piece::Version(version) => versions.push(*version),
             _ if overlaps => {}
@@ -137,9 +161,9 @@ fn one_round(
     );
     tally.handles_that_moved += u64::from(versions.len() > 1);
 
-    let (want, want_bytes) = match change {
-        Change::Replace | Change::Rewrite => (before + 1, size_bytes),
-        Change::Append => (before, size_bytes + size_bytes / 4 + 13),
+    let (want, want_bytes) = match kind {
+        Kind::Append => (before, grown(size_bytes)),
+        Kind::Replace | Kind::Rewrite | Kind::RewriteAndPutBack => (before + 1, size_bytes),
     };
     for attempt in [
         "first open after the change",
@@ -149,6 +173,31 @@ fn one_round(
         ensure!(got == want, "{attempt}: version {got} instead of {want}");
     }
     Ok(took)
+}
+
+fn grown(size_bytes: u64) -> u64 {
+    size_bytes + size_bytes / 4 + 13
+}
+
+fn make(change: &Change<'_>, seed: u64) -> anyhow::Result<()> {
+    let Change {
+        kind,
+        path,
+        before,
+        size_bytes,
+        ..
+    } = *change;
+    match kind {
+        Kind::Replace => replace(path, seed, before + 1, size_bytes),
+        Kind::Rewrite => content::write(path, seed, before + 1, 0, size_bytes),
+        Kind::RewriteAndPutBack => {
+            let modified = fs::metadata(path)?.modified()?;
+            content::write(path, seed, before + 1, 0, size_bytes)?;
+            let file = File::options().write(true).open(path)?;
+            Ok(file.set_modified(modified)?)
+        }
+        Kind::Append => content::write(path, seed, before, size_bytes, grown(size_bytes)),
+    }
 }
 
 /// Reads the file once by one handle; a failed call ends it and is counted.
