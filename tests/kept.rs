@@ -441,6 +441,28 @@ fn a_cache_without_room_lets_writes_pass() {
     }
 }
 
+#[test]
+fn a_killed_writer_ends_though_its_write_hangs() {
+    let place = Place::remote("kept-hung", &["keep_written=always"]);
+    let server = place.server.as_ref().unwrap();
+    fs::write(place.path("file"), b"before").unwrap();
+    server.add_rule(Rule::new(Operation::Write, "file", Action::Hang));
+    let mut command = std::process::Command::new("dd");
+    command.args(["if=/dev/zero", "bs=4096", "count=1", "conv=notrunc"]);
+    command.arg(format!("of={}", place.path("file").display()));
+    let mut child = process::spawn(command).unwrap();
+    server.wait_for_hung(1);
+    process::kill_now(child.id() as i32);
+    let ended = process::wait_for(&mut child, Duration::from_secs(2));
+    assert!(ended.is_some(), "a killed writer waits on");
+    server.clear_rules();
+    server.release(None);
+    wait_until(LIMIT, "the write to be taken over", || {
+        let there = fs::read(place.plain.join("file")).unwrap();
+        there.len() == 4096 && fs::read(place.path("file")).unwrap() == there
+    });
+}
+
 /// One step of a fill or a write of the same range.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Step {
@@ -543,11 +565,9 @@ fn two_mounts_of_one_backend_see_what_the_other_has_closed() {
     let place = Place::local("kept-two-mounts");
     let cache = place.scratch.path().join("cache2");
     mount::private_directory(&cache);
-    let options = MountOptions {
-        mountpoint: place.scratch.directory("mount2"),
-        cache_dirs: vec![cache],
-        options: Vec::new(),
-    };
+    let mut options = MountOptions::new(&place.scratch);
+    options.mountpoint = place.scratch.directory("mount2");
+    options.cache_dirs = vec![cache];
     let other = Mount::start(&place.scratch, &place.plain, options);
     let mut random = Random::from_environment("kept-two-mounts");
     let mut bytes = vec![0; 500_000];
