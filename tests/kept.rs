@@ -378,6 +378,35 @@ fn a_failed_write_or_sync_leaves_nothing_that_the_backend_does_not_have() {
     }
 }
 
+/// Stores to a mapping arrive after the last close(2), and so does the error of their sync.
+#[test]
+fn a_failed_last_sync_keeps_nothing() {
+    let place = Place::remote("kept-last-sync", &["keep_written=always"]);
+    let server = place.server.as_ref().unwrap();
+    for fails in [false, true] {
+        let mut bytes = content(10, SIZE);
+        fs::write(place.path("file"), &bytes).unwrap();
+        place.wait_for_closes();
+        let file = open_with(&place.path("file"), 0).unwrap();
+        let mapping = WritableMapping::new(&file, SIZE).unwrap();
+        drop(file);
+        mapping.store(50_000, &[1; 9000]);
+        bytes[50_000..59_000].fill(1);
+        let rule = Rule::new(Operation::Fsync, "file", Action::Errno(libc::EIO));
+        server.add_rule(rule.limit_calls(u64::from(fails)));
+        drop(mapping);
+        place.wait_for_closes();
+        let syncs = || server.counters().calls(Operation::Fsync);
+        wait_until(LIMIT, "the last sync", || syncs() >= 2);
+        server.clear_rules();
+        let before = place.backend_bytes();
+        place.expect("file", &bytes, "stored to");
+        assert!(!fails || place.backend_bytes() > before, "it was believed");
+        server.reset_counters();
+        fs::remove_file(place.path("file")).unwrap();
+    }
+}
+
 #[test]
 fn a_daemon_killed_at_any_moment_leaves_nothing_wrong() {
     let mut place = Place::remote("kept-killed", &["keep_written=always"]);

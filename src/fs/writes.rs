@@ -214,9 +214,12 @@ impl FileWrites {
 
     /// After a failed sync nobody knows what the backend has.
     pub fn note_sync(&self, outcome: &io::Result<()>) {
-        if outcome.is_err()
-            && let Some(followers) = self.followers()
-        {
+        if outcome.is_ok() {
+            return;
+        }
+        let state = self.state.lock();
+        let following = state.followers.as_deref().into_iter();
+        for followers in following.chain(&state.resting) {
             followers.lose_kept();
         }
     }
