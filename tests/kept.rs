@@ -378,6 +378,35 @@ fn a_failed_write_or_sync_leaves_nothing_that_the_backend_does_not_have() {
     }
 }
 
+/// Stores to a mapping arrive after the last close(2), and so does the error of their sync.
+#[test]
+fn a_failed_last_sync_keeps_nothing() {
+    let place = Place::remote("kept-last-sync", &["keep_written=always"]);
+    let server = place.server.as_ref().unwrap();
+    for fails in [false, true] {
+        let mut bytes = content(10, SIZE);
+        fs::write(place.path("file"), &bytes).unwrap();
+        place.wait_for_closes();
+        let file = open_with(&place.path("file"), 0).unwrap();
+        let mapping = WritableMapping::new(&file, SIZE).unwrap();
+        drop(file);
+        mapping.store(50_000, &[1; 9000]);
+        bytes[50_000..59_000].fill(1);
+        let rule = Rule::new(Operation::Fsync, "file", Action::Errno(libc::EIO));
+        server.add_rule(rule.limit_calls(u64::from(fails)));
+        drop(mapping);
+        place.wait_for_closes();
+        let syncs = || server.counters().calls(Operation::Fsync);
+        wait_until(LIMIT, "the last sync", || syncs() >= 2);
+        server.clear_rules();
+        let before = place.backend_bytes();
+        place.expect("file", &bytes, "stored to");
+        assert!(!fails || place.backend_bytes() > before, "it was believed");
+        server.reset_counters();
+        fs::remove_file(place.path("file")).unwrap();
+    }
+}
+
 #[test]
 fn a_daemon_killed_at_any_moment_leaves_nothing_wrong() {
     let mut place = Place::remote("kept-killed", &["keep_written=always"]);
@@ -439,6 +468,28 @@ fn a_cache_without_room_lets_writes_pass() {
         }
         assert!(place.mount.status_number("cache.bytes_used") <= 16 << 20);
     }
+}
+
+#[test]
+fn a_killed_writer_ends_though_its_write_hangs() {
+    let place = Place::remote("kept-hung", &["keep_written=always"]);
+    let server = place.server.as_ref().unwrap();
+    fs::write(place.path("file"), b"before").unwrap();
+    server.add_rule(Rule::new(Operation::Write, "file", Action::Hang));
+    let mut command = std::process::Command::new("dd");
+    command.args(["if=/dev/zero", "bs=4096", "count=1", "conv=notrunc"]);
+    command.arg(format!("of={}", place.path("file").display()));
+    let mut child = process::spawn(command).unwrap();
+    server.wait_for_hung(1);
+    process::kill_now(child.id() as i32);
+    let ended = process::wait_for(&mut child, Duration::from_secs(2));
+    assert!(ended.is_some(), "a killed writer waits on");
+    server.clear_rules();
+    server.release(None);
+    wait_until(LIMIT, "the write to be taken over", || {
+        let there = fs::read(place.plain.join("file")).unwrap();
+        there.len() == 4096 && fs::read(place.path("file")).unwrap() == there
+    });
 }
 
 /// One step of a fill or a write of the same range.
@@ -543,12 +594,9 @@ fn two_mounts_of_one_backend_see_what_the_other_has_closed() {
     let place = Place::local("kept-two-mounts");
     let cache = place.scratch.path().join("cache2");
     mount::private_directory(&cache);
-    let options = MountOptions {
-        mountpoint: place.scratch.directory("mount2"),
-        cache_dirs: vec![cache],
-        options: Vec::new(),
-        descriptors_max: None,
-    };
+    let mut options = MountOptions::new(&place.scratch);
+    options.mountpoint = place.scratch.directory("mount2");
+    options.cache_dirs = vec![cache];
     let other = Mount::start(&place.scratch, &place.plain, options);
     let mut random = Random::from_environment("kept-two-mounts");
     let mut bytes = vec![0; 500_000];

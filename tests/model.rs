@@ -507,12 +507,11 @@ fn compare(round: u64, history: &[String], seen: &Side, model: &Side) {
 fn second_mount(scratch: &Scratch, plain: &Path) -> Mount {
     let cache = scratch.path().join("cache2");
     mount::private_directory(&cache);
-    let options = MountOptions {
-        mountpoint: scratch.directory("mount2"),
-        cache_dirs: vec![cache],
-        options: vec!["actimeo=0".to_owned(), "lookupcache=none".to_owned()],
-        descriptors_max: None,
-    };
+    let mut options = MountOptions::new(scratch)
+        .with("actimeo=0")
+        .with("lookupcache=none");
+    options.mountpoint = scratch.directory("mount2");
+    options.cache_dirs = vec![cache];
     Mount::start(scratch, plain, options)
 }
 

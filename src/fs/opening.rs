@@ -350,15 +350,15 @@ impl FileSystem {
     pub(super) fn release_file(&self, handle: HandleId) {
         if let Some(closed) = self.handles.remove(handle) {
             self.drop_locks_of_handle(handle, &closed.node);
-            self.close_handle(&closed);
+            self.close_handle(closed);
         }
     }
 
-    pub(super) fn close_handle(&self, handle: &Arc<Handle>) {
+    pub(super) fn close_handle(&self, handle: Arc<Handle>) {
         if handle.executes {
             handle.open.executing.fetch_sub(1, Ordering::AcqRel);
         }
-        match &handle.writing {
+        match handle.writing.clone() {
             Some(writing) => self.close_writer(handle, writing),
             None => {
                 self.close(&handle.node, &handle.open);
@@ -457,8 +457,9 @@ impl NewHandle {
 impl Drop for NewHandle {
     fn drop(&mut self) {
         if let Some(handle) = self.handle.take() {
-            self.fs.close_handle(&handle);
-            self.fs.nodes.drop_unused(&handle.node);
+            let node = handle.node.clone();
+            self.fs.close_handle(handle);
+            self.fs.nodes.drop_unused(&node);
         }
     }
 }

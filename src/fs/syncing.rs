@@ -101,8 +101,8 @@ impl FileSystem {
         });
     }
 
-    pub(super) fn close_writer(&self, handle: &Arc<Handle>, writing: &Writing) {
-        let Writing { writer, writes } = writing.clone();
+    pub(super) fn close_writer(&self, handle: Arc<Handle>, writing: Writing) {
+        let Writing { writer, writes } = writing;
         let unsynced = writer.is_unsynced();
         if unsynced {
             writes.note_unsynced_gone();
@@ -111,23 +111,34 @@ impl FileSystem {
         let was_last = self.close(&handle.node, &handle.open);
         // At once, so that the next open begins afresh.
         let ended = was_last && writes.end();
-        let (this, node) = (self.this(), handle.node.clone());
+        let this = self.this();
         // Refused, the descriptor is closed here: nothing else can be done with it.
         let _ = self.write_lane.submit(move || {
-            // Mapped stores may have come after the last close(2).
+            this.sync_last(&writer, &writes);
             if unsynced {
-                let outcome = writer.sync(false);
-                writes.note_synced_gone(&outcome);
-                if let Err(error) = outcome {
-                    tracing::error!(%error, "what was written after the last close could not be made durable");
-                }
+                writes.note_synced_gone();
             }
             if ended {
-                this.rest(&node, &writes, &writer);
+                this.rest(&handle.node, &writes, &writer);
             } else {
-                this.settle(&node, &writes, || writer.file.attributes());
+                this.settle(&handle.node, &writes, || writer.file.attributes());
+            }
+            if !writes.has_writers() {
+                writes.let_go();
             }
         });
+    }
+
+    /// Mapped stores may have come after the last close(2).
+    fn sync_last(&self, writer: &Writer, writes: &FileWrites) {
+        if !writer.is_unsynced() {
+            return;
+        }
+        let outcome = writer.sync(false);
+        writes.note_sync(&outcome);
+        if let Err(error) = outcome {
+            tracing::error!(%error, "what was written after the last close could not be made durable");
+        }
     }
 
     /// Takes over what changes led to, once nobody writes any more: those who have the file open for reading go on

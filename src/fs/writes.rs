@@ -190,7 +190,8 @@ impl FileWrites {
         is_held
     }
 
-    fn let_go(&self) {
+    /// Others may have the file open unnoticed again. Closes a descriptor, perhaps.
+    pub fn let_go(&self) {
         let held = self.state.lock().alone.take();
         drop(held);
     }
@@ -209,16 +210,19 @@ impl FileWrites {
         self.state.lock().unsynced_gone += 1;
     }
 
-    /// That last sync is done; if it failed nobody knows what the backend has.
-    pub fn note_synced_gone(&self, outcome: &io::Result<()>) {
+    /// That last sync is done.
+    pub fn note_synced_gone(&self) {
         self.state.lock().unsynced_gone -= 1;
-        self.note_sync(outcome);
     }
 
+    /// After a failed sync nobody knows what the backend has.
     pub fn note_sync(&self, outcome: &io::Result<()>) {
-        if outcome.is_err()
-            && let Some(followers) = self.followers()
-        {
+        if outcome.is_ok() {
+            return;
+        }
+        let state = self.state.lock();
+        let following = state.followers.as_deref().into_iter();
+        for followers in following.chain(&state.resting) {
             followers.lose_kept();
         }
     }

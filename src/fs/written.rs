@@ -115,8 +115,13 @@ impl FileSystem {
         match held.settle(version.ctime) {
             Ok(true) => true,
             Ok(false) => {
-                let release = Box::new(move || drop(held));
-                self.timers.after(Alone::settles_within(), release);
+                let lane = self.write_lane.clone();
+                let release = move || {
+                    // Refused, the descriptor is closed here: nothing else can be done with it.
+                    let _ = lane.submit(move || drop(held));
+                };
+                self.timers
+                    .after(Alone::settles_within(), Box::new(release));
                 true
             }
             Err(_) => false,

@@ -61,7 +61,7 @@ impl SmallDisk {
     /// It gives them back.
     pub fn free(&self) {
         fs::remove_file(self.foreign_file()).unwrap();
-        nix::unistd::syncfs(&File::open(&self.path).unwrap()).unwrap();
+        nix::unistd::syncfs(File::open(&self.path).unwrap()).unwrap();
     }
 
     pub fn free_bytes(&self) -> u64 {

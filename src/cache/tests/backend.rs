@@ -156,6 +156,16 @@ impl FakeBackend {
         }
     }
 
+    /// These bytes of the file change, which makes it longer perhaps.
+    pub fn write(&self, key: &FileKey, data: &[u8], offset: usize) {
+        let mut state = self.state.lock();
+        let inode = state.names[key];
+        let mut content = state.inodes[&inode].content.to_vec();
+        content.resize(content.len().max(offset + data.len()), 0);
+        content[offset..offset + data.len()].copy_from_slice(data);
+        state.set(inode, content);
+    }
+
     pub fn version(&self, key: &FileKey) -> Version {
         let state = self.state.lock();
         state.inodes[&state.names[key]].version
