@@ -199,7 +199,11 @@ fn another_user_reads_nothing_that_is_cached_for_one() {
     let place = Squashed::new("identity-other", &[BELIEVED]);
     place.run(|seen| {
         for name in ["home/large", "dir/large"] {
-            as_user(USER, || Ok(expect_content(&seen.join(name), large()))).unwrap();
+            as_user(USER, || {
+                expect_content(&seen.join(name), large());
+                Ok(())
+            })
+            .unwrap();
             assert_eq!(errno(read(OTHER_USER, seen.join(name))), REFUSED, "{name}");
         }
         read(USER, seen.join("shared/file")).unwrap();
@@ -217,7 +221,8 @@ fn a_rule_of_the_server_that_no_mode_bit_shows_is_kept_for_each_user() {
     let place = Squashed::new("identity-rules", &[BELIEVED, "nocto"]);
     place.run(|seen| {
         as_user(USER, || {
-            Ok(expect_content(&seen.join("dir/large"), large()))
+            expect_content(&seen.join("dir/large"), large());
+            Ok(())
         })
         .unwrap();
         read(USER, seen.join("dir/file-for-all")).unwrap();
@@ -249,7 +254,8 @@ fn a_rule_of_the_server_that_no_mode_bit_shows_is_kept_for_each_user() {
     place.run(|seen| {
         for _ in 0..20 {
             as_user(USER, || {
-                Ok(expect_content(&seen.join("dir/large"), large()))
+                expect_content(&seen.join("dir/large"), large());
+                Ok(())
             })
             .unwrap();
         }
@@ -291,7 +297,8 @@ fn with_the_backend_away_known_decisions_stand_and_unknown_ones_are_refused() {
     let place = Squashed::new("identity-away", &times);
     place.run(|seen| {
         as_user(USER, || {
-            Ok(expect_content(&seen.join("dir/large"), large()))
+            expect_content(&seen.join("dir/large"), large());
+            Ok(())
         })
         .unwrap();
         read(USER, seen.join("dir/file-for-all")).unwrap();
@@ -309,7 +316,8 @@ fn with_the_backend_away_known_decisions_stand_and_unknown_ones_are_refused() {
     });
     place.run(|seen| {
         as_user(USER, || {
-            Ok(expect_content(&seen.join("dir/large"), large()))
+            expect_content(&seen.join("dir/large"), large());
+            Ok(())
         })
         .unwrap();
         read(USER, seen.join("dir/file-for-all2")).unwrap();
@@ -369,7 +377,7 @@ fn groups_setgid_directories_and_files_made_unwritable_work_on_a_backend_that_de
 
 fn an_open_file_goes_on(seen: &Path) {
     let mut file = as_user(USER, || File::open(seen.join("dir/large"))).unwrap();
-    let closed = Permissions::from_mode(0);
+    let closed = Permissions::from_mode(0o0);
     as_user(USER, || fs::set_permissions(seen.join("dir/large"), closed)).unwrap();
     let mut byte = [0];
     file.read_exact_at(&mut byte, MIB).unwrap();
@@ -399,7 +407,11 @@ fn on_a_plain_directory_nobody_reads_what_is_cached_for_another() {
     let seen = mount.path().to_owned();
     with_time_limit(&scratch, LIMIT, move || {
         for name in ["home/large", "dir/large"] {
-            as_user(USER, || Ok(expect_content(&seen.join(name), large()))).unwrap();
+            as_user(USER, || {
+                expect_content(&seen.join(name), large());
+                Ok(())
+            })
+            .unwrap();
             assert_eq!(errno(read(OTHER_USER, seen.join(name))), REFUSED, "{name}");
         }
         assert_eq!(errno(read_as_stranger(seen.join("shared/file"))), REFUSED);
