@@ -132,7 +132,8 @@ fn locate_regular(tree: &Tree, place: &Place) -> io::Result<Located> {
 /// Through the page cache: O_DIRECT would take no unaligned range.
 pub fn open_to_copy(tree: &Tree, place: &Place) -> io::Result<FillSource> {
     let located = locate_regular(tree, place)?;
-    let fd = path::reopen(located.fd.as_fd(), libc::O_RDONLY | libc::O_NOCTTY)?;
+    let open = || path::reopen(located.fd.as_fd(), libc::O_RDONLY | libc::O_NOCTTY);
+    let fd = place.as_caller_or_daemon(open)?;
     Ok(FillSource::Descriptor(Arc::new(fd)))
 }
 

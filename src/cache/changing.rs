@@ -76,8 +76,9 @@ impl Cache {
             directory.resume_following(key, &mut followers);
             let given_up = directory.give_up(key, wanted.as_ref(), own);
             if let Some(follower) = given_up.follower {
-                followers.shown.push(follower);
                 directory.checkpoint();
+                directory.disown(key, &follower);
+                followers.shown.push(follower);
             }
             if let Some(file) = given_up.file {
                 self.fail_fetch(&file, &FetchError::Changed);
@@ -169,8 +170,8 @@ impl CacheDirectory {
         let (active, record) = match self.look_up(key) {
             Ok(found) => found,
             Err(error) => {
-                self.fail(error.to_string());
-                return GivenUp::default();
+                self.report_index_error(&error);
+                (self.active_file(key), None)
             }
         };
         let (mut follower, mut content) = (None, None);
@@ -198,6 +199,23 @@ impl CacheDirectory {
             file: active,
             follower,
             content,
+        }
+    }
+
+    /// A record that stays for want of room is not to be believed in a later life: from now on, durably, its object has
+    /// another modification time.
+    fn disown(&self, key: &FileKey, (follower, file): &OpenFollower) {
+        let left = self.index.get(key);
+        if matches!(&left, Ok(record) if record.as_ref().is_none_or(|record| record.object != follower.object))
+        {
+            return;
+        }
+        let disowned = file
+            .facts()
+            .and_then(|facts| file.set_size(facts.size_bytes))
+            .and_then(|()| file.sync_all());
+        if let Err(error) = disowned {
+            self.report_disk_error("disowning an object", &error);
         }
     }
 

@@ -61,7 +61,8 @@ impl CacheDirectory {
         match self.remove_now(&file.key, id) {
             Ok(()) => Some(content),
             Err(error) => {
-                self.fail(error.to_string());
+                self.report_index_error(&error);
+                self.remove_record(&file.key, id);
                 self.doom(id, occupied_bytes(&content.extents));
                 None
             }

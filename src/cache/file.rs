@@ -499,6 +499,11 @@ impl CachedFile {
         object.map(|object| (object.id, occupied))
     }
 
+    pub(super) fn is_coming_in(&self) -> bool {
+        let state = self.state.lock();
+        state.gone.is_none() && !state.pieces.is_idle()
+    }
+
     /// Sets the file aside for its eviction if this is its object, nobody uses it and nothing is on its
     /// way to it. To be followed by [`CachedFile::take_object`] or [`CachedFile::cancel_eviction`].
     pub(super) fn begin_eviction(&self, id: ObjectId) -> bool {

@@ -19,7 +19,7 @@
 //! - `letting_go`: files about to lose their name
 //! - `layout`: names on disk and the format mark
 //! - `extents`: which bytes are there
-//! - `space`: the limit
+//! - `space`: the limit; `room`: a disk that others fill
 //! - `reclaim`: eviction; `recovery`: the sweep after start-up; `spread`: which directory holds what
 
 use crate::backend::deadline::Timers;
@@ -41,7 +41,7 @@ pub use fetch::FetchError;
 pub use file::CachedFile;
 pub use keeping::Keeping;
 pub use kept::Keep;
-pub use layout::LayoutError;
+pub use layout::{LayoutError, check as check_layout};
 pub use reclaim::Evicted;
 
 mod changing;
@@ -62,6 +62,7 @@ mod reading;
 mod reclaim;
 mod record;
 mod recovery;
+mod room;
 mod scheduler;
 mod server_clock;
 mod settling;
@@ -203,7 +204,7 @@ impl Cache {
             drop(stopping);
             for directory in &self.directories {
                 directory.checkpoint();
-                if directory.doomed_count() > 0 {
+                if directory.doomed_count() > 0 || directory.look_at_room() > 0 {
                     self.reclaim.wake();
                 }
             }

@@ -97,7 +97,8 @@ impl FileSystem {
         {
             return Ok(writer.file.source());
         }
-        let opened = self.backend.open_to_copy(&from.node.place());
+        let place = from.node.place_for(&from.open.reader);
+        let opened = self.backend.open_to_copy(&place);
         // Without a name any more, perhaps: the handle can be read all the same.
         opened.map_err(|_| io::Error::from_raw_os_error(libc::EOPNOTSUPP))
     }
@@ -134,7 +135,7 @@ fn follow_copy(
     let mut offset = copied.start;
     while offset < copied.end {
         let length = PIECE_BYTES.min(copied.end - offset) as usize;
-        let read = fs.read_present(&to.node, &writing.writes, &mut buffer[..length], offset)?;
+        let read = fs.read_present(to, &writing.writes, &mut buffer[..length], offset)?;
         if read == 0 {
             break;
         }

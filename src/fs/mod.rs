@@ -9,8 +9,10 @@
 //! - `node`, `nodes`: what the kernel knows; `open_file`: open files, directories, handles
 //! - `pending`: requests that wait
 //! - `revalidate`: attributes and their timeouts, versions that move on
+//! - `opener`: who opens a file
 //! - `names`: lookup, readlink; `directories`, `listings`: listings; `opening`: open and io modes; `reading`: read, seek
-//! - `changing`: changes of names and attributes; `removing`: names that go; `callers`: whose rights a change uses;
+//! - `callers`: as whom the backend is asked; `access`: what it lets them do
+//! - `changing`: changes of names and attributes; `removing`: names that go;
 //!   `keeping`: what is cached over such changes; `claims`: one change at a time of a name or an inode
 //! - `creating`: new files, opens for writing; `writing`: writes, sizes; `allocating`: fallocate, copy_file_range;
 //!   `syncing`: fsync, close and what follows the last writer; `written`: what stays cached of a file being written
@@ -19,6 +21,7 @@
 //! - `xattrs`: extended attributes, remembered like attributes
 //! - `shares`: how much each user may hold open
 
+pub use self::callers::Identity;
 use self::error::FsError;
 use self::node::Node;
 use self::nodes::NodeTable;
@@ -43,6 +46,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+mod access;
 mod allocating;
 mod callers;
 mod creating;
@@ -59,6 +63,7 @@ mod names;
 mod node;
 mod nodes;
 mod open_file;
+mod opener;
 mod opening;
 pub mod operations;
 mod order;
@@ -119,6 +124,7 @@ pub struct FsSettings {
 pub struct FsParts {
     pub settings: FsSettings,
     pub backend: Arc<dyn Backend>,
+    pub identity: Identity,
     /// Lookups, attributes, listings.
     pub metadata_lane: Arc<Lane>,
     /// Changes of bytes.
@@ -157,7 +163,8 @@ pub struct FileSystem {
     pending: Arc<PendingTable>,
     listings: listings::ListingCache,
     xattrs: xattrs::XattrCache,
-    callers: callers::CallerGroups,
+    callers: callers::Callers,
+    decisions: access::AccessCache,
     writes: Arc<writes::WritesTable>,
     claims: Arc<claims::ClaimTable>,
     locks: lock_table::LockTable,
@@ -191,7 +198,8 @@ impl FileSystem {
             pending: PendingTable::new(parts.timers.clone()),
             listings: listings::ListingCache::new(),
             xattrs: xattrs::XattrCache::new(),
-            callers: callers::CallerGroups::new(),
+            callers: callers::Callers::new(parts.identity),
+            decisions: access::AccessCache::new(),
             writes: Arc::default(),
             claims: Arc::default(),
             locks: lock_table::LockTable::new(),
@@ -378,10 +386,10 @@ impl Operations for FileSystem {
         &self,
         context: RequestContext,
         node: NodeId,
-        _handle: Option<HandleId>,
+        handle: Option<HandleId>,
         done: Done<AttributesReply>,
     ) {
-        self.get_attributes(context, node, done);
+        self.get_attributes(context, node, handle, done);
     }
 
     fn read_link(&self, context: RequestContext, node: NodeId, done: Done<Vec<u8>>) {

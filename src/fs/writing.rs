@@ -243,11 +243,19 @@ impl FileSystem {
             move |fs, pending| {
                 let outcome = match by_handle {
                     Some((_, writing)) => fs.truncate(&writing.of(&node), size_bytes),
-                    None => fs.truncate_as(&node, &writes, &credentials, size_bytes),
+                    None => fs
+                        .ask_way(&node, &credentials)
+                        .and_then(|()| fs.truncate_as(&node, &writes, &credentials, size_bytes)),
                 };
                 pending.finish(outcome.map(|()| fs.attributes_reply(&node)));
             }
         });
+    }
+
+    fn ask_way(&self, node: &Arc<Node>, caller: &Credentials) -> Result<(), FsError> {
+        let caller = self.place(node, caller).caller;
+        self.ask(&self.way_unless_open(node, None, &caller))
+            .map_err(FsError::Backend)
     }
 
     /// Truncates a file that need not be open; its attributes are taken from the backend then.
@@ -259,9 +267,10 @@ impl FileSystem {
         size_bytes: u64,
     ) -> Result<(), FsError> {
         self.refuse_if_executed(node)?;
+        let place = self.place(node, caller);
         let opened = self
             .backend
-            .open_writable(&node.place(), WriteAccess::WriteOnly, caller);
+            .open_writable(&place, WriteAccess::WriteOnly, caller);
         let file = opened.map_err(FsError::Backend)?;
         let changing = Changing {
             node,

@@ -164,7 +164,7 @@ impl FileSystem {
     /// Those who have the file open read this version from now on.
     pub(super) fn go_on_with(&self, node: &Arc<Node>, open: &OpenFile, fresh: &Attributes) {
         let new = self.cache.file(&node.key, fresh.version());
-        new.begin_use(node.clone(), Instant::now());
+        new.begin_use(open.opened(node), Instant::now());
         open.delivered.store(false, Ordering::Release);
         let old = open.file.swap(new);
         old.end_use();

@@ -21,6 +21,7 @@
 //! - `process`: fork into the background, signals, leaving without destructors, waiting for another
 //!   process
 //! - `handle_probe`: whether a directory's filesystem gives out file handles
+//! - `fusermount`: the helper that mounts for ordinary users
 //! - `fuse_device`: an open /dev/fuse: requests in, replies out, clones, passthrough registration
 
 pub mod affinity;
@@ -28,6 +29,7 @@ pub mod credentials;
 pub mod dirents;
 pub mod disk;
 pub mod fuse_device;
+pub mod fusermount;
 pub mod handle;
 pub mod handle_probe;
 pub mod lease;

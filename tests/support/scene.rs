@@ -146,6 +146,8 @@ impl Scene {
     }
 }
 
+/// The backend has let this user read everything then, bytes of cold files or not: who asks for an attribute of a user must
+/// be able to read the file.
 fn make_known(path: &Path) {
     expect_content(&path.join("hot"), hot());
     expect_content(&path.join("small"), small());
@@ -158,6 +160,11 @@ fn make_known(path: &Path) {
         }
     }
     nix::sys::statvfs::statvfs(path).unwrap();
+    let cold = (0..COLD_FILES).map(|index| format!("cold{index}"));
+    for name in cold.chain(["small_cold".into(), "small_cold2".into()]) {
+        let absent = rustix::fs::getxattr(path.join(name), c"user.absent", &mut [0; 16][..]);
+        assert_eq!(absent, Err(rustix::io::Errno::NODATA));
+    }
 }
 
 /// `ls -l`, which asks for extended attributes as well.

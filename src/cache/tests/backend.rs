@@ -177,6 +177,7 @@ impl FakeBackend {
 
     pub fn place(&self, key: &FileKey) -> Place {
         Place {
+            caller: None,
             filesystem: FilesystemIndex(0),
             key: key.clone(),
             inode: self.version(key).inode,
@@ -325,6 +326,7 @@ pub fn unsupported<T>() -> io::Result<T> {
 
 impl crate::backend::writing::Writes for FakeBackend {}
 impl crate::backend::locking::Locks for FakeBackend {}
+impl crate::backend::access::AccessDecisions for FakeBackend {}
 
 impl Backend for FakeBackend {
     fn root(&self) -> io::Result<(Place, Attributes)> {
