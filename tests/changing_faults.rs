@@ -277,7 +277,8 @@ fn a_name_stays_closed_to_other_changes_until_its_change_is_known() {
 #[test]
 fn a_file_just_closed_is_closed_on_the_backend_before_it_loses_its_name() {
     let scene = Scene::new("changing-just-closed");
-    let uses: [(&str, fn(&File)); 2] = [
+    type Use = fn(&File);
+    let uses: [(&str, Use); 2] = [
         ("written", |mut file| file.write_all(b"text").unwrap()),
         ("locked", |file| file.lock().unwrap()),
     ];
