@@ -187,16 +187,15 @@ fn a_cache_filesystem_without_direct_io_is_refused() {
 }
 
 #[test]
-fn a_full_cache_filesystem_is_refused() {
-    let scratch = Scratch::new("bad-full");
+fn a_cache_filesystem_too_small_for_any_cache_is_refused() {
+    let scratch = Scratch::new("bad-small");
     let disk = scratch.directory("tmpfs");
     mount_here(&disk, "tmpfs", Some("size=1m"));
     let cache = disk.join("cache");
     private_directory(&cache);
-    let filler = File::create(disk.join("filler")).unwrap();
-    let filled = (0..).take_while(|_| std::io::Write::write_all(&mut &filler, &[1; 4096]).is_ok());
-    assert!(filled.count() > 100);
-    Attempt::with_cache(&scratch, &cache).expect_refusal_unmounted(&cache);
+    let attempt = Attempt::with_cache(&scratch, &cache);
+    attempt.expect_refusal("at least 16M");
+    assert!(mount_at(&attempt.mountpoint).is_none());
 }
 
 fn mount_here(path: &Path, filesystem: &str, data: Option<&str>) {

@@ -106,6 +106,16 @@ fn fsx_finds_nothing_with_passthrough_of_small_files() {
 }
 
 #[test]
+fn fsx_finds_nothing_with_all_that_is_written_kept() {
+    exercise(
+        "fsx-kept",
+        &["keep_written=always", "small_file_size=1"],
+        1 << 20,
+        &format!("{MAPPED}{EVERYTHING}"),
+    );
+}
+
+#[test]
 fn fsx_finds_nothing_with_direct_io() {
     exercise(
         "fsx-direct",

@@ -1,5 +1,5 @@
 //! The mount against a plain directory: the same random operations on both, with the same results, errors and
-//! contents after every step. CACHEFS_SEED repeats a run, CACHEFS_MODEL_STEPS sets its length.
+//! contents after every step; and what is closed is what a second mount of the same backend reads. CACHEFS_SEED repeats a run, CACHEFS_MODEL_STEPS sets its length.
 
 mod support;
 
@@ -503,6 +503,18 @@ fn compare(round: u64, history: &[String], seen: &Side, model: &Side) {
     }
 }
 
+/// A second mount of the backend, with a cache of its own, that believes no names.
+fn second_mount(scratch: &Scratch, plain: &Path) -> Mount {
+    let cache = scratch.path().join("cache2");
+    mount::private_directory(&cache);
+    let mut options = MountOptions::new(scratch)
+        .with("actimeo=0")
+        .with("lookupcache=none");
+    options.mountpoint = scratch.directory("mount2");
+    options.cache_dirs = vec![cache];
+    Mount::start(scratch, plain, options)
+}
+
 fn the_mount_does_what_a_directory_does(test: &str, options: &[&str]) {
     let scratch = Scratch::new(test);
     let (plain, reference) = (scratch.directory("plain"), scratch.directory("reference"));
@@ -511,6 +523,13 @@ fn the_mount_does_what_a_directory_does(test: &str, options: &[&str]) {
         mount_options = mount_options.with(option);
     }
     let mount = Mount::start(&scratch, &plain, mount_options);
+    let second = second_mount(&scratch, &plain);
+    let other = Side {
+        root: second.path().to_owned(),
+        behind: plain.clone(),
+        handles: Vec::new(),
+        takes_direct: true,
+    };
     let mut random = Random::from_environment(test);
     let steps = match std::env::var("CACHEFS_MODEL_STEPS") {
         Ok(text) => text.parse().expect("CACHEFS_MODEL_STEPS is a number"),
@@ -555,6 +574,10 @@ fn the_mount_does_what_a_directory_does(test: &str, options: &[&str]) {
             if round % 5 == 0 {
                 compare(round, last, &seen, &model);
             }
+            let has_closed = matches!(step, Step::Close { .. } | Step::CloseAll);
+            if has_closed && model.handles.is_empty() {
+                compare(round, last, &other, &model);
+            }
         }
         println!("steps that worked: {worked:?}");
         assert!(
@@ -567,6 +590,16 @@ fn the_mount_does_what_a_directory_does(test: &str, options: &[&str]) {
 #[test]
 fn random_operations_do_what_they_do_on_a_plain_directory() {
     the_mount_does_what_a_directory_does("model", &[]);
+}
+
+#[test]
+fn random_operations_do_what_they_do_with_all_that_is_written_kept() {
+    the_mount_does_what_a_directory_does("model-kept", &["keep_written=always"]);
+}
+
+#[test]
+fn random_operations_do_what_they_do_with_nothing_that_is_written_kept() {
+    the_mount_does_what_a_directory_does("model-not-kept", &["keep_written=never"]);
 }
 
 #[test]

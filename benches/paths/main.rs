@@ -10,16 +10,12 @@
 //!
 //! Needs root for cold workloads (drop_caches) and for passthrough. Results: target/bench/paths.json.
 //!
-//! - `subject`: who is measured: mounts and daemons, unmounted when dropped
 //! - `workload`: what is done, one function each
 //! - `server`: the workloads on a simulated slow server (the `faultfs` example)
-//! - `measure`: time, CPU, disk and memory counters, medians
-//! - `report`: the table and the JSON
 
-mod measure;
-mod report;
 mod server;
-mod subject;
+#[path = "../support/mod.rs"]
+mod support;
 mod workload;
 
 use std::path::PathBuf;
@@ -27,8 +23,8 @@ use std::path::PathBuf;
 use anyhow::{Context, ensure};
 use clap::Parser;
 
-use crate::report::Report;
-use crate::subject::{Subject, SubjectName};
+use crate::support::report::Report;
+use crate::support::subject::{Subject, SubjectName};
 use crate::workload::{Data, WORKLOADS};
 
 #[derive(Parser)]
@@ -88,7 +84,7 @@ fn main() -> anyhow::Result<()> {
                 .iter()
                 .any(|only| name.contains(only.as_str()))
     };
-    let mut report = Report::new(arguments.rounds, arguments.size);
+    let mut report = Report::new("paths", arguments.rounds, arguments.size);
 
     if WORKLOADS.iter().any(|workload| wanted(workload.name)) {
         let data = Data::create(&scratch.path().join("backend"), arguments.size)?;

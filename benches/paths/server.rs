@@ -1,24 +1,20 @@
-//! The first read of a cold file over a simulated NFS server: the `faultfs` example, slowed down.
+//! The first read of a cold file over a simulated NFS server.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::FileExt;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::measure::{Meter, Sample, Work, drop_caches};
-use crate::report::{Report, target_directory};
-use crate::subject::{Mounted, evict, product, start_cached};
+use crate::support::measure::{Meter, Sample, Work, drop_caches};
+use crate::support::report::Report;
+use crate::support::slow_server::SlowServer;
+use crate::support::subject::{evict, product, start_cached};
 use crate::workload::{stream, write_random};
 
 pub const NAME: &str = "miss-slow-server";
-const BANDWIDTH_BYTES_PER_S: u64 = 110_000_000;
-const LATENCY_US: u64 = 1000;
 /// About 5 s a round at that bandwidth.
 const FILE_BYTES_MAX: u64 = 512 << 20;
 
@@ -30,11 +26,6 @@ pub fn run(
     size_bytes: u64,
     report: &mut Report,
 ) -> anyhow::Result<()> {
-    let program = target_directory()?.join("release/examples/faultfs");
-    if !program.exists() || !nix::unistd::geteuid().is_root() {
-        println!("{NAME}: needs root and `cargo build --release --example faultfs`");
-        return Ok(());
-    }
     let size_bytes = size_bytes.min(FILE_BYTES_MAX);
     let backing = scratch.join("server-disk");
     std::fs::create_dir_all(&backing)?;
@@ -44,16 +35,17 @@ pub fn run(
     std::thread::sleep(Duration::from_millis(100));
     std::fs::write(backing.join("newer"), b"")?;
 
-    let (export, socket) = (scratch.join("server"), scratch.join("server.socket"));
-    let mut command = Command::new(program);
-    // Like an NFS client opened O_DIRECT: the kernel keeps no page of it between the rounds.
-    command
-        .args([&backing, &export, &socket])
-        .arg("--direct-io");
-    let _server = Mounted::start(command, &export).context("faultfs")?;
-    slow_down(&socket)?;
+    let Some(server) = SlowServer::start(NAME, &backing, scratch, Duration::ZERO)? else {
+        return Ok(());
+    };
+    let export = &server.export;
     let mountpoint = scratch.join("mount-slow");
-    let cached = start_cached(&export, &mountpoint, &scratch.join("cache-slow"), "auto")?;
+    let cached = start_cached(
+        export,
+        &mountpoint,
+        &scratch.join("cache-slow"),
+        "passthrough=auto",
+    )?;
     for round in 0..rounds {
         for turn in 0..2 {
             if (round + turn) % 2 == 0 {
@@ -74,29 +66,6 @@ pub fn run(
             }
         }
     }
-    Ok(())
-}
-
-fn slow_down(socket: &Path) -> anyhow::Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    let connection = loop {
-        match UnixStream::connect(socket) {
-            Ok(connection) => break connection,
-            Err(error) if Instant::now() > deadline => {
-                return Err(error).context("the control socket of faultfs");
-            }
-            Err(_) => std::thread::sleep(Duration::from_millis(10)),
-        }
-    };
-    let network = json!({"latency_us": LATENCY_US, "bandwidth_bytes_per_s": BANDWIDTH_BYTES_PER_S});
-    writeln!(
-        &connection,
-        "{}",
-        json!({"command": "set_network", "network": network})
-    )?;
-    let mut reply = String::new();
-    BufReader::new(&connection).read_line(&mut reply)?;
-    ensure!(reply.trim() == "\"done\"", "faultfs: {reply}");
     Ok(())
 }
 

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use hdrhistogram::Histogram;
 
-use crate::measure::{Meter, Sample, Work, drop_caches, latency_histogram, resident_mib};
-use crate::subject::{self, Subject};
+use crate::support::measure::{Meter, Sample, Work, drop_caches, latency_histogram, resident_mib};
+use crate::support::subject::{self, Subject};
 
 const SMALL_FILES: u64 = 2000;
 const SMALL_FILES_PER_DIRECTORY: u64 = 100;

@@ -170,7 +170,7 @@ impl DirectoryBackend {
         self.counted(|| {
             let flags = libc::O_RDONLY | libc::O_DIRECTORY;
             let directory = self.tree.in_directory(place, |directory| {
-                path::open_beneath(directory, OsStr::new("."), flags)
+                place.as_caller(|| path::reopen(directory, flags))
             })?;
             act(directory.as_fd())
         })

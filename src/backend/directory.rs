@@ -44,6 +44,11 @@ impl DirectoryBackend {
         }))
     }
 
+    /// From now on files of local filesystems can be held alone. Called once, where every thread has SIGIO blocked.
+    pub fn watch_leases(&self) -> io::Result<()> {
+        self.tree.leases.watch()
+    }
+
     /// The filesystems met so far, the root's own first. Does not block.
     pub fn filesystems(&self) -> Vec<FilesystemDescription> {
         self.tree.filesystems.descriptions()
@@ -73,6 +78,7 @@ impl Backend for DirectoryBackend {
                 inode: stat.attributes.inode,
                 path: PathBuf::new(),
                 held: None,
+                caller: None,
             };
             Ok((place, stat.attributes))
         })
@@ -80,8 +86,9 @@ impl Backend for DirectoryBackend {
 
     fn lookup(&self, parent: &Place, name: &OsStr) -> io::Result<Found> {
         self.counted(|| {
-            self.tree
-                .in_directory(parent, |directory| self.tree.find(directory, name))
+            self.tree.in_directory(parent, |directory| {
+                self.tree.find(directory, name, parent.caller.as_ref())
+            })
         })
     }
 
@@ -102,10 +109,12 @@ impl Backend for DirectoryBackend {
     fn open_directory(&self, place: &Place) -> io::Result<Box<dyn DirectoryStream>> {
         self.counted(|| {
             let flags = libc::O_RDONLY | libc::O_DIRECTORY;
+            // By the descriptor: a name in it, "." too, can be had only of a directory that can be searched.
             let directory = self.tree.in_directory(place, |directory| {
-                path::open_beneath(directory, OsStr::new("."), flags)
+                place.as_caller(|| path::reopen(directory, flags))
             })?;
-            let stream = OpenDirectory::new(self.tree.clone(), directory, self.metrics.clone());
+            let (tree, metrics) = (self.tree.clone(), self.metrics.clone());
+            let stream = OpenDirectory::new(tree, directory, place.caller.clone(), metrics);
             Ok(Box::new(stream) as Box<dyn DirectoryStream>)
         })
     }
@@ -116,7 +125,7 @@ impl Backend for DirectoryBackend {
             if located.stat.attributes.kind != FileKind::Symlink {
                 return Err(io::Error::from_raw_os_error(libc::EINVAL));
             }
-            path::read_link(located.fd.as_fd())
+            place.as_caller(|| path::read_link(located.fd.as_fd()))
         })
     }
 
@@ -141,13 +150,15 @@ impl Backend for DirectoryBackend {
             if let Some(errno) = refusal {
                 return Err(io::Error::from_raw_os_error(errno));
             }
-            let (file, direct_refused) = DirectoryFile::open(
-                &fd,
-                stat.attributes.inode,
-                filesystem.reads_direct(stat.attributes.size_bytes),
-                !filesystem.traits.remote,
-                self.metrics.clone(),
-            )?;
+            let (file, direct_refused) = place.as_caller_or_daemon(|| {
+                DirectoryFile::open(
+                    &fd,
+                    stat.attributes.inode,
+                    filesystem.reads_direct(stat.attributes.size_bytes),
+                    !filesystem.traits.remote,
+                    self.metrics.clone(),
+                )
+            })?;
             if direct_refused {
                 filesystem.give_up_direct();
             }
@@ -173,11 +184,17 @@ impl Backend for DirectoryBackend {
     }
 
     fn list_xattr(&self, place: &Place) -> io::Result<Vec<u8>> {
-        self.counted(|| xattr::list(self.tree.locate(place)?.fd.as_fd()))
+        self.counted(|| {
+            let located = self.tree.locate(place)?;
+            place.as_caller(|| xattr::list(located.fd.as_fd()))
+        })
     }
 
     fn get_xattr(&self, place: &Place, name: &OsStr) -> io::Result<Vec<u8>> {
-        self.counted(|| xattr::get(self.tree.locate(place)?.fd.as_fd(), name))
+        self.counted(|| {
+            let located = self.tree.locate(place)?;
+            place.as_caller(|| xattr::get(located.fd.as_fd(), name))
+        })
     }
 
     fn has_local_clock(&self, filesystem: FilesystemIndex) -> bool {

@@ -28,6 +28,7 @@ fn find(backend: &DirectoryBackend, parent: &Place, name: &str) -> io::Result<Pl
 fn find_raw(backend: &DirectoryBackend, parent: &Place, name: &OsStr) -> io::Result<Place> {
     let found = backend.lookup(parent, name)?;
     Ok(Place {
+        caller: None,
         filesystem: found.filesystem,
         key: found.key,
         inode: found.attributes.inode,
@@ -186,6 +187,7 @@ fn no_name_leads_out_of_the_tree() {
         // A path in a place is not trusted either.
         for path in ["../secret", "up/secret", "/etc/passwd"] {
             let place = Place {
+                caller: None,
                 key: FileKey([0; 25].as_slice().into()),
                 path: path.into(),
                 ..root.clone()

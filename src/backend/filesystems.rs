@@ -89,6 +89,11 @@ impl Filesystem {
             || (self.mount.fstype == "nfs4" && self.mount.option("vers") == Some("4.2"))
     }
 
+    /// Whether access(2) asks whoever decides: an NFS client does, with an ACCESS call that costs less than an open.
+    pub fn answers_access(&self) -> bool {
+        self.mount.fstype.starts_with("nfs")
+    }
+
     pub fn is_autofs(&self) -> bool {
         self.mount.fstype == "autofs"
     }

@@ -42,6 +42,10 @@ pub struct Traits {
     pub local_clock: bool,
     /// The birth time never changes, so that it tells reuses of an inode number apart.
     pub keeps_birth_time: bool,
+    /// Mode, owner and POSIX ACL say all about who may do what: these filesystems check by the kernel's own
+    /// generic_permission(), and the kernel calls the same with the same facts for the mount (FUSE_POSIX_ACL), so
+    /// that asking once more tells nothing.
+    pub shows_rights: bool,
 }
 
 /// The traits of a mount's filesystem, by its type and options.
@@ -51,6 +55,7 @@ pub fn traits_of(mount: &Mount) -> Traits {
         remote: false,
         local_clock: true,
         keeps_birth_time: false,
+        shows_rights: false,
     };
     let remote = Traits {
         remote: true,
@@ -60,9 +65,16 @@ pub fn traits_of(mount: &Mount) -> Traits {
     match mount.fstype.as_str() {
         "ext2" | "ext3" | "ext4" | "xfs" => Traits {
             keeps_handles: true,
+            shows_rights: true,
             ..local
         },
-        "tmpfs" | "btrfs" | "f2fs" | "bcachefs" | "zfs" => Traits {
+        "tmpfs" | "btrfs" | "f2fs" | "bcachefs" => Traits {
+            keeps_birth_time: true,
+            shows_rights: true,
+            ..local
+        },
+        // It may keep NFSv4 ACLs.
+        "zfs" => Traits {
             keeps_birth_time: true,
             ..local
         },

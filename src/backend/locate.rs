@@ -1,11 +1,13 @@
 //! From a [`Place`] or a name to a descriptor: by handle where the filesystem keeps them, else by a walk beneath
 //! the root whose end must have the key expected. All descriptors here are O_PATH ones.
 
+use super::alone::Leases;
 use super::filesystems::{Filesystem, Filesystems};
 use super::{FilesystemIndex, Found, HeldFile, Place};
+use crate::sys::credentials::as_caller;
 use crate::sys::stat::{self, Freshness, Stat};
 use crate::sys::{handle, path};
-use crate::types::{FileKey, FileKind};
+use crate::types::{Credentials, FileKey, FileKind};
 use lru::LruCache;
 use parking_lot::Mutex;
 use std::ffi::OsStr;
@@ -33,6 +35,7 @@ pub struct Tree {
     root: Arc<OwnedFd>,
     root_key: FileKey,
     pub filesystems: Filesystems,
+    pub leases: Arc<Leases>,
     directories: Mutex<LruCache<(FilesystemIndex, FileKey), Arc<OwnedFd>>>,
 }
 
@@ -47,6 +50,7 @@ impl Tree {
             root: Arc::new(root),
             root_key,
             filesystems,
+            leases: Arc::default(),
             directories: Mutex::new(LruCache::new(OPEN_DIRECTORIES_MAX)),
         })
     }
@@ -85,7 +89,7 @@ impl Tree {
             Some(Err(error)) if !may_be_found_by_path(&error) => return Err(error),
             Some(Err(_)) | None => {}
         }
-        self.locate_by_path(place)
+        self.walk(place)
     }
 
     /// `None` where the key holds no handle that could be opened.
@@ -115,19 +119,23 @@ impl Tree {
         }))
     }
 
-    fn locate_by_path(&self, place: &Place) -> io::Result<Located> {
+    /// Goes the whole way from the root with the rights of who asks; the end is the root itself where there is none to go.
+    pub fn walk(&self, place: &Place) -> io::Result<Located> {
+        if place.key == self.root_key || place.held.is_some() {
+            return self.locate(place);
+        }
         if !is_plain(&place.path) {
             return Err(stale());
         }
         let flags = libc::O_PATH | libc::O_NOFOLLOW;
-        let fd =
-            path::open_beneath(self.root(), place.path.as_os_str(), flags).map_err(|error| {
-                if leads_elsewhere(&error) {
-                    stale()
-                } else {
-                    error
-                }
-            })?;
+        let walk = || path::open_beneath(self.root(), place.path.as_os_str(), flags);
+        let fd = place.as_caller(walk).map_err(|error| {
+            if leads_elsewhere(&error) {
+                stale()
+            } else {
+                error
+            }
+        })?;
         // A key without a handle rests on the inode number, and what this kernel remembers of that need not be
         // what the server says: a FUSE lookup may give another number than a later getattr.
         let stat = stat::stat(fd.as_fd(), Freshness::Server)?;
@@ -171,11 +179,16 @@ impl Tree {
         action(located.fd.as_fd())
     }
 
-    /// Looks one name up, relative to an open directory, with attributes fresh from the server. A name out
+    /// Looks one name up for somebody, relative to an open directory, with attributes fresh from the server. A name out
     /// of date in this kernel's caches is looked up once more after the directory was asked for anew.
-    pub fn find(&self, directory: BorrowedFd<'_>, name: &OsStr) -> io::Result<Found> {
+    pub fn find(
+        &self,
+        directory: BorrowedFd<'_>,
+        name: &OsStr,
+        caller: Option<&Credentials>,
+    ) -> io::Result<Found> {
         check_name(name)?;
-        match self.find_once(directory, name) {
+        match self.find_once(directory, name, caller) {
             Ok((found, filesystem))
                 if found.attributes.link_count != 0 || !filesystem.has_stale_names() =>
             {
@@ -185,21 +198,30 @@ impl Tree {
             Ok(_) | Err(_) => {}
         }
         stat::stat(directory, Freshness::Server)?;
-        self.find_once(directory, name).map(|(found, _)| found)
+        self.find_once(directory, name, caller)
+            .map(|(found, _)| found)
     }
 
     fn find_once(
         &self,
         directory: BorrowedFd<'_>,
         name: &OsStr,
+        caller: Option<&Credentials>,
     ) -> io::Result<(Found, Arc<Filesystem>)> {
-        let mut fd = path::open_beneath(directory, name, libc::O_PATH | libc::O_NOFOLLOW)?;
+        let open = |flags| {
+            let open = || path::open_beneath(directory, name, libc::O_PATH | flags);
+            match caller {
+                Some(caller) => as_caller(caller, open),
+                None => open(),
+            }
+        };
+        let mut fd = open(libc::O_NOFOLLOW)?;
         let mut stat = stat::stat(fd.as_fd(), Freshness::Server)?;
         let mut filesystem = self.filesystems.of(fd.as_fd(), &stat)?;
         let is_trigger = stat.is_automount_point || filesystem.is_autofs();
         if is_trigger && stat.attributes.kind == FileKind::Directory {
             // O_PATH alone does not mount what is to be mounted here; with O_DIRECTORY it does.
-            fd = path::open_beneath(directory, name, libc::O_PATH | libc::O_DIRECTORY)?;
+            fd = open(libc::O_DIRECTORY)?;
             stat = stat::stat(fd.as_fd(), Freshness::Server)?;
             filesystem = self.filesystems.of(fd.as_fd(), &stat)?;
         }

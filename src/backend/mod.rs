@@ -8,9 +8,11 @@
 //! - `directory`: `Backend` on a real directory: openat2, handles, statx with AT_STATX_FORCE_SYNC
 //! - `locate`: from a place or a name to a descriptor, never outside the tree
 //! - `changing`: changes of names and attributes, as the caller
+//! - `access`: who may do what, where only the backend can tell
 //! - `locking`: locks that the backend's other clients see
 //! - `source`, `stream`: an open file, an open directory
 //! - `writing`: the calls that change bytes; `writable`: a file open for writing
+//! - `alone`: files that nobody else has open
 //! - `filesystems`: the filesystems of the tree: submounts, nested exports
 //! - `identity`: filesystem ids, which filesystems keep their handles, file keys
 //! - `lanes`: expendable threads; `watchdog`: who notices that they are overdue
@@ -30,6 +32,8 @@ use std::sync::Arc;
 
 pub use directory::DirectoryBackend;
 
+pub mod access;
+pub mod alone;
 mod changing;
 pub mod deadline;
 pub mod directory;
@@ -67,6 +71,8 @@ pub struct Place {
     pub path: PathBuf,
     /// The file itself, where it lost its name while it was open.
     pub held: Option<HeldFile>,
+    /// Who asks, where the backend decides by that; `None`: the daemon.
+    pub caller: Option<Credentials>,
 }
 
 /// A name that was found.
@@ -99,15 +105,18 @@ pub struct BackendSpace {
 }
 
 /// Every call blocks without bound and returns the server's errno as `io::Error`.
-pub trait Backend: NameChanges + locking::Locks + writing::Writes + Send + Sync + 'static {
+pub trait Backend:
+    access::AccessDecisions + NameChanges + locking::Locks + writing::Writes + Send + Sync + 'static
+{
     fn root(&self) -> io::Result<(Place, Attributes)>;
-    /// One name in a directory: ENOENT if absent. Never follows a symlink, crosses mount points.
+    /// One name in a directory, which the caller must be able to search: ENOENT if absent. Never follows a symlink,
+    /// crosses mount points.
     fn lookup(&self, parent: &Place, name: &OsStr) -> io::Result<Found>;
     /// Fresh attributes from the server (AT_STATX_FORCE_SYNC). ESTALE if the file is another one.
     fn attributes(&self, place: &Place) -> io::Result<Attributes>;
     fn open_directory(&self, place: &Place) -> io::Result<Box<dyn DirectoryStream>>;
     fn read_link(&self, place: &Place) -> io::Result<Vec<u8>>;
-    /// Opens a regular file for reading.
+    /// Opens a regular file for reading, for a caller who was let do so before.
     fn open(&self, place: &Place) -> io::Result<Arc<dyn SourceFile>>;
     fn space(&self, place: &Place) -> io::Result<BackendSpace>;
     /// The names of extended attributes, each followed by a zero byte.

@@ -1,6 +1,8 @@
 //! Tells [`Health`] of every call of a backend, and how it ended. One call here is one question to the server, so that
 //! a long piece of work made of many of them is not taken for silence.
 
+use super::access::{Access, AccessDecisions};
+use super::alone::Alone;
 use super::health::{CallKind, Health};
 use super::locking::{LockFile, Locks};
 use super::writing::{Durability, NewFile, Opened, WritableFile, WriteAccess, Writes};
@@ -81,6 +83,18 @@ impl Backend for ObservedBackend {
 
     fn has_local_clock(&self, filesystem: FilesystemIndex) -> bool {
         self.inner.has_local_clock(filesystem)
+    }
+}
+
+impl AccessDecisions for ObservedBackend {
+    fn decides_access(&self, filesystem: FilesystemIndex) -> bool {
+        self.inner.decides_access(filesystem)
+    }
+
+    fn check_access(&self, place: &Place, access: Access) -> io::Result<()> {
+        self.health.observe(CallKind::Cacheable, || {
+            self.inner.check_access(place, access)
+        })
     }
 }
 
@@ -341,6 +355,10 @@ impl WritableFile for ObservedWritable {
     fn attributes(&self) -> io::Result<Attributes> {
         // What was written goes to the server before it tells.
         self.transfer(|file| file.attributes())
+    }
+
+    fn hold_alone(&self) -> Option<Arc<Alone>> {
+        self.inner.hold_alone()
     }
 
     fn is_readable(&self) -> bool {

@@ -4,7 +4,7 @@ use super::locate::Tree;
 use super::{DirectoryStream, Found, ListedName, counted};
 use crate::metrics::BackendMetrics;
 use crate::sys::{dirents, stat};
-use crate::types::FileKind;
+use crate::types::{Credentials, FileKind};
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -19,6 +19,8 @@ const NAMES_PER_CALL: usize = 256;
 pub struct OpenDirectory {
     tree: Arc<Tree>,
     directory: OwnedFd,
+    /// Who looks the names up.
+    caller: Option<Credentials>,
     metrics: Arc<BackendMetrics>,
     records: Box<[u8]>,
     /// The part of `records` not given out yet.
@@ -27,10 +29,16 @@ pub struct OpenDirectory {
 
 impl OpenDirectory {
     /// `directory` is open for reading.
-    pub fn new(tree: Arc<Tree>, directory: OwnedFd, metrics: Arc<BackendMetrics>) -> Self {
+    pub fn new(
+        tree: Arc<Tree>,
+        directory: OwnedFd,
+        caller: Option<Credentials>,
+        metrics: Arc<BackendMetrics>,
+    ) -> Self {
         Self {
             tree,
             directory,
+            caller,
             metrics,
             records: vec![0; RECORDS_BYTES].into(),
             pending: 0..0,
@@ -89,7 +97,8 @@ impl DirectoryStream for OpenDirectory {
 
     fn lookup(&self, name: &OsStr) -> io::Result<Found> {
         counted(&self.metrics, || {
-            self.tree.find(self.directory.as_fd(), name)
+            let caller = self.caller.as_ref();
+            self.tree.find(self.directory.as_fd(), name, caller)
         })
     }
 }

@@ -1,6 +1,8 @@
 //! A regular backend file open for writing, through the page cache: an NFS client joins small writes and sends them
 //! side by side, and fsync(2) waits for them all.
 
+use super::alone::{Alone, Leases};
+use super::filesystems::Filesystem;
 use super::locate::{Located, Tree};
 use super::writing::{Durability, NewFile, Opened, WritableFile, WriteAccess};
 use super::{Place, SeekWhence, counted};
@@ -24,6 +26,8 @@ pub struct WritableDescriptor {
     inode: u64,
     access: WriteAccess,
     opener: Credentials,
+    /// Of a local filesystem only: what a lease says of a remote file concerns this machine.
+    leases: Option<Arc<Leases>>,
     metrics: Arc<BackendMetrics>,
 }
 
@@ -43,13 +47,19 @@ impl WritableDescriptor {
         opener: &Credentials,
         metrics: &Arc<BackendMetrics>,
     ) -> io::Result<Self> {
-        let Located { fd, stat, .. } = locate_regular(tree, place)?;
+        let Located {
+            fd,
+            stat,
+            filesystem,
+            ..
+        } = locate_regular(tree, place)?;
         let opened = as_caller(opener, || path::reopen(fd.as_fd(), flags_of(access)))?;
         Ok(Self {
             fd: Arc::new(opened),
             inode: stat.attributes.inode,
             access,
             opener: opener.clone(),
+            leases: leases_of(tree, &filesystem),
             metrics: metrics.clone(),
         })
     }
@@ -73,11 +83,13 @@ impl WritableDescriptor {
             as_caller(opener, || with_umask(new.umask, make))
         })?;
         let found = tree.found_as_made(fd.as_fd())?;
+        let filesystem = tree.filesystems.get(found.filesystem);
         let file = Self {
             fd: Arc::new(fd),
             inode: found.attributes.inode,
             access: new.access,
             opener: opener.clone(),
+            leases: filesystem.and_then(|filesystem| leases_of(tree, &filesystem)),
             metrics: metrics.clone(),
         };
         Ok((found, Arc::new(file)))
@@ -99,6 +111,10 @@ impl WritableDescriptor {
     }
 }
 
+fn leases_of(tree: &Tree, filesystem: &Filesystem) -> Option<Arc<Leases>> {
+    (!filesystem.traits.remote).then(|| tree.leases.clone())
+}
+
 /// Opening a pipe or a device would do something to it.
 fn locate_regular(tree: &Tree, place: &Place) -> io::Result<Located> {
     let located = tree.locate(place)?;
@@ -116,7 +132,8 @@ fn locate_regular(tree: &Tree, place: &Place) -> io::Result<Located> {
 /// Through the page cache: O_DIRECT would take no unaligned range.
 pub fn open_to_copy(tree: &Tree, place: &Place) -> io::Result<FillSource> {
     let located = locate_regular(tree, place)?;
-    let fd = path::reopen(located.fd.as_fd(), libc::O_RDONLY | libc::O_NOCTTY)?;
+    let open = || path::reopen(located.fd.as_fd(), libc::O_RDONLY | libc::O_NOCTTY);
+    let fd = place.as_caller_or_daemon(open)?;
     Ok(FillSource::Descriptor(Arc::new(fd)))
 }
 
@@ -133,6 +150,10 @@ impl WritableFile for WritableDescriptor {
             }
             Ok(stat.attributes)
         })
+    }
+
+    fn hold_alone(&self) -> Option<Arc<Alone>> {
+        self.leases.as_ref()?.take(&self.fd)
     }
 
     fn is_readable(&self) -> bool {

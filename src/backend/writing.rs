@@ -1,5 +1,6 @@
 //! Changing the bytes of the backend's files.
 
+use super::alone::Alone;
 use super::{FilesystemIndex, Found, Place, SeekWhence};
 use crate::io::FillSource;
 use crate::types::{Attributes, ByteRange, Credentials};
@@ -80,6 +81,9 @@ pub trait Writes {
 pub trait WritableFile: Send + Sync + 'static {
     /// Fresh attributes from the server (AT_STATX_FORCE_SYNC).
     fn attributes(&self) -> io::Result<Attributes>;
+    /// Sees to it that nobody else opens the file unnoticed; `None` where somebody has it open already, or where that
+    /// cannot be had.
+    fn hold_alone(&self) -> Option<Arc<Alone>>;
     /// It was opened for reading as well.
     fn is_readable(&self) -> bool;
     /// Like pread(2), short only at end of file.

@@ -1,17 +1,20 @@
 //! A cached file that is about to be changed through this mount is given up: its record leaves the index, its object
-//! goes when nobody has it. An object that the kernel reads by itself, for handles or mappings, *follows* the
+//! is kept up to date for the version to come (`kept`), or goes when nobody has it. An object that the kernel reads by itself, for handles or mappings, *follows* the
 //! changes until then: what was written to the backend is written into it, too.
 //!
 //! Invariants: what is cached is given up before the first byte changes, and durably before a byte of an object does;
 //! an object follows only while its bytes are those of the backend's present version.
 
 use super::Cache;
+use super::content::Content;
 use super::directory::CacheDirectory;
 use super::fetch::FetchError;
 use super::file::CachedFile;
+use super::kept::{Keep, Kept};
 use super::record::{FileRecord, ObjectId, occupied};
 use crate::io::IoFile;
 use crate::types::{ByteRange, FileKey, Version};
+use parking_lot::Mutex;
 use std::io;
 use std::sync::{Arc, Weak};
 
@@ -37,30 +40,64 @@ pub(super) struct Follower {
     version: Version,
 }
 
+/// What was in the cache of a file that is about to be changed.
+#[derive(Default)]
+struct GivenUp {
+    file: Option<Arc<CachedFile>>,
+    follower: Option<OpenFollower>,
+    content: Option<Content>,
+}
+
 type OpenFollower = (Follower, Arc<dyn IoFile>);
 
 /// Objects that follow the changes of one file now.
 #[derive(Default)]
-pub struct Followers(Vec<OpenFollower>);
+pub struct Followers {
+    /// Read by the kernel.
+    shown: Vec<OpenFollower>,
+    /// For the version to come.
+    kept: Mutex<Option<Arc<Kept>>>,
+}
 
 impl Cache {
     /// Gives up what is cached of a file. What is left are objects the kernel reads by itself, each with the version
-    /// it has the bytes of. Blocks on the local disk.
-    pub fn begin_change(self: &Arc<Self>, key: &FileKey) -> Followers {
+    /// it has the bytes of, and what is to be kept. `own` is what the node that changes has in use. Blocks on the local
+    /// disk.
+    pub fn begin_change(
+        self: &Arc<Self>,
+        key: &FileKey,
+        keep: Option<Keep>,
+        own: Option<&Arc<CachedFile>>,
+    ) -> Followers {
         let mut followers = Followers::default();
+        let mut content = None;
+        let wanted = keep.and_then(|keep| self.prepare_to_keep(key, keep));
         for directory in self.directories.iter().filter(|one| one.is_usable()) {
             directory.resume_following(key, &mut followers);
-            let (given_up, newly) = directory.give_up(key);
-            if let Some(follower) = newly {
-                followers.0.push(follower);
+            let given_up = directory.give_up(key, wanted.as_ref(), own);
+            if let Some(follower) = given_up.follower {
                 directory.checkpoint();
+                directory.disown(key, &follower);
+                followers.shown.push(follower);
             }
-            if let Some(file) = given_up {
+            if let Some(file) = given_up.file {
                 self.fail_fetch(&file, &FetchError::Changed);
                 self.reclaim.wake();
             }
+            if let Some(taken) = given_up.content {
+                content = Some((directory.clone(), taken));
+            }
         }
+        followers.kept = Mutex::new(keep.and_then(|keep| self.keep(key, keep, content)));
         followers
+    }
+
+    /// The same for a file that was just made: there is nothing to give up.
+    pub fn begin_new(self: &Arc<Self>, key: &FileKey, keep: Keep) -> Followers {
+        Followers {
+            shown: Vec::new(),
+            kept: Mutex::new(self.keep(key, keep, None)),
+        }
     }
 }
 
@@ -108,51 +145,92 @@ impl CacheDirectory {
         }
     }
 
-    fn resume_following(self: &Arc<Self>, key: &FileKey, into: &mut Followers) {
+    fn resume_following(&self, key: &FileKey, into: &mut Followers) {
         let Some(idle) = self.following.lock().remove(key) else {
             return;
         };
         for follower in idle {
             // Removed with its last mapping, perhaps.
             if let Ok(file) = self.open_object(follower.object) {
-                into.0.push((follower, file));
+                into.shown.push((follower, file));
             }
         }
     }
 
-    /// Takes the content of a file out of use and out of the index: the file if it was in use, and its object if the
-    /// kernel may go on reading that.
-    fn give_up(self: &Arc<Self>, key: &FileKey) -> (Option<Arc<CachedFile>>, Option<OpenFollower>) {
+    /// Takes the content of a file out of use and out of the index: the file if it was in use, its object if the
+    /// kernel may go on reading that, and else its content if it is that of the `wanted` file.
+    fn give_up(
+        self: &Arc<Self>,
+        key: &FileKey,
+        wanted: Option<&Arc<CachedFile>>,
+        own: Option<&Arc<CachedFile>>,
+    ) -> GivenUp {
+        let no_checkpoint = wanted.and_then(|_| self.between_checkpoints());
         let _opening = self.opening.lock();
         let (active, record) = match self.look_up(key) {
             Ok(found) => found,
             Err(error) => {
-                self.fail(error.to_string());
-                return (None, None);
+                self.report_index_error(&error);
+                (self.active_file(key), None)
             }
         };
-        let mut follower = None;
+        let (mut follower, mut content) = (None, None);
         if let Some(file) = &active {
-            follower = self.read_by_kernel(file);
+            let is_it = |other: Option<&Arc<CachedFile>>| {
+                other.is_some_and(|other| Arc::ptr_eq(other, file))
+            };
+            let has_others = file.users() > usize::from(is_it(own));
+            follower = self.read_by_kernel(file, has_others);
+            let is_free = follower.is_none() && !has_others;
+            if is_it(wanted) && is_free && no_checkpoint.is_some() {
+                content = self.take_content(file);
+            }
             self.retire(file);
         }
-        let left = record.filter(|record| !self.is_leaving(key, record.object));
+        let taken = content.as_ref().map(|content| content.object.id);
+        let left = record
+            .filter(|record| taken != Some(record.object) && !self.is_leaving(key, record.object));
         if let Some(record) = left {
             follower = follower.or_else(|| self.still_mapped(key, &record));
             self.remove_record(key, record.object);
             self.doom(record.object, record.occupied_bytes());
         }
-        (active, follower)
+        GivenUp {
+            file: active,
+            follower,
+            content,
+        }
     }
 
-    fn read_by_kernel(self: &Arc<Self>, file: &Arc<CachedFile>) -> Option<OpenFollower> {
+    /// A record that stays for want of room is not to be believed in a later life: from now on, durably, its object has
+    /// another modification time.
+    fn disown(&self, key: &FileKey, (follower, file): &OpenFollower) {
+        let left = self.index.get(key);
+        if matches!(&left, Ok(record) if record.as_ref().is_none_or(|record| record.object != follower.object))
+        {
+            return;
+        }
+        let disowned = file
+            .facts()
+            .and_then(|facts| file.set_size(facts.size_bytes))
+            .and_then(|()| file.sync_all());
+        if let Err(error) = disowned {
+            self.report_disk_error("disowning an object", &error);
+        }
+    }
+
+    fn read_by_kernel(
+        self: &Arc<Self>,
+        file: &Arc<CachedFile>,
+        has_others: bool,
+    ) -> Option<OpenFollower> {
         let object = file.complete_object()?;
         let opened = match file.kept_object_file() {
             Some(opened) => opened,
             None => self.open_object(object).ok()?,
         };
         // Given to it a moment ago, it may not have opened it yet.
-        let is_held = file.is_given_and_used() || !opened.is_exclusive();
+        let is_held = (has_others && file.is_given()) || !opened.is_exclusive();
         let follower = Follower {
             key: file.key.clone(),
             directory: self.clone(),
@@ -174,40 +252,94 @@ impl CacheDirectory {
 
 impl Followers {
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.shown.is_empty() && self.kept.lock().is_none()
+    }
+
+    pub fn keep(&self) -> bool {
+        self.kept().is_some_and(|kept| kept.has_extents())
+    }
+
+    /// There are objects that the kernel reads by itself.
+    pub fn are_shown(&self) -> bool {
+        !self.shown.is_empty()
     }
 
     /// With those that have followed all along.
     pub fn extend(&mut self, others: Option<Followers>) {
-        self.0
-            .extend(others.into_iter().flat_map(|others| others.0));
+        let shown = others.into_iter().flat_map(|others| others.shown);
+        self.shown.extend(shown);
+    }
+
+    fn kept(&self) -> Option<Arc<Kept>> {
+        self.kept.lock().clone()
     }
 
     /// Those with other bytes than the backend has now stay as they are.
     pub fn keep_only(&mut self, present: &Version) {
         // Another mode, owner or name changes ctime and no byte.
-        self.0.retain(|(follower, _)| {
+        self.shown.retain(|(follower, _)| {
             Version {
                 ctime: present.ctime,
                 ..follower.version
             } == *present
         });
-        for (follower, _) in &self.0 {
+        for (follower, _) in &self.shown {
             follower.show(Following::Present);
         }
     }
 
     pub fn write(&self, data: &[u8], offset: u64) {
+        if let Some(kept) = self.kept() {
+            kept.write(data, offset);
+        }
         self.each("following a write", |file| file.write_all_at(data, offset));
     }
 
     pub fn set_size(&self, size_bytes: u64) {
+        if let Some(kept) = self.kept() {
+            kept.set_size(size_bytes);
+        }
         self.each("following a truncation", |file| file.set_size(size_bytes));
     }
 
     /// Zeros where the file has bytes there; with `may_grow` up to the end of the range.
     pub fn zero(&self, range: ByteRange, may_grow: bool) {
+        if let Some(kept) = self.kept() {
+            kept.zero(range, may_grow);
+        }
         self.each("following a hole", |file| zero(file, range, may_grow));
+    }
+
+    /// The backend may or may not have taken a change of this range.
+    pub fn doubt(&self, range: ByteRange) {
+        if let Some(kept) = self.kept() {
+            kept.doubt(range);
+        }
+    }
+
+    /// The backend has other bytes there, which did not come this way.
+    pub fn miss(&self, range: ByteRange) {
+        if let Some(kept) = self.kept() {
+            kept.miss(range);
+        }
+    }
+
+    /// Nothing is kept after all.
+    pub fn lose_kept(&self) {
+        if let Some(kept) = self.kept.lock().take() {
+            kept.lose();
+        }
+    }
+
+    /// Reads what is kept, if all that is asked for is. Waits for the local disk.
+    pub fn read_kept(&self, buffer: &mut [u8], offset: u64) -> Option<usize> {
+        self.kept()?.read(buffer, offset)
+    }
+
+    /// The changes have led to this version: what was kept is cached as such. Whether it is.
+    pub fn adopt_kept(&self, version: Version) -> bool {
+        let kept = self.kept.lock().take().and_then(Arc::into_inner);
+        kept.is_some_and(|kept| kept.adopt(version))
     }
 
     /// The changes have ended with this version; `None` where that could not be told.
@@ -215,7 +347,7 @@ impl Followers {
         let Some(version) = version else {
             return;
         };
-        for (mut follower, file) in self.0 {
+        for (mut follower, file) in self.shown {
             drop(file);
             follower.show(Following::Until(version));
             follower.note_growth(&version);
@@ -226,7 +358,7 @@ impl Followers {
     }
 
     fn each(&self, doing: &str, act: impl Fn(&dyn IoFile) -> io::Result<()>) {
-        for (follower, file) in &self.0 {
+        for (follower, file) in &self.shown {
             if let Err(error) = act(&**file) {
                 // The kernel reads on without us: all that can be done is to say so.
                 tracing::error!(
@@ -239,7 +371,7 @@ impl Followers {
     }
 }
 
-fn zero(file: &dyn IoFile, range: ByteRange, may_grow: bool) -> io::Result<()> {
+pub(super) fn zero(file: &dyn IoFile, range: ByteRange, may_grow: bool) -> io::Result<()> {
     let size_bytes = file.facts()?.size_bytes;
     let inside = range.intersection(&ByteRange::new(0, size_bytes));
     let zeros = vec![0; ZEROS_BYTES.min(inside.length_bytes() as usize)];

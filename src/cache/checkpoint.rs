@@ -2,9 +2,10 @@
 
 use super::directory::CacheDirectory;
 use super::file::CachedFile;
-use super::index::Change;
+use super::index::{Change, IndexError};
 use super::layout;
 use super::record::ObjectId;
+use crate::io::is_no_room;
 use crate::types::FileKey;
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -34,6 +35,15 @@ pub(super) struct Pending {
 }
 
 impl Pending {
+    /// The file has given its object up, and the index has no record of it or will not have one soon.
+    pub(super) fn forget(&mut self, file: &CachedFile) -> Option<Arc<CachedFile>> {
+        let is_own = |dirty: &mut Arc<CachedFile>| std::ptr::eq(&**dirty, file);
+        match self.dirty.get_mut(&file.key).is_some_and(is_own) {
+            true => self.dirty.remove(&file.key),
+            false => None,
+        }
+    }
+
     fn is_empty(&self) -> bool {
         self.dirty.is_empty() && self.removed.is_empty() && self.touched.is_empty()
     }
@@ -49,11 +59,7 @@ impl CacheDirectory {
         if let Some((object, _)) = taken {
             pending.removed.insert((file.key.clone(), object));
         }
-        let is_own = |dirty: &mut Arc<CachedFile>| std::ptr::eq(&**dirty, file);
-        let dirty = match pending.dirty.get_mut(&file.key).is_some_and(is_own) {
-            true => pending.dirty.remove(&file.key),
-            false => None,
-        };
+        let dirty = pending.forget(file);
         drop(pending);
         drop(dirty);
         if let Some((object, occupied_bytes)) = taken {
@@ -107,7 +113,13 @@ impl CacheDirectory {
     /// Whether new data may be filled in: not while the disk is so slow to make it durable that the files which wait
     /// for it would take ever more memory.
     pub(super) fn takes_more(&self) -> bool {
-        self.is_usable() && self.pending.lock().dirty.len() < DIRTY_FILES_MAX
+        self.is_usable()
+            && self.index.is_open()
+            && self.pending.lock().dirty.len() < DIRTY_FILES_MAX
+    }
+
+    pub(super) fn has_dirty_files(&self) -> bool {
+        !self.pending.lock().dirty.is_empty()
     }
 
     /// Since the last checkpoint: the index has an older age of it, or none.
@@ -124,7 +136,7 @@ impl CacheDirectory {
     pub fn checkpoint(&self) {
         let _one_at_a_time = self.checkpointing.lock();
         self.forget_unused();
-        if !self.is_usable() {
+        if !self.is_usable() || !self.has_begun() {
             return;
         }
         let (dirty, removed, touched, stray_ages) = {
@@ -154,9 +166,10 @@ impl CacheDirectory {
                 changes.push(Change::Put(key.clone(), record));
             }
         }
-        if let Err(error) = self.sync_objects(&objects) {
-            self.fail(format!("making cached data durable: {error}"));
-            return;
+        match self.sync_objects(&objects) {
+            Ok(()) => {}
+            Err(error) if is_no_room(&error) => return self.give_up_unsynced(dirty),
+            Err(error) => return self.fail(format!("making cached data durable: {error}")),
         }
         let slack = self.file_count() / 8;
         for (key, age) in touched {
@@ -166,14 +179,64 @@ impl CacheDirectory {
         }
         let strays = stray_ages.into_iter();
         changes.extend(strays.map(|(key, age)| Change::DropAge(key, age)));
-        let next_object = self.next_object.load(Ordering::Relaxed) + OBJECT_ID_SLACK;
-        match self.index.commit(&changes, next_object, now) {
-            Ok(totals) => self.files.store(totals.files, Ordering::Relaxed),
-            Err(error) => return self.fail(error.to_string()),
+        // Before `dirty` lets go of its files: see `look_up`.
+        if let Err(error) = self.commit_with_room(&changes) {
+            self.report_index_error(&error);
+            return self.take_back(dirty);
         }
-        // In this order, and before `dirty` lets go of its files: see `look_up`.
-        self.commits.fetch_add(1, Ordering::AcqRel);
         self.pending.lock().being_removed.clear();
+    }
+
+    /// Whether the index is open; opens it if there is room by now.
+    fn has_begun(&self) -> bool {
+        match self.begin() {
+            Ok(()) => true,
+            Err(error) if error.is_no_room() => {
+                self.found_full();
+                false
+            }
+            Err(error) => {
+                self.fail(error.to_string());
+                false
+            }
+        }
+    }
+
+    /// Nothing was committed: the next checkpoint has it all to do again. Who used what meanwhile is forgotten.
+    fn take_back(&self, dirty: HashMap<FileKey, Arc<CachedFile>>) {
+        let mut replaced = Vec::new();
+        let mut pending = self.pending.lock();
+        let removed = std::mem::take(&mut pending.being_removed);
+        pending.removed.extend(removed);
+        for (key, file) in dirty {
+            // Retired since, or another version came in.
+            if file.is_gone() || pending.dirty.contains_key(&key) {
+                replaced.push(file);
+            } else {
+                pending.dirty.insert(key, file);
+            }
+        }
+        drop(pending);
+        drop(replaced);
+    }
+
+    /// What did not find room when it was to be made durable may read as anything.
+    fn give_up_unsynced(&self, dirty: HashMap<FileKey, Arc<CachedFile>>) {
+        self.found_full();
+        for file in dirty.values() {
+            self.retire(file);
+        }
+        self.take_back(dirty);
+    }
+
+    /// Called with `checkpointing` held. Blocks on the local disk.
+    pub(super) fn commit_now(&self, changes: &[Change]) -> Result<(), IndexError> {
+        let now = self.clock.load(Ordering::Relaxed);
+        let next_object = self.next_object.load(Ordering::Relaxed) + OBJECT_ID_SLACK;
+        let totals = self.index.commit(changes, next_object, now)?;
+        self.files.store(totals.files, Ordering::Relaxed);
+        self.commits.fetch_add(1, Ordering::AcqRel);
+        Ok(())
     }
 
     /// The eviction order needs a file's place among all files, not its exact age: a file already near

@@ -4,7 +4,8 @@
 //! file, `active`, `doomed` and `following`. Only the first three are held across I/O.
 //!
 //! Each directory is complete in itself, so that one lost takes only its own share. A disk error
-//! latches: the directory is out of use until the next mount, reads of it become misses elsewhere.
+//! latches: the directory is out of use until the next mount, reads of it become misses elsewhere. Want of room does
+//! not: see `room`.
 
 use super::changing::Follower;
 use super::checkpoint::Pending;
@@ -13,8 +14,9 @@ use super::index::{Index, IndexError};
 use super::layout::{self, LayoutError};
 use super::objects::Doomed;
 use super::record::{FileRecord, ObjectId};
+use super::room::Room;
 use super::space::Space;
-use crate::io::Io;
+use crate::io::{Io, is_no_room};
 use crate::metrics::CacheMetrics;
 use crate::types::{FileKey, Version};
 use parking_lot::Mutex;
@@ -22,6 +24,9 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
+
+/// Names of indexes set aside begin with this.
+const DAMAGED_PREFIX: &str = "index.damaged-";
 
 /// Why a cache directory cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -34,14 +39,27 @@ pub enum OpenError {
     Index(#[from] IndexError),
 }
 
+impl OpenError {
+    pub fn is_no_room(&self) -> bool {
+        match self {
+            Self::Io(error) | Self::Layout(LayoutError::Io(error)) => is_no_room(error),
+            Self::Index(error) => matches!(error, IndexError::NoRoom),
+            Self::Layout(_) => false,
+        }
+    }
+}
+
 pub struct CacheDirectory {
     /// As the administrator named it, for messages and status.
     pub name: String,
     pub(super) io: Arc<dyn Io>,
     pub(super) index: Index,
     pub space: Space,
+    pub(super) room: Room,
     failed: AtomicBool,
     failure: Mutex<Option<String>>,
+    /// The index was open once in this life.
+    began: AtomicBool,
     /// Files with an `Arc` somewhere, by key.
     active: Mutex<HashMap<FileKey, Weak<CachedFile>>>,
     pub(super) pending: Mutex<Pending>,
@@ -56,7 +74,7 @@ pub struct CacheDirectory {
     pub(super) next_object: AtomicU64,
     pub(super) files: AtomicU64,
     /// Objects below this id were there at start-up: unknown ones among them are orphans.
-    pub(super) first_new_object: u64,
+    pub(super) first_new_object: AtomicU64,
     pub(super) doomed: Mutex<Vec<Doomed>>,
     /// Doomed objects that follow again when their file is changed again.
     pub(super) following: Mutex<HashMap<FileKey, Vec<Follower>>>,
@@ -67,58 +85,84 @@ pub struct CacheDirectory {
 
 impl CacheDirectory {
     /// Opens or creates the cache in `io`. An index that cannot be opened is set aside under another name
-    /// and a new one begun; the objects it knew are swept away later. Its space is nil until a limit is set.
-    /// Blocks on the local disk.
+    /// and a new one begun; the objects it knew are swept away later. Where the disk has no room for that, the cache
+    /// begins later. Its space is nil until a limit is set. Blocks on the local disk.
     pub fn open(
         name: String,
         io: Arc<dyn Io>,
         index_cache_bytes: usize,
         metrics: Arc<CacheMetrics>,
     ) -> Result<Arc<Self>, OpenError> {
-        layout::prepare(&*io)?;
-        let mut notices = Vec::new();
-        let index = match Index::open(&*io, layout::INDEX_FILE, index_cache_bytes) {
-            Ok(index) => index,
-            Err(error) => {
-                let aside = format!("index.damaged-{}", crate::clock::wall_clock().seconds);
-                io.rename(layout::INDEX_FILE, &aside)?;
-                io.sync_directory(".")?;
-                notices.push(format!(
-                    "cache directory {name}: the index could not be read ({error}); it was set aside as {aside} and a new one \
-                     begun, the cached data is fetched again"
-                ));
-                metrics.doubted.add(1);
-                Index::open(&*io, layout::INDEX_FILE, index_cache_bytes)?
-            }
-        };
-        let mut totals = index.totals()?;
-        if totals.next_object == 0 {
-            // A new index beside objects of an older one: their ids must not be given out again.
-            totals.next_object = highest_object(&*io)? + 1;
-        }
-        let space = Space::new();
-        space.set_used(totals.occupied_bytes);
-        Ok(Arc::new(Self {
+        let directory = Arc::new(Self {
             name,
+            index: Index::new(io.clone(), index_cache_bytes),
             io,
-            index,
-            space,
+            space: Space::new(),
+            room: Room::default(),
             failed: AtomicBool::new(false),
             failure: Mutex::new(None),
+            began: AtomicBool::new(false),
             active: Mutex::new(HashMap::new()),
             pending: Mutex::new(Pending::default()),
             opening: Mutex::new(()),
             checkpointing: Mutex::new(()),
             commits: AtomicU64::new(0),
-            clock: AtomicU64::new(totals.access_clock + 1),
-            next_object: AtomicU64::new(totals.next_object),
-            files: AtomicU64::new(totals.files),
-            first_new_object: totals.next_object,
+            clock: AtomicU64::new(0),
+            next_object: AtomicU64::new(0),
+            files: AtomicU64::new(0),
+            first_new_object: AtomicU64::new(0),
             doomed: Mutex::new(Vec::new()),
             following: Mutex::default(),
             metrics,
-            notices: Mutex::new(notices),
-        }))
+            notices: Mutex::default(),
+        });
+        match directory.begin() {
+            Err(error) if !error.is_no_room() => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        directory.look_at_room();
+        Ok(directory)
+    }
+
+    /// Opens the index where it is not open. What has been claimed counts from its first opening on.
+    pub(super) fn begin(&self) -> Result<(), OpenError> {
+        if self.index.is_open() {
+            return Ok(());
+        }
+        if self.began.load(Ordering::Acquire) {
+            return Ok(self.index.open()?);
+        }
+        layout::prepare(&*self.io)?;
+        match self.index.open() {
+            Err(IndexError::Broken(error)) => self.begin_anew(&error)?,
+            outcome => outcome?,
+        }
+        let mut totals = self.index.totals()?;
+        if totals.next_object == 0 {
+            // A new index beside objects of an older one: their ids must not be given out again.
+            totals.next_object = highest_object(&*self.io)? + 1;
+        }
+        self.space.set_used(totals.occupied_bytes);
+        self.clock
+            .fetch_max(totals.access_clock + 1, Ordering::AcqRel);
+        self.next_object
+            .store(totals.next_object, Ordering::Release);
+        self.first_new_object
+            .store(totals.next_object, Ordering::Release);
+        self.files.store(totals.files, Ordering::Release);
+        self.began.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    fn begin_anew(&self, error: &redb::Error) -> Result<(), OpenError> {
+        let aside = set_index_aside(&*self.io)?;
+        self.notices.lock().push(format!(
+            "cache directory {}: the index could not be read ({error}); it was set aside as {aside} and a new one \
+             begun, the cached data is fetched again",
+            self.name
+        ));
+        self.metrics.doubted.add(1);
+        Ok(self.index.open()?)
     }
 
     /// Why the directory is out of use; `None` while it works.
@@ -143,13 +187,25 @@ impl CacheDirectory {
     /// An error of the cache disk: full is not broken.
     pub fn report_disk_error(&self, doing: &str, error: &io::Error) {
         match error.raw_os_error() {
-            Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG) => {
-                tracing::warn!(directory = %self.name, doing, %error, "no room on the cache disk, reading past the cache");
+            Some(libc::ENOSPC | libc::EDQUOT) => {
+                tracing::debug!(directory = %self.name, doing, %error, "no room on the cache disk");
+                self.found_full();
+            }
+            Some(libc::EFBIG) => {
+                tracing::warn!(directory = %self.name, doing, %error, "too large for the cache disk, reading past the cache");
             }
             Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM) => {
                 tracing::warn!(directory = %self.name, doing, %error, "short of descriptors or memory, reading past the cache");
             }
             _ => self.fail(format!("{doing}: {error}")),
+        }
+    }
+
+    /// An error of the index: without room it cannot be asked, which is not broken either.
+    pub(super) fn report_index_error(&self, error: &IndexError) {
+        match error {
+            IndexError::NoRoom => self.found_full(),
+            IndexError::Broken(_) => self.fail(error.to_string()),
         }
     }
 
@@ -191,8 +247,9 @@ impl CacheDirectory {
             Ok((Some(file), _)) => return file,
             Ok((None, record)) => record,
             Err(error) => {
-                self.fail(error.to_string());
-                None
+                self.report_index_error(&error);
+                // It may have a record: nothing may be begun beside that.
+                return CachedFile::new(None, key.clone(), version, None);
             }
         };
         let expired = |record: &FileRecord| {
@@ -241,6 +298,22 @@ impl CacheDirectory {
     pub(super) fn forget_unused(&self) {
         self.active.lock().retain(|_, file| file.strong_count() > 0);
     }
+}
+
+/// Under a name that says when; those set aside before are removed, or they would pile up.
+fn set_index_aside(io: &dyn Io) -> io::Result<String> {
+    let aside = format!("{DAMAGED_PREFIX}{}", crate::clock::wall_clock().seconds);
+    let mut before = Vec::new();
+    io.list(".", &mut |name| {
+        before.extend((name.starts_with(DAMAGED_PREFIX) && name != aside).then(|| name.to_owned()));
+        true
+    })?;
+    io.rename(layout::INDEX_FILE, &aside)?;
+    for name in before {
+        io.remove_file(&name)?;
+    }
+    io.sync_directory(".")?;
+    Ok(aside)
 }
 
 fn highest_object(io: &dyn Io) -> io::Result<u64> {

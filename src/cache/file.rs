@@ -248,7 +248,12 @@ impl CachedFile {
     }
 
     pub fn is_used(&self) -> bool {
-        self.users.load(Ordering::Acquire) > 0
+        self.users() > 0
+    }
+
+    /// Nodes that have the file open.
+    pub(super) fn users(&self) -> usize {
+        self.users.load(Ordering::Acquire)
     }
 
     /// From now on the object belongs to the kernel too and never changes. The descriptor to register;
@@ -271,8 +276,8 @@ impl CachedFile {
         Some(state.object.filter(|_| complete)?.id)
     }
 
-    pub(super) fn is_given_and_used(&self) -> bool {
-        self.state.lock().given_to_kernel && self.is_used()
+    pub(super) fn is_given(&self) -> bool {
+        self.state.lock().given_to_kernel
     }
 
     pub(super) fn follow(&self, following: Following) {
@@ -492,6 +497,11 @@ impl CachedFile {
         let object = state.object.take();
         drop(state);
         object.map(|object| (object.id, occupied))
+    }
+
+    pub(super) fn is_coming_in(&self) -> bool {
+        let state = self.state.lock();
+        state.gone.is_none() && !state.pieces.is_idle()
     }
 
     /// Sets the file aside for its eviction if this is its object, nobody uses it and nothing is on its

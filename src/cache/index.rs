@@ -3,12 +3,18 @@
 //!
 //! Invariant: a commit is durable when it returns, and is made only after the data it claims is.
 //! Quick-repair is on, so that opening after a crash takes milliseconds.
+//!
+//! redb goes no further after an error of its file. Where that was want of room, nothing is broken: the index is
+//! closed, and opened anew as of its last commit.
 
+use super::layout::INDEX_FILE;
 use super::record::{FileRecord, ObjectId};
 use super::storage;
-use crate::io::Io;
+use crate::io::{Io, is_no_room};
 use crate::types::FileKey;
-use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition};
+use parking_lot::RwLock;
+use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition, TableError};
+use std::sync::Arc;
 
 const FILES: TableDefinition<&[u8], &[u8]> = TableDefinition::new("files");
 /// Age (big endian, 8 bytes) then file key, so that the oldest come first.
@@ -20,14 +26,24 @@ const COUNT_BYTES: &str = "occupied_bytes";
 const COUNT_NEXT_OBJECT: &str = "next_object";
 const COUNT_CLOCK: &str = "access_clock";
 
-/// Any failure of the index; the directory goes out of use on one.
 #[derive(Debug, thiserror::Error)]
-#[error("cache index: {0}")]
-pub struct IndexError(#[from] redb::Error);
+pub enum IndexError {
+    /// The directory goes out of use.
+    #[error("cache index: {0}")]
+    Broken(redb::Error),
+    /// It cannot be asked until the disk has room again.
+    #[error("the cache disk has no room for the index")]
+    NoRoom,
+}
 
 /// redb has one error type per call; all fold into its own sum type.
 fn fold<E: Into<redb::Error>>(error: E) -> IndexError {
-    IndexError(error.into())
+    match error.into() {
+        redb::Error::Io(error) if is_no_room(&error) => IndexError::NoRoom,
+        // Whoever met the error before knows what it was: the index is opened anew, or the directory out of use.
+        redb::Error::PreviousIo => IndexError::NoRoom,
+        error => IndexError::Broken(error),
+    }
 }
 
 /// Running totals kept in the index.
@@ -52,45 +68,52 @@ pub enum Change {
     DropAge(FileKey, u64),
 }
 
-/// The open index. Lookups may wait for the local disk; commits always do.
+/// Lookups may wait for the local disk; commits always do.
 pub struct Index {
-    database: Database,
+    disk: Arc<dyn Io>,
+    cache_bytes: usize,
+    /// `None`: not opened yet, or closed for want of room.
+    database: RwLock<Option<Arc<Database>>>,
 }
 
 impl Index {
-    /// Opens or creates the index at `path`. An error means it cannot be believed. Blocks on the disk.
-    pub fn open(disk: &dyn Io, path: &str, cache_bytes: usize) -> Result<Self, IndexError> {
-        let mut builder = Database::builder();
-        builder.set_cache_size(cache_bytes);
-        let database = storage::open_or_create(disk, path, &builder).map_err(fold)?;
-        let index = Self { database };
-        let transaction = index.begin()?;
-        transaction.open_table(FILES).map_err(fold)?;
-        transaction.open_table(AGES).map_err(fold)?;
-        transaction.open_table(COUNTS).map_err(fold)?;
-        transaction.commit().map_err(fold)?;
-        Ok(index)
+    /// An index that is not open.
+    pub fn new(disk: Arc<dyn Io>, cache_bytes: usize) -> Self {
+        Self {
+            disk,
+            cache_bytes,
+            database: RwLock::new(None),
+        }
     }
 
-    fn begin(&self) -> Result<redb::WriteTransaction, IndexError> {
-        let mut transaction = self.database.begin_write().map_err(fold)?;
-        transaction
-            .set_durability(Durability::Immediate)
-            .map_err(fold)?;
-        transaction.set_quick_repair(true);
-        Ok(transaction)
+    /// Opens or creates it. [`IndexError::Broken`] means it cannot be believed. Blocks on the disk.
+    pub fn open(&self) -> Result<(), IndexError> {
+        let mut builder = Database::builder();
+        builder.set_cache_size(self.cache_bytes);
+        let opened = storage::open_or_create(&*self.disk, INDEX_FILE, &builder).map_err(fold)?;
+        make_tables(&opened)?;
+        *self.database.write() = Some(Arc::new(opened));
+        Ok(())
+    }
+
+    pub fn is_open(&self) -> bool {
+        self.database.read().is_some()
+    }
+
+    fn database(&self) -> Result<Arc<Database>, IndexError> {
+        self.database.read().clone().ok_or(IndexError::NoRoom)
     }
 
     /// The record of a file. A damaged record reads as none: what it claimed is not believed.
     pub fn get(&self, key: &FileKey) -> Result<Option<FileRecord>, IndexError> {
-        let transaction = self.database.begin_read().map_err(fold)?;
+        let transaction = self.database()?.begin_read().map_err(fold)?;
         let files = transaction.open_table(FILES).map_err(fold)?;
         let value = files.get(&*key.0).map_err(fold)?;
         Ok(value.and_then(|bytes| FileRecord::decode(bytes.value()).ok()))
     }
 
     pub fn totals(&self) -> Result<Totals, IndexError> {
-        let transaction = self.database.begin_read().map_err(fold)?;
+        let transaction = self.database()?.begin_read().map_err(fold)?;
         let counts = transaction.open_table(COUNTS).map_err(fold)?;
         let count = |name| -> Result<u64, IndexError> {
             Ok(counts.get(name).map_err(fold)?.map_or(0, |v| v.value()))
@@ -103,14 +126,30 @@ impl Index {
         })
     }
 
-    /// Applies the changes and the clocks in one durable transaction; the totals after it.
+    /// Applies the changes and the clocks in one durable transaction; the totals after it. Without room for it nothing
+    /// has changed.
     pub fn commit(
         &self,
         changes: &[Change],
         next_object: u64,
         access_clock: u64,
     ) -> Result<Totals, IndexError> {
-        let transaction = self.begin()?;
+        let outcome = self.try_commit(changes, next_object, access_clock);
+        if matches!(outcome, Err(IndexError::NoRoom)) {
+            let closed = self.database.write().take();
+            drop(closed);
+            self.open()?;
+        }
+        outcome
+    }
+
+    fn try_commit(
+        &self,
+        changes: &[Change],
+        next_object: u64,
+        access_clock: u64,
+    ) -> Result<Totals, IndexError> {
+        let transaction = begin(&*self.database()?)?;
         let mut totals = Totals {
             next_object,
             access_clock,
@@ -196,7 +235,7 @@ impl Index {
         after: Option<&(u64, FileKey)>,
         limit: usize,
     ) -> Result<Vec<(u64, FileKey)>, IndexError> {
-        let transaction = self.database.begin_read().map_err(fold)?;
+        let transaction = self.database()?.begin_read().map_err(fold)?;
         let ages = transaction.open_table(AGES).map_err(fold)?;
         let from = after.map_or(Vec::new(), |(age, key)| {
             let mut next = age_key(*age, key);
@@ -224,7 +263,7 @@ impl Index {
         &self,
         mut each: impl FnMut(FileKey, Option<FileRecord>),
     ) -> Result<u64, IndexError> {
-        let transaction = self.database.begin_read().map_err(fold)?;
+        let transaction = self.database()?.begin_read().map_err(fold)?;
         let counts = transaction.open_table(COUNTS).map_err(fold)?;
         let counted = counts.get(COUNT_BYTES).map_err(fold)?;
         let files = transaction.open_table(FILES).map_err(fold)?;
@@ -237,6 +276,29 @@ impl Index {
         }
         Ok(counted.map_or(0, |bytes| bytes.value()))
     }
+}
+
+fn begin(database: &Database) -> Result<redb::WriteTransaction, IndexError> {
+    let mut transaction = database.begin_write().map_err(fold)?;
+    transaction
+        .set_durability(Durability::Immediate)
+        .map_err(fold)?;
+    transaction.set_quick_repair(true);
+    Ok(transaction)
+}
+
+/// A full disk may have no room for a commit: none is made where the tables are there.
+fn make_tables(database: &Database) -> Result<(), IndexError> {
+    let transaction = database.begin_read().map_err(fold)?;
+    match transaction.open_table(COUNTS) {
+        Err(TableError::TableDoesNotExist(_)) => {}
+        found => return found.map(|_| ()).map_err(fold),
+    }
+    let transaction = begin(database)?;
+    transaction.open_table(FILES).map_err(fold)?;
+    transaction.open_table(AGES).map_err(fold)?;
+    transaction.open_table(COUNTS).map_err(fold)?;
+    transaction.commit().map_err(fold)
 }
 
 fn age_key(age: u64, key: &FileKey) -> Vec<u8> {

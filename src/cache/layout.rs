@@ -56,14 +56,23 @@ pub fn object_of_name(name: &str) -> Option<ObjectId> {
     (id <= OBJECT_ID_MAX).then_some(ObjectId(id))
 }
 
-/// Checks the mark, or writes it into an empty directory. Durable when it returns.
-pub fn prepare(io: &dyn Io) -> Result<(), LayoutError> {
+/// What a directory is, as far as it may be used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Layout {
+    Cache,
+    /// Nothing but what a mount leaves that got no further.
+    Empty,
+}
+
+/// Looks at the mark, and in a directory without one for what is not ours. Changes nothing.
+pub fn check(io: &dyn Io) -> Result<Layout, LayoutError> {
     match io.open(FORMAT_FILE, OpenMode::Read) {
         Ok(file) => {
             let mut bytes = [0; 256];
             let length = file.read_at(&mut bytes, 0)?;
             let text = String::from_utf8_lossy(&bytes[..length]).into_owned();
             check_mark(&text)?;
+            Ok(Layout::Cache)
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let mut foreign = None;
@@ -76,18 +85,25 @@ pub fn prepare(io: &dyn Io) -> Result<(), LayoutError> {
                 }
                 foreign.is_none()
             })?;
-            if let Some(found) = foreign {
-                return Err(LayoutError::Foreign { found });
+            match foreign {
+                Some(found) => Err(LayoutError::Foreign { found }),
+                None => Ok(Layout::Empty),
             }
-            let _ = io.remove_file(FORMAT_FILE_NEW);
-            let file = io.open(FORMAT_FILE_NEW, OpenMode::CreateNew)?;
-            file.write_all_at(format!("{MAGIC}\nformat {FORMAT_VERSION}\n").as_bytes(), 0)?;
-            file.sync_data()?;
-            drop(file);
-            io.rename(FORMAT_FILE_NEW, FORMAT_FILE)?;
-            io.sync_directory(".")?;
         }
-        Err(error) => return Err(error.into()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Checks the mark, or writes it into an empty directory. Durable when it returns.
+pub fn prepare(io: &dyn Io) -> Result<(), LayoutError> {
+    if check(io)? == Layout::Empty {
+        let _ = io.remove_file(FORMAT_FILE_NEW);
+        let file = io.open(FORMAT_FILE_NEW, OpenMode::CreateNew)?;
+        file.write_all_at(format!("{MAGIC}\nformat {FORMAT_VERSION}\n").as_bytes(), 0)?;
+        file.sync_data()?;
+        drop(file);
+        io.rename(FORMAT_FILE_NEW, FORMAT_FILE)?;
+        io.sync_directory(".")?;
     }
     io.create_directory(OBJECTS)?;
     for low in 0..=0xff {

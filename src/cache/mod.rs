@@ -14,11 +14,12 @@
 //!   `objects`: object files and their removal
 //! - `index`, `record`, `storage`: redb and what is in it
 //! - `changing`: what becomes of a file that is changed through this mount
+//! - `kept`: what is kept of it meanwhile; `content`: whose an object is then
 //! - `keeping`: content kept over changes of attributes
 //! - `letting_go`: files about to lose their name
 //! - `layout`: names on disk and the format mark
 //! - `extents`: which bytes are there
-//! - `space`: the limit
+//! - `space`: the limit; `room`: a disk that others fill
 //! - `reclaim`: eviction; `recovery`: the sweep after start-up; `spread`: which directory holds what
 
 use crate::backend::deadline::Timers;
@@ -39,11 +40,13 @@ pub use directory::{CacheDirectory, OpenError};
 pub use fetch::FetchError;
 pub use file::CachedFile;
 pub use keeping::Keeping;
-pub use layout::LayoutError;
+pub use kept::Keep;
+pub use layout::{LayoutError, check as check_layout};
 pub use reclaim::Evicted;
 
 mod changing;
 mod checkpoint;
+mod content;
 pub mod directory;
 mod extents;
 mod fetch;
@@ -51,6 +54,7 @@ mod file;
 mod index;
 mod layout;
 mod keeping;
+mod kept;
 mod letting_go;
 mod objects;
 mod pieces;
@@ -58,6 +62,7 @@ mod reading;
 mod reclaim;
 mod record;
 mod recovery;
+mod room;
 mod scheduler;
 mod server_clock;
 mod settling;
@@ -199,7 +204,7 @@ impl Cache {
             drop(stopping);
             for directory in &self.directories {
                 directory.checkpoint();
-                if directory.doomed_count() > 0 {
+                if directory.doomed_count() > 0 || directory.look_at_room() > 0 {
                     self.reclaim.wake();
                 }
             }
@@ -239,28 +244,29 @@ impl Cache {
 
     /// The cached file of this key and version, empty if nothing of it is cached. May wait for the local disk.
     pub fn file(&self, key: &FileKey, version: Version) -> Arc<CachedFile> {
-        let chosen = if version.size_bytes < self.settings.min_file_size_bytes {
-            None
-        } else {
-            let usable = self
-                .directories
-                .iter()
-                .enumerate()
-                .filter(|(_, directory)| directory.is_usable())
-                .map(|(index, directory)| {
-                    let weight = directory.space.limit_bytes().max(1) as f64;
-                    (index, directory.name.as_str(), weight)
-                });
-            spread::choose(key, usable)
-        };
-        match chosen {
-            Some(index) => self.directories[index].file(
+        let is_cached = version.size_bytes >= self.settings.min_file_size_bytes;
+        match self.directory_of(key).filter(|_| is_cached) {
+            Some(directory) => directory.file(
                 key,
                 version,
                 self.settings.ttl.map(|ttl| ttl.as_secs() as i64),
             ),
             None => CachedFile::new(None, key.clone(), version, None),
         }
+    }
+
+    /// Where a file is cached.
+    fn directory_of(&self, key: &FileKey) -> Option<&Arc<CacheDirectory>> {
+        let usable = self
+            .directories
+            .iter()
+            .enumerate()
+            .filter(|(_, directory)| directory.is_usable())
+            .map(|(index, directory)| {
+                let weight = directory.space.limit_bytes().max(1) as f64;
+                (index, directory.name.as_str(), weight)
+            });
+        spread::choose(key, usable).map(|index| &self.directories[index])
     }
 
     /// Notes a change time just seen on a filesystem of the backend.

@@ -126,12 +126,16 @@ impl CacheDirectory {
         let (active, record) = match self.look_up(key) {
             Ok(found) => found,
             Err(error) => {
-                self.fail(error.to_string());
+                self.report_index_error(&error);
                 return Ok(Eviction::InUse);
             }
         };
         let Some(record) = record else {
-            return Ok(Eviction::NoRecord);
+            // What is on its way has no record yet.
+            return Ok(match active.is_some_and(|file| file.is_coming_in()) {
+                true => Eviction::InUse,
+                false => Eviction::NoRecord,
+            });
         };
         let object = record.object;
         if active

@@ -174,6 +174,11 @@ impl Pieces {
         !self.pieces.is_empty() || !self.landed.is_empty() || self.verifying
     }
 
+    /// Bytes may still come into the object, whatever is given up now.
+    pub fn is_moving(&self) -> bool {
+        self.whole || self.pieces.values().any(|piece| piece.in_flight)
+    }
+
     pub fn has_pieces(&self) -> bool {
         !self.pieces.is_empty()
     }

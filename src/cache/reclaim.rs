@@ -14,6 +14,8 @@ use std::time::Duration;
 
 /// Records looked at per step.
 const BATCH: usize = 64;
+/// Files that come in while everything is evicted are gone after with at most so often.
+const EVICT_ALL_ROUNDS: usize = 8;
 /// Doomed objects are looked at this often while there are any.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -82,18 +84,19 @@ impl Cache {
                 if directory.space.excess_over_high() > 0 {
                     self.free_space(directory);
                 }
+                directory.give_way();
             }
         }
     }
 
     fn free_space(&self, directory: &Arc<CacheDirectory>) {
-        let more = || directory.space.excess_over_low() > 0;
+        let more = |_: &Evicted| directory.space.excess_over_low() > 0;
         // A checkpoint waits for the disk, and fills go past the cache meanwhile: what has not been used since the
         // last one can go without.
-        self.evict_while(directory, more, |key| !directory.was_used_lately(key));
-        if more() {
+        directory.evict_while(more, |key| !directory.was_used_lately(key));
+        if directory.space.excess_over_low() > 0 {
             directory.checkpoint();
-            self.evict_while(directory, more, |_| true);
+            directory.evict_while(more, |_| true);
         }
         // The records go with the next checkpoint.
         self.stop.notify_all();
@@ -103,13 +106,21 @@ impl Cache {
     pub fn evict_all(&self) -> Evicted {
         let mut total = Evicted::default();
         for directory in self.directories.iter().filter(|dir| dir.is_usable()) {
-            directory.checkpoint();
             directory.sweep_doomed();
-            let evicted = self.evict_while(directory, || true, |_| true);
+            let mut in_use = 0;
+            // Readahead may end after the checkpoint, and has no record before the next.
+            for _ in 0..EVICT_ALL_ROUNDS {
+                directory.checkpoint();
+                let evicted = directory.evict_while(|_| true, |_| true);
+                total.files += evicted.files;
+                total.bytes += evicted.bytes;
+                in_use = evicted.in_use;
+                if evicted.files == 0 && !directory.has_dirty_files() {
+                    break;
+                }
+            }
             directory.checkpoint();
-            total.files += evicted.files;
-            total.bytes += evicted.bytes;
-            total.in_use += evicted.in_use;
+            total.in_use += in_use;
         }
         total
     }
@@ -119,26 +130,33 @@ impl Cache {
         let mut evicted = Evicted::default();
         for directory in self.directories.iter().filter(|dir| dir.is_usable()) {
             directory.checkpoint();
-            self.evict(directory, key, &mut evicted);
+            directory.evict_counted(key, &mut evicted);
             directory.checkpoint();
         }
         evicted
+    }
+}
+
+impl CacheDirectory {
+    /// Removes least recently used objects until so many bytes are free, or nothing more can go; the bytes freed.
+    pub(super) fn evict_oldest(&self, wanted_bytes: u64) -> u64 {
+        self.evict_while(|evicted| evicted.bytes < wanted_bytes, |_| true)
+            .bytes
     }
 
     /// From the least recently used on, while `more` says so, what `may_go`.
     fn evict_while(
         &self,
-        directory: &Arc<CacheDirectory>,
-        more: impl Fn() -> bool,
+        more: impl Fn(&Evicted) -> bool,
         may_go: impl Fn(&FileKey) -> bool,
     ) -> Evicted {
         let mut evicted = Evicted::default();
         let mut after: Option<(u64, FileKey)> = None;
-        while more() {
-            let batch = match directory.index.oldest(after.as_ref(), BATCH) {
+        while more(&evicted) {
+            let batch = match self.index.oldest(after.as_ref(), BATCH) {
                 Ok(batch) => batch,
                 Err(error) => {
-                    directory.fail(error.to_string());
+                    self.report_index_error(&error);
                     break;
                 }
             };
@@ -147,11 +165,11 @@ impl Cache {
             };
             after = Some(last.clone());
             for (age, key) in &batch {
-                if !more() {
+                if !more(&evicted) {
                     break;
                 }
-                if may_go(key) && !self.evict(directory, key, &mut evicted) {
-                    directory.drop_age(key, *age);
+                if may_go(key) && !self.evict_counted(key, &mut evicted) {
+                    self.drop_age(key, *age);
                 }
             }
         }
@@ -159,21 +177,16 @@ impl Cache {
     }
 
     /// False when there is no record to evict.
-    pub(super) fn evict(
-        &self,
-        directory: &CacheDirectory,
-        key: &FileKey,
-        evicted: &mut Evicted,
-    ) -> bool {
-        match directory.evict(key) {
+    pub(super) fn evict_counted(&self, key: &FileKey, evicted: &mut Evicted) -> bool {
+        match self.evict(key) {
             Ok(Eviction::NoRecord) => return false,
             Ok(Eviction::InUse) => evicted.in_use += 1,
             Ok(Eviction::Evicted { bytes }) => {
-                directory.metrics.objects_evicted.add(1);
+                self.metrics.objects_evicted.add(1);
                 evicted.files += 1;
                 evicted.bytes += bytes;
             }
-            Err(error) => directory.report_disk_error("evicting an object", &error),
+            Err(error) => self.report_disk_error("evicting an object", &error),
         }
         true
     }

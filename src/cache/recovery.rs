@@ -5,6 +5,7 @@ use super::directory::CacheDirectory;
 use super::layout;
 use super::record::ObjectId;
 use std::collections::HashSet;
+use std::sync::atomic::Ordering;
 
 /// What a sweep found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -18,6 +19,8 @@ impl CacheDirectory {
     /// `stopping` says so.
     pub(super) fn sweep_orphans(&self, stopping: &dyn Fn() -> bool) -> Swept {
         let mut swept = Swept::default();
+        // Nothing that begins after this is an orphan.
+        let first_new_object = self.first_new_object.load(Ordering::Acquire);
         let mut known: HashSet<ObjectId> = HashSet::new();
         let mut damaged = Vec::new();
         let mut recorded_bytes = 0;
@@ -35,7 +38,7 @@ impl CacheDirectory {
                 .space
                 .release(counted_bytes.saturating_sub(recorded_bytes)),
             Err(error) => {
-                self.fail(error.to_string());
+                self.report_index_error(&error);
                 return swept;
             }
         }
@@ -52,8 +55,7 @@ impl CacheDirectory {
             let folder = format!("{}/{low:02x}", layout::OBJECTS);
             let listed = self.io.list(&folder, &mut |name| {
                 match layout::object_of_name(name) {
-                    Some(object)
-                        if object.0 >= self.first_new_object || known.contains(&object) => {}
+                    Some(object) if object.0 >= first_new_object || known.contains(&object) => {}
                     _ => orphans.push(format!("{folder}/{name}")),
                 }
                 true

@@ -75,7 +75,7 @@ impl Cache {
             self.open_object_first(file);
             return false;
         };
-        if !directory.takes_more() || !directory.space.reserve(occupied(range)) {
+        if !directory.reserve(occupied(range)) {
             self.reclaim.wake();
             self.fail_piece(file, range, &FetchError::Bypass);
             return false;

@@ -1,6 +1,7 @@
 //! How many bytes the cache may hold and how many it holds, what is in flight included.
 //!
-//! Invariant: `used + reserved <= limit` at every instant; a fill reserves before its first byte.
+//! Invariants: `used + reserved <= limit` at every instant; a fill reserves before its first byte; what is reserved
+//! is within what the disk was last seen to have room for.
 
 use parking_lot::Mutex;
 
@@ -15,12 +16,19 @@ struct Counts {
     limit_bytes: u64,
     used_bytes: u64,
     reserved_bytes: u64,
+    room_bytes: u64,
 }
 
 impl Space {
-    /// Nothing fits until [`Space::set_limit`].
+    /// Nothing fits until [`Space::set_limit`] and [`Space::set_room`].
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// What the disk has room for, as it is now; what is reserved may come to be written yet.
+    pub fn set_room(&self, room_bytes: u64) {
+        let mut counts = self.counts.lock();
+        counts.room_bytes = room_bytes.saturating_sub(counts.reserved_bytes);
     }
 
     pub fn set_limit(&self, limit_bytes: u64) {
@@ -32,13 +40,15 @@ impl Space {
         self.counts.lock().used_bytes = used_bytes;
     }
 
-    /// Sets bytes aside for a fill; false when the limit would be passed.
+    /// Sets bytes aside for a fill; false when the limit would be passed, or the disk has no room.
     pub fn reserve(&self, bytes: u64) -> bool {
         let mut counts = self.counts.lock();
-        if counts.used_bytes + counts.reserved_bytes + bytes > counts.limit_bytes {
+        let held_bytes = counts.used_bytes + counts.reserved_bytes;
+        if held_bytes + bytes > counts.limit_bytes || bytes > counts.room_bytes {
             return false;
         }
         counts.reserved_bytes += bytes;
+        counts.room_bytes -= bytes;
         true
     }
 
@@ -113,6 +123,7 @@ mod tests {
     fn the_limit_counts_what_is_in_flight() {
         let space = Space::new();
         space.set_limit(1000);
+        space.set_room(u64::MAX);
         assert!(space.reserve(600));
         assert!(!space.reserve(401));
         assert!(space.reserve(400));
@@ -126,5 +137,19 @@ mod tests {
         space.cancel(300);
         space.release(600);
         assert!(space.reserve(1000));
+    }
+
+    #[test]
+    fn what_the_disk_has_room_for_counts_what_is_in_flight() {
+        let space = Space::new();
+        space.set_limit(1000);
+        assert!(!space.reserve(1));
+        space.set_room(500);
+        assert!(space.reserve(300));
+        assert!(!space.reserve(201));
+        space.set_room(500);
+        assert!(space.reserve(200));
+        space.set_room(0);
+        assert!(!space.reserve(1));
     }
 }

@@ -87,11 +87,15 @@ impl redb::StorageBackend for IndexStorage {
     }
 
     fn set_len(&self, length_bytes: u64) -> io::Result<()> {
-        self.file.set_size(length_bytes)
+        // What redb writes later is to find room on a disk that somebody else has filled meanwhile.
+        self.file.set_size(length_bytes)?;
+        self.file.set_blocks_aside();
+        Ok(())
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.file.sync_data()
+        // What was written before may be lost from then on: not even for want of room is that tried again.
+        self.file.sync_data().map_err(io::Error::other)
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {

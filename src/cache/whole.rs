@@ -89,7 +89,7 @@ impl Cache {
             return Err(FetchError::Bypass);
         };
         let bytes = occupied(ByteRange::new(0, size as u64));
-        if !directory.takes_more() || !directory.space.reserve(bytes) {
+        if !directory.reserve(bytes) {
             self.reclaim.wake();
             return Err(FetchError::Bypass);
         }

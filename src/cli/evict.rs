@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Exit status: 0 everything asked for is gone, 1 usage, 2 error, 3 files in use were left."
+    after_help = "Exit status: 0 everything asked for is gone, 1 usage, 2 error (a cache directory out of use among them), 3 files in use were left."
 )]
 pub struct Arguments {
     /// The mount whose cache is meant
@@ -56,8 +56,15 @@ pub fn run(arguments: &Arguments) -> i32 {
 /// resolved.
 fn wire_paths(arguments: &Arguments) -> Result<Vec<WirePath>, String> {
     let given = std::path::absolute(&arguments.mountpoint).map_err(|error| error.to_string())?;
-    let (resolved, _) = find(&arguments.mountpoint)
+    let (resolved, mount) = find(&arguments.mountpoint)
         .map_err(|error| format!("{}: {error}", arguments.mountpoint.display()))?;
+    // A bind mount of a part shows no more than that.
+    let part = mount.map_or(PathBuf::new(), |mount| {
+        mount.root.components().skip(1).collect()
+    });
+    if arguments.paths.is_empty() && part != Path::new("") {
+        return Ok(vec![WirePath::from(part.as_path())]);
+    }
     let relative = |path: &OsString| {
         // An unset variable of a script, and everything would go.
         if path.is_empty() {
@@ -65,7 +72,7 @@ fn wire_paths(arguments: &Arguments) -> Result<Vec<WirePath>, String> {
         }
         relative_to_mount(&given, path)
             .or_else(|| relative_to_mount(&resolved, path))
-            .map(|path| WirePath::from(path.as_path()))
+            .map(|path| WirePath::from(part.join(path).as_path()))
             .ok_or_else(|| {
                 format!(
                     "{}: not inside {}",

@@ -4,6 +4,7 @@
 use super::{complain, say};
 use crate::config::{ConfigError, Tolerance, parse_options};
 use crate::daemon::error::exit_status;
+use crate::daemon::remount::remount;
 use crate::daemon::start::{MountRequest, mount};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -42,6 +43,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> i32 {
             return exit_status::USAGE;
         }
     };
+    if let Some(words) = remount_words(&invocation) {
+        return remount_as_told(&invocation, &words);
+    }
     let (fake, verbose) = (invocation.fake, invocation.verbose);
     let request = match to_request(invocation) {
         Ok(request) => request,
@@ -113,6 +117,33 @@ fn read_arguments(arguments: impl IntoIterator<Item = OsString>) -> Result<Invoc
     invocation.source = source;
     invocation.mountpoint = PathBuf::from(mountpoint);
     Ok(invocation)
+}
+
+/// The options of `mount -o remount,...`.
+fn remount_words(invocation: &Invocation) -> Option<Vec<String>> {
+    let lists = invocation.options.iter();
+    let words: Vec<String> = lists
+        .flat_map(|list| {
+            list.to_string_lossy()
+                .split(',')
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        })
+        .collect();
+    words.iter().any(|word| word == "remount").then_some(words)
+}
+
+fn remount_as_told(invocation: &Invocation, words: &[String]) -> i32 {
+    if invocation.fake {
+        return exit_status::SUCCESS;
+    }
+    match remount(&invocation.mountpoint, words) {
+        Ok(()) => exit_status::SUCCESS,
+        Err(error) => {
+            complain(error);
+            exit_status::MOUNT_FAILED
+        }
+    }
 }
 
 /// The backend is nfs_backend, or the source where that is an absolute path.

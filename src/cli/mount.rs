@@ -3,12 +3,13 @@
 use super::complain;
 use crate::config::{Tolerance, parse_options};
 use crate::daemon::error::exit_status;
+use crate::daemon::report::LOST_WITHOUT_ROOT;
 use crate::daemon::start::{MountRequest, mount};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
 const AFTER_HELP: &str = "\
-Returns when the mount serves; the daemon goes on in the background and logs to syslog. Without options the cache lies under /var/cache/nfs-cachefs and takes up to 80 % of that disk.
+Returns when the mount serves; the daemon goes on in the background and logs to syslog. Without options the cache lies under /var/cache/nfs-cachefs, or ~/.cache/nfs-cachefs of an ordinary user, and takes up to 80 % of that disk.
 
 Exit status: 0 the mount serves, 1 usage or permissions, 2 system error, 32 the mount failed.";
 
@@ -44,6 +45,9 @@ pub fn run(arguments: Arguments) -> i32 {
             named.display()
         ));
         return exit_status::USAGE;
+    }
+    if !nix::unistd::geteuid().is_root() {
+        complain(LOST_WITHOUT_ROOT);
     }
     mount(MountRequest {
         source: arguments.backend.clone().into_os_string(),

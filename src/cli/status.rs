@@ -3,7 +3,7 @@
 use super::{complain, say};
 use crate::daemon::control::{Client, Reply, Request, socket_directory};
 use crate::daemon::error::exit_status;
-use crate::daemon::unmount::{find, is_dead};
+use crate::daemon::unmount::{connect, find, is_dead};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -48,15 +48,18 @@ fn fail(error: impl std::fmt::Display) -> i32 {
 pub fn ask(mountpoint: &Path, request: &Request) -> Result<Reply, String> {
     let shown = mountpoint.display();
     let (path, mount) = find(mountpoint).map_err(|error| format!("{shown}: {error}"))?;
-    let client = Client::connect(&socket_directory(), &path).map_err(|error| {
-        match (mount.is_some(), error.kind()) {
-            (_, io::ErrorKind::PermissionDenied) => {
-                format!("{shown}: only the user who mounted it and root may ask")
-            }
-            (false, _) => format!("{shown}: not a mount of nfs-cachefs"),
-            (true, _) => format!(
-                "{shown}: its daemon is gone ({error}); `nfs-cachefs umount {shown}` cleans up"
-            ),
+    let connected = match &mount {
+        Some(mount) => connect(mount),
+        // One that is just ending still answers.
+        None => Client::connect(&socket_directory(), &path),
+    };
+    let client = connected.map_err(|error| match (mount.is_some(), error.kind()) {
+        (_, io::ErrorKind::PermissionDenied) => {
+            format!("{shown}: only the user who mounted it and root may ask; try as that user, or as root")
+        }
+        (false, _) => format!("{shown}: not a mount of nfs-cachefs"),
+        (true, _) => {
+            format!("{shown}: its daemon is gone ({error}); `nfs-cachefs umount {shown}` cleans up")
         }
     })?;
     if client.daemon_pid().is_ok_and(is_dead) {

@@ -2,7 +2,7 @@
 
 use super::complain;
 use crate::daemon::error::exit_status;
-use crate::daemon::unmount::{UnmountError, Unmounted, unmount};
+use crate::daemon::unmount::{Unmounted, unmount};
 use std::path::PathBuf;
 
 const AFTER_HELP: &str = "\
@@ -19,7 +19,17 @@ pub struct Arguments {
 
 pub fn run(arguments: &Arguments) -> i32 {
     let shown = arguments.mountpoint.display();
-    match unmount(&arguments.mountpoint) {
+    // Called from inside the mount, this process would be one of those that use it.
+    let found = std::path::absolute(&arguments.mountpoint)
+        .and_then(|path| std::env::set_current_dir("/").map(|()| path));
+    let mountpoint = match found {
+        Ok(path) => path,
+        Err(error) => {
+            complain(format_args!("{shown}: {error}"));
+            return exit_status::MOUNT_FAILED;
+        }
+    };
+    match unmount(&mountpoint) {
         Ok(Unmounted::Cleanly) => exit_status::SUCCESS,
         Ok(Unmounted::Aborted { why }) => {
             complain(format_args!(
@@ -33,11 +43,7 @@ pub fn run(arguments: &Arguments) -> i32 {
             ));
             exit_status::SYSTEM
         }
-        Err(error @ (UnmountError::NotMounted(_) | UnmountError::Busy { .. })) => {
-            complain(error);
-            exit_status::MOUNT_FAILED
-        }
-        Err(error @ UnmountError::System { .. }) => {
+        Err(error) => {
             complain(error);
             exit_status::MOUNT_FAILED
         }

@@ -27,7 +27,7 @@ pub struct DiskShare {
 
 impl CacheSize {
     /// The limit over all disks together, in bytes. May be below what the cache holds already, which
-    /// then shrinks. An error text when there is not even room for the minimum.
+    /// then shrinks. An error text when they could not even hold the minimum.
     pub fn limit_bytes(&self, disks: &[DiskShare]) -> Result<u64, String> {
         let limit = match self {
             Self::Bytes(bytes) => *bytes,
@@ -51,11 +51,24 @@ impl CacheSize {
 }
 
 fn derived_bytes(disk: &DiskShare) -> u64 {
-    let reachable_bytes = disk
-        .available_bytes
-        .saturating_add(disk.used_by_cache_bytes);
-    percent_of(disk.total_bytes, 80)
-        .min(reachable_bytes.saturating_sub(percent_of(disk.total_bytes, 5)))
+    percent_of(disk.total_bytes, 80).min(
+        disk.capacity_bytes()
+            .saturating_sub(percent_of(disk.total_bytes, 5)),
+    )
+}
+
+impl DiskShare {
+    /// What the cache may grow to on it. A disk that is full now may have room later: it counts with what it
+    /// could hold.
+    pub fn capacity_bytes(&self) -> u64 {
+        let reachable_bytes = self
+            .available_bytes
+            .saturating_add(self.used_by_cache_bytes);
+        match reachable_bytes < MINIMUM_CACHE_BYTES + percent_of(self.total_bytes, 5) {
+            true => percent_of(self.total_bytes, 85).max(1),
+            false => reachable_bytes,
+        }
+    }
 }
 
 fn percent_of(bytes: u64, percent: u64) -> u64 {
@@ -101,6 +114,12 @@ mod tests {
     }
 
     #[test]
+    fn a_disk_that_is_full_now_gives_what_it_could_hold() {
+        let full = CacheSize::Derived.limit_bytes(&[disk(1000, 55, 0)]);
+        assert_eq!(full, Ok(800 * MIB));
+    }
+
+    #[test]
     fn several_disks_add_up_and_too_little_is_said() {
         let two = [disk(1000, 1000, 0), disk(100, 100, 0)];
         assert_eq!(
@@ -108,7 +127,7 @@ mod tests {
             Ok(550 * MIB)
         );
         let error = CacheSize::Derived
-            .limit_bytes(&[disk(1000, 55, 0)])
+            .limit_bytes(&[disk(10, 10, 0)])
             .unwrap_err();
         assert!(
             error.contains("16M") && error.contains("cache_size"),

@@ -19,8 +19,9 @@ pub use error::ConfigError;
 pub use options::options_markdown;
 pub use parse::{Tolerance, parse_options};
 pub use settings::{
-    Access, AttributeTimeouts, ChecksumKind, EngineChoice, EvictionPolicy, IoSettings, LockPlace,
-    LogLevel, LookupCache, MountFlags, PassthroughChoice, Settings, WriteMode,
+    Access, AttributeTimeouts, ChecksumKind, EngineChoice, EvictionPolicy, Identity, IoSettings,
+    KeepWritten, LockPlace, LogLevel, LookupCache, MountFlags, PassthroughChoice, Settings,
+    WriteMode,
 };
 
 mod cache_size;

@@ -4,7 +4,7 @@ use crate::config::units::{GIB, KIB, MIB};
 use crate::config::{
     Access, CacheSize, EngineChoice, LogLevel, LookupCache, PassthroughChoice, options_markdown,
 };
-use crate::config::{LockPlace, WriteMode};
+use crate::config::{Identity, KeepWritten, LockPlace, WriteMode};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -65,9 +65,9 @@ fn every_option_sets_what_it_names() {
         ("small_file_size=64K", |s| {
             s.small_file_size_bytes == 64 * KIB
         }),
-        ("allow_other", |s| s.access == Some(Access::Everybody)),
-        ("allow_other=0", |s| s.access == Some(Access::Owner)),
-        ("allow_root", |s| s.access == Some(Access::OwnerAndRoot)),
+        ("allow_other", |s| s.access() == Some(Access::Everybody)),
+        ("allow_other=0", |s| s.access() == Some(Access::Owner)),
+        ("allow_root", |s| s.access() == Some(Access::OwnerAndRoot)),
         ("ro", |s| s.mount_flags.read_only),
         ("ro,rw", |s| !s.mount_flags.read_only),
         ("rw,ro", |s| s.mount_flags.read_only),
@@ -84,6 +84,10 @@ fn every_option_sets_what_it_names() {
         ("dirsync", |s| s.mount_flags.sync_names),
         ("write_mode=through", |s| s.write_mode == WriteMode::Through),
         ("locks=local", |s| s.locks == LockPlace::Local),
+        ("keep_written=always", |s| {
+            s.keep_written == KeepWritten::Always
+        }),
+        ("identity=daemon", |s| s.identity == Identity::Daemon),
         ("ro,nosuid,defaults", |s| {
             s.mount_flags == Settings::default().mount_flags
         }),
@@ -211,6 +215,7 @@ fn values_out_of_bounds_name_the_bounds() {
 fn contradictions_say_what_to_do() {
     for (list, first, second) in [
         ("acregmin=70", "acregmin", "acregmax"),
+        ("allow_other,allow_root", "allow_other", "allow_root"),
         ("acdirmin=2m", "acdirmin", "acdirmax"),
         ("block_size=4M,cache_size=2M", "block_size", "cache_size"),
         (
@@ -261,7 +266,6 @@ fn a_capability_of_a_later_version_is_refused_by_name() {
         "eviction=s3fifo",
         "checksum=crc64",
         "adaptive",
-        "identity=caller",
     ] {
         let text = error_text(list);
         assert!(

@@ -32,10 +32,13 @@ pub struct Settings {
     /// Files up to this size are filled whole before an open replies, and never given to passthrough.
     pub small_file_size_bytes: u64,
     /// `None`: everybody when the daemon runs as root, else the owner.
-    pub access: Option<Access>,
+    pub allow_other: Option<bool>,
+    pub allow_root: Option<bool>,
     pub mount_flags: MountFlags,
     pub write_mode: WriteMode,
     pub locks: LockPlace,
+    pub keep_written: KeepWritten,
+    pub identity: Identity,
     pub io: IoSettings,
     pub passthrough: PassthroughChoice,
     pub attributes: AttributeTimeouts,
@@ -96,6 +99,15 @@ pub enum WriteMode {
     Through,
 }
 
+/// As whom the backend is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Identity {
+    /// As whoever asks here.
+    Caller,
+    /// As the daemon's own user.
+    Daemon,
+}
+
 /// Where locks are taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LockPlace {
@@ -103,6 +115,15 @@ pub enum LockPlace {
     Backend,
     /// Among the programs of this mount.
     Local,
+}
+
+/// Which files stay cached while they are written to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeepWritten {
+    /// Those that provably nobody else had open meanwhile.
+    Proven,
+    Always,
+    Never,
 }
 
 /// How local disks are read and written.
@@ -178,7 +199,8 @@ impl Default for Settings {
             readahead_max_bytes: 32 * MIB,
             min_cache_file_size_bytes: 0,
             small_file_size_bytes: 256 * KIB,
-            access: None,
+            allow_other: None,
+            allow_root: None,
             mount_flags: MountFlags {
                 read_only: false,
                 allow_suid: true,
@@ -190,6 +212,8 @@ impl Default for Settings {
             },
             write_mode: WriteMode::Through,
             locks: LockPlace::Backend,
+            keep_written: KeepWritten::Proven,
+            identity: Identity::Caller,
             io: IoSettings {
                 engine: EngineChoice::Auto,
                 nvme_use_io_uring: None,
@@ -224,11 +248,32 @@ impl Default for Settings {
 impl Settings {
     /// The checks that need more than one option; called once, at the end of parsing.
     pub(super) fn validated(mut self) -> Result<Self, ConfigError> {
+        self.check_access()?;
         self.check_cache_size()?;
         self.check_attribute_bounds()?;
         self.check_deadlines()?;
         self.choose_engine()?;
         Ok(self)
+    }
+
+    /// Who may use the mount; `None`: as is usual for the user who mounts.
+    pub fn access(&self) -> Option<Access> {
+        match (self.allow_other, self.allow_root) {
+            (Some(true), _) => Some(Access::Everybody),
+            (_, Some(true)) => Some(Access::OwnerAndRoot),
+            (None, None) => None,
+            (Some(false), _) | (_, Some(false)) => Some(Access::Owner),
+        }
+    }
+
+    fn check_access(&self) -> Result<(), ConfigError> {
+        if self.allow_other == Some(true) && self.allow_root == Some(true) {
+            return Err(ConfigError::Contradiction(
+                "allow_other lets every user in, allow_root only root besides the user who mounts; leave one of them out"
+                    .to_owned(),
+            ));
+        }
+        Ok(())
     }
 
     fn check_cache_size(&self) -> Result<(), ConfigError> {

@@ -1,6 +1,7 @@
 //! Which component gets which setting: the only place where all of them are known.
 
 use super::control::{Evict, Evicted};
+use super::disks::{in_memory, open_disks, refuse_untouched, set_limits, warnings};
 use super::error::StartError;
 use super::prepare::{Prepared, with_timeout};
 use super::report::Reporter;
@@ -11,28 +12,24 @@ use crate::backend::deadline::Timers;
 use crate::backend::health::{Health, HealthSettings};
 use crate::backend::lanes::{Lane, LaneSettings};
 use crate::backend::observed::ObservedBackend;
-use crate::cache::{Cache, CacheDirectory, CacheParts, CacheSettings, OpenError};
+use crate::cache::{Cache, CacheParts, CacheSettings};
 use crate::config::{
-    Access, CacheSize, DiskShare, EngineChoice, LockPlace, LookupCache, PassthroughChoice, Settings,
+    Access, EngineChoice, Identity, KeepWritten, LockPlace, LookupCache, PassthroughChoice,
+    Settings,
 };
 use crate::events::InvalidationQueue;
 use crate::fs::operations::BackingRegistry;
 use crate::fs::{self, FileSystem, FsParts, FsSettings};
 use crate::fuse::{self, Channel, MountPlan, MountSettings, Passthrough};
-use crate::io::Io;
 use crate::io::engine::{Engine, EngineKind, EngineSettings};
-use crate::io::local::LocalDisk;
 use crate::metrics::{BackendMetrics, CacheMetrics};
 use crate::readahead;
+use crate::sys::credentials;
 use anyhow::{Context, bail};
 use nix::mount::MsFlags;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Memory for index pages, over all cache directories: the inner pages for millions of files. Leaves are mostly
-/// found in the kernel's page cache.
-const INDEX_CACHE_BYTES: usize = 12 << 20;
 /// The index is made durable this often; what was filled since is fetched again after a crash.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(3);
 /// Requests of the kernel's own under way: hung readaheads must not stop other reads.
@@ -62,6 +59,8 @@ pub struct Assembled {
     pub status: Box<dyn Fn() -> Status + Send + Sync>,
     /// Drops cached data: [`super::control::Request::Evict`].
     pub evict: Evict,
+    /// What the administrator should hear at once, a sentence each.
+    pub warnings: Vec<String>,
 }
 
 /// Makes every component from the settings and mounts. On return the mount serves. Called once, in the
@@ -70,7 +69,7 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
     let backend_metrics = Arc::new(BackendMetrics::default());
     let cache_metrics = Arc::new(CacheMetrics::default());
     let engine = start_engine(settings)?;
-    let disks = open_disks(prepared, &engine, &cache_metrics)?;
+    let (disks, lost) = open_disks(prepared, &engine, &cache_metrics)?;
     set_limits(settings, &disks)?;
 
     let health = Health::new(
@@ -88,6 +87,9 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
     let directory = bounded(settings, prepared, move || {
         DirectoryBackend::from_root(root, metrics)
     })?;
+    directory
+        .watch_leases()
+        .context("starting a thread for leases")?;
     let backend: Arc<dyn Backend> = ObservedBackend::new(directory.clone(), health.clone());
     let timers = Timers::start().context("starting the timer thread")?;
 
@@ -115,6 +117,7 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
     let parts = FsParts {
         settings: fs_settings(settings),
         backend: backend.clone(),
+        identity: identity(settings).context("the daemon's groups")?,
         metadata_lane: lane("metadata", METADATA_THREADS, &health),
         locks_lane: lane("locks", LOCK_THREADS, &health),
         write_lane: lane("writes", WRITE_THREADS, &health),
@@ -133,6 +136,7 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
         .context("starting the backend's probe")?;
     let serving = channel.serve(filesystem.clone(), invalidated)?;
 
+    let warnings = warnings(prepared, &disks, &lost);
     let reporter = Reporter {
         backend_path: prepared.backend_path.clone(),
         backend: directory,
@@ -141,15 +145,22 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
         cache: cache.clone(),
         cache_metrics,
         disks: disks.iter().map(|disk| disk.local.clone()).collect(),
-        lost: prepared.lost_cache_directories.clone(),
+        lost,
         engine: engine.clone(),
         protocol,
         filesystem: filesystem.clone(),
         settings: settings.clone(),
+        in_memory: in_memory(prepared),
+        root: prepared
+            .backend_root
+            .try_clone()
+            .context("the backend's descriptor")?,
         reader_threads: reader_threads(settings),
     };
     let evicting = filesystem;
+    let evictable = cache.clone();
     Ok(Assembled {
+        warnings,
         wait: Box::new(move || serving.wait().map_err(anyhow::Error::from)),
         shutdown: Box::new(move || {
             cache.shutdown();
@@ -158,6 +169,7 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
         status: Box::new(move || reporter.status()),
         evict: Box::new(move |paths| {
             let evicted = evicting.evict(paths).context("looking at the backend")?;
+            refuse_untouched(&evictable, &evicted)?;
             Ok(Evicted {
                 files: evicted.files,
                 bytes: evicted.bytes,
@@ -165,6 +177,14 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
             })
         }),
     })
+}
+
+/// A daemon that is not root can be nobody else.
+fn identity(settings: &Settings) -> std::io::Result<fs::Identity> {
+    if settings.identity == Identity::Caller && nix::unistd::geteuid().is_root() {
+        return Ok(fs::Identity::Caller);
+    }
+    Ok(fs::Identity::Daemon(credentials::own()?))
 }
 
 /// Calls the backend on a thread that can be lost to it, for `backend_timeout` at most.
@@ -223,102 +243,6 @@ fn start_engine(settings: &Settings) -> anyhow::Result<Arc<Engine>> {
     Ok(engine)
 }
 
-struct Disk {
-    local: Arc<LocalDisk>,
-    cache: Arc<CacheDirectory>,
-    device: u64,
-}
-
-/// Opens the cache in each directory. Where there are several, one whose disk fails is left out.
-fn open_disks(
-    prepared: &Prepared,
-    engine: &Arc<Engine>,
-    metrics: &Arc<CacheMetrics>,
-) -> anyhow::Result<Vec<Disk>> {
-    let several = prepared.cache_directories.len() > 1;
-    let index_cache_bytes = INDEX_CACHE_BYTES / prepared.cache_directories.len().max(1);
-    let mut disks = Vec::new();
-    for directory in &prepared.cache_directories {
-        let name = directory.path.display().to_string();
-        let opened = open_disk(&name, directory, engine, metrics, index_cache_bytes);
-        match opened {
-            Ok(disk) => disks.push(disk),
-            Err(OpenError::Io(error)) if several => {
-                tracing::warn!("cache directory {name} is not used: {error}");
-            }
-            Err(error) => bail!("cache directory {name}: {error}"),
-        }
-    }
-    if disks.is_empty() {
-        bail!("no cache directory can be used; name another with cache_dir");
-    }
-    Ok(disks)
-}
-
-fn open_disk(
-    name: &str,
-    directory: &super::cache_directory::CacheDirectory,
-    engine: &Arc<Engine>,
-    metrics: &Arc<CacheMetrics>,
-    index_cache_bytes: usize,
-) -> Result<Disk, OpenError> {
-    let root = directory.directory.try_clone()?;
-    let local = LocalDisk::open(root, engine.clone())?;
-    let io: Arc<dyn Io> = local.clone();
-    let cache = CacheDirectory::open(name.to_owned(), io, index_cache_bytes, metrics.clone())?;
-    for notice in cache.notices.lock().iter() {
-        tracing::warn!("{notice}");
-    }
-    Ok(Disk {
-        local,
-        cache,
-        device: directory.identity.0,
-    })
-}
-
-/// The limit over all disks, split among the directories in proportion to what each could hold.
-fn set_limits(settings: &Settings, disks: &[Disk]) -> anyhow::Result<()> {
-    let mut shares: BTreeMap<u64, (DiskShare, u64)> = BTreeMap::new();
-    for disk in disks {
-        let space = disk
-            .cache
-            .disk_space()
-            .with_context(|| format!("space of {}", disk.cache.name))?;
-        let (share, directories) = shares.entry(disk.device).or_insert((
-            DiskShare {
-                total_bytes: space.total_bytes,
-                available_bytes: space.available_bytes,
-                used_by_cache_bytes: 0,
-            },
-            0,
-        ));
-        share.used_by_cache_bytes += disk.cache.space.used_bytes();
-        *directories += 1;
-    }
-    let all: Vec<DiskShare> = shares.values().map(|(share, _)| *share).collect();
-    let limit_bytes = settings
-        .cache_size
-        .limit_bytes(&all)
-        .map_err(anyhow::Error::msg)?;
-    let capacity = |share: &DiskShare| (share.available_bytes + share.used_by_cache_bytes).max(1);
-    let total: u64 = all.iter().map(capacity).sum();
-    for disk in disks {
-        let (share, directories) = &shares[&disk.device];
-        let part = u128::from(limit_bytes) * u128::from(capacity(share)) / u128::from(total);
-        disk.cache
-            .space
-            .set_limit((part / u128::from(*directories)) as u64);
-        if let CacheSize::Bytes(wanted) = settings.cache_size
-            && wanted > total
-        {
-            tracing::warn!(
-                "cache_size is larger than what the cache disks have free; when they are full, reads go past the cache"
-            );
-        }
-    }
-    Ok(())
-}
-
 fn cache_settings(settings: &Settings) -> CacheSettings {
     CacheSettings {
         fill_parallelism: settings.max_concurrent_fills,
@@ -348,6 +272,11 @@ fn fs_settings(settings: &Settings) -> FsSettings {
         passthrough: settings.passthrough == PassthroughChoice::Auto,
         direct_io: settings.direct_io,
         read_only: settings.mount_flags.read_only,
+        keep_written: match settings.keep_written {
+            KeepWritten::Proven => fs::KeepWritten::Proven,
+            KeepWritten::Always => fs::KeepWritten::Always,
+            KeepWritten::Never => fs::KeepWritten::Never,
+        },
         sync_names: settings.mount_flags.sync || settings.mount_flags.sync_names,
         descriptors_max: descriptors_max(),
         readahead: readahead::Limits {
@@ -385,7 +314,7 @@ fn mount_settings(settings: &Settings, prepared: &Prepared) -> MountSettings {
     .into_iter()
     .filter(|(wanted, _)| *wanted)
     .fold(MsFlags::empty(), |flags, (_, flag)| flags | flag);
-    let access = match settings.access {
+    let access = match settings.access() {
         Some(Access::Owner) => fuse::Access::Owner,
         Some(Access::OwnerAndRoot) => fuse::Access::OwnerAndRoot,
         Some(Access::Everybody) => fuse::Access::Everyone,

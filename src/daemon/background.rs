@@ -14,7 +14,7 @@ use std::path::Path;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
     pub exit_status: i32,
-    /// Empty on success.
+    /// Empty where there is nothing to say.
     pub message: String,
 }
 
@@ -45,14 +45,14 @@ impl Announcer {
         self.pipe.is_some()
     }
 
-    /// The mount serves: the terminal is let go of, the caller returns 0.
-    pub fn serving(self) -> io::Result<()> {
+    /// The mount serves: the terminal is let go of, the caller prints the warnings and returns 0.
+    pub fn serving(self, warnings: &[String]) -> io::Result<()> {
         if self.pipe.is_some() {
             leave_terminal()?;
         }
         self.tell(&Outcome {
             exit_status: exit_status::SUCCESS,
-            message: String::new(),
+            message: warnings.join("\n"),
         })
     }
 

@@ -5,6 +5,7 @@
 use super::directory_lock::DirectoryLock;
 use super::error::CacheDirectoryProblem as Problem;
 use super::mount_table;
+use crate::io::is_no_room;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{Mode, fstat};
 use std::fs::File;
@@ -20,7 +21,23 @@ pub struct CacheDirectory {
     pub directory: OwnedFd,
     /// Device and inode: what this directory is, whatever its name.
     pub identity: (u64, u64),
+    filesystem: String,
+    // In this order: the lock file goes before the directory that was made for it.
     lock: DirectoryLock,
+    made: Made,
+}
+
+/// Directories that were made and are removed again, innermost first, unless the mount comes up.
+#[derive(Debug)]
+struct Made(Vec<PathBuf>);
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        for path in &self.0 {
+            // Somebody else may have put something there.
+            let _ = std::fs::remove_dir(path);
+        }
+    }
 }
 
 /// What a cache directory has to stay apart from.
@@ -73,7 +90,7 @@ impl CacheDirectory {
         // Before anything is made: a refused choice leaves nothing behind, least of all in the backend.
         let planned = resolve_existing(path).map_err(Problem::CannotOpen)?;
         check_apart(&planned, neighbours)?;
-        make(path, make_parents)?;
+        let made = make(path, make_parents)?;
         let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_RDONLY | OFlag::O_CLOEXEC;
         let directory =
             open(path, flags, Mode::empty()).map_err(|errno| open_problem(path, errno))?;
@@ -94,26 +111,43 @@ impl CacheDirectory {
         check_apart(&path, neighbours)?;
         let lock = DirectoryLock::take(&directory)?;
         Ok(Self {
-            path,
             directory,
             identity: (facts.st_dev, facts.st_ino),
+            filesystem: filesystem_of(&path),
+            path,
             lock,
+            made,
         })
+    }
+
+    /// The mount has come up: what was made for it stays.
+    pub fn keep(&mut self) {
+        self.lock.keep();
+        self.made.0.clear();
+    }
+
+    /// It takes memory and ends with the machine.
+    pub fn is_in_memory(&self) -> bool {
+        self.filesystem == "tmpfs"
     }
 
     /// Writes who holds this directory into its lock file, for the message that another mount would
     /// show. Called by the process that keeps it, after the last fork.
     pub fn record_holder(&mut self, mountpoint: &Path) -> io::Result<()> {
-        self.lock.record_holder(mountpoint)
+        match self.lock.record_holder(mountpoint) {
+            // The lock holds without a name.
+            Err(error) if is_no_room(&error) => Ok(()),
+            outcome => outcome,
+        }
     }
 
-    /// Tries on a scratch file what the cache needs of the disk. Blocks on the disk.
+    /// Tries on a scratch file what the cache needs of the disk. A full one cannot be tried, and has room again some
+    /// day. Blocks on the disk.
     pub fn check_disk(&self) -> Result<(), Problem> {
-        let filesystem = mount_table::mount_of(&self.path)
-            .ok()
-            .flatten()
-            .map_or_else(|| "unknown".to_owned(), |mount| mount.filesystem_type);
-        probe_disk(&self.path, &filesystem)
+        match probe_disk(&self.path, &self.filesystem) {
+            Err(Problem::Full) => Ok(()),
+            outcome => outcome,
+        }
     }
 }
 
@@ -134,16 +168,25 @@ fn resolve_existing(path: &Path) -> io::Result<PathBuf> {
     }
 }
 
-fn make(path: &Path, make_parents: bool) -> Result<(), Problem> {
+fn filesystem_of(path: &Path) -> String {
+    mount_table::mount_of(path)
+        .ok()
+        .flatten()
+        .map_or_else(|| "unknown".to_owned(), |mount| mount.filesystem_type)
+}
+
+fn make(path: &Path, make_parents: bool) -> Result<Made, Problem> {
+    let is_missing = |path: &&Path| path.symlink_metadata().is_err();
+    let missing = path.ancestors().take_while(is_missing);
+    let missing = Made(missing.map(Path::to_owned).collect());
     let made = std::fs::DirBuilder::new()
         .mode(0o700)
         .recursive(make_parents)
         .create(path);
     match made {
-        Ok(()) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Ok(()) => Ok(missing),
         // A parent that may not be written to matters only if the directory is missing.
-        Err(_) if path.symlink_metadata().is_ok() => Ok(()),
+        Err(_) if path.symlink_metadata().is_ok() => Ok(Made(Vec::new())),
         Err(error) => Err(Problem::CannotCreate(error)),
     }
 }
@@ -179,9 +222,9 @@ fn check_apart(path: &Path, neighbours: Neighbours<'_>) -> Result<(), Problem> {
 }
 
 pub(super) fn disk_problem(error: io::Error) -> Problem {
-    match error.raw_os_error() {
-        Some(libc::ENOSPC | libc::EDQUOT) => Problem::Full,
-        _ => Problem::Broken(error),
+    match is_no_room(&error) {
+        true => Problem::Full,
+        false => Problem::Broken(error),
     }
 }
 

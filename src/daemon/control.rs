@@ -4,7 +4,7 @@
 //! Its name is made from the mountpoint, so that a command finds it without touching the mount.
 
 use super::mount_table::path_hash;
-use super::prepare::with_timeout;
+use super::prepare::{default_cache_parent, with_timeout};
 use super::status::Status;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use serde::{Deserialize, Serialize};
@@ -117,11 +117,13 @@ impl Handlers {
 
 /// Where the sockets of this user's mounts lie.
 pub fn socket_directory() -> PathBuf {
-    let parent = match std::env::var_os("XDG_RUNTIME_DIR") {
-        Some(own) if !nix::unistd::geteuid().is_root() => PathBuf::from(own),
-        _ => PathBuf::from("/run"),
-    };
-    parent.join("nfs-cachefs")
+    if nix::unistd::geteuid().is_root() {
+        return PathBuf::from("/run/nfs-cachefs");
+    }
+    match std::env::var_os("XDG_RUNTIME_DIR") {
+        Some(own) => PathBuf::from(own).join("nfs-cachefs"),
+        None => default_cache_parent().join("run"),
+    }
 }
 
 /// The socket of the mount at `mountpoint` (resolved).

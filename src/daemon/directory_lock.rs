@@ -9,8 +9,8 @@ use super::cache_directory::disk_problem;
 use super::error::CacheDirectoryProblem as Problem;
 use super::mount_table;
 use crate::sys::process::process_facts;
-use nix::fcntl::{Flock, FlockArg, OFlag, openat};
-use nix::sys::stat::Mode;
+use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, openat};
+use nix::sys::stat::{Mode, fstat, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -30,6 +30,27 @@ const RETRY: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub struct DirectoryLock {
     file: Flock<File>,
+    /// The directory, where the lock file was made for this and is not to stay.
+    made_in: Option<OwnedFd>,
+}
+
+impl Drop for DirectoryLock {
+    fn drop(&mut self) {
+        // Whoever is taking it just now would hold a file without a name: it stays then.
+        if let Some(directory) = &self.made_in
+            && let Ok(Some(_guard)) = guard(directory)
+            && is_still_named(&self.file, directory)
+        {
+            let _ = unlinkat(directory, LOCK_NAME, UnlinkatFlags::NoRemoveDir);
+        }
+    }
+}
+
+/// Whether the name leads to this lock file, and not to one that replaced it.
+fn is_still_named(file: &File, directory: &OwnedFd) -> bool {
+    let named = fstatat(directory, LOCK_NAME, AtFlags::AT_SYMLINK_NOFOLLOW);
+    let own = fstat(file);
+    matches!((named, own), (Ok(named), Ok(own)) if named.st_ino == own.st_ino)
 }
 
 enum Attempt {
@@ -60,6 +81,11 @@ impl DirectoryLock {
         }
     }
 
+    /// The lock file stays.
+    pub fn keep(&mut self) {
+        self.made_in = None;
+    }
+
     /// Writes down that this process holds the directory. Called after the last fork.
     pub fn record_holder(&mut self, mountpoint: &Path) -> io::Result<()> {
         let pid = std::process::id();
@@ -67,22 +93,21 @@ impl DirectoryLock {
         self.write(&format!("{pid}\n{start_ticks}\n{}\n", mountpoint.display()))
     }
 
+    /// Over what is there: a full disk has no other block for it.
     fn write(&mut self, text: &str) -> io::Result<()> {
-        self.file.set_len(0)?;
         self.file.seek(SeekFrom::Start(0))?;
-        self.file.write_all(text.as_bytes())
+        self.file.write_all(text.as_bytes())?;
+        self.file.set_len(text.len() as u64)
     }
 }
 
 fn try_take(directory: &OwnedFd) -> Result<Attempt, Problem> {
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let own = openat(directory, ".", flags, Mode::empty())
-        .map_err(|errno| Problem::CannotOpen(errno.into()))?;
-    let Some(_guard) = try_flock(File::from(own))?.ok() else {
+    let Some(_guard) = guard(directory)? else {
         return Ok(Attempt::Crowded);
     };
-    let held = match try_flock(open_lock_file(directory)?)? {
-        Ok(file) => return emptied(file).map(Attempt::Taken),
+    let (file, is_new) = open_lock_file(directory)?;
+    let held = match try_flock(file)? {
+        Ok(file) => return taken(file, is_new, directory),
         Err(held) => held,
     };
     let holder = Holder::read(&held);
@@ -95,15 +120,34 @@ fn try_take(directory: &OwnedFd) -> Result<Attempt, Problem> {
     );
     unlinkat(directory, LOCK_NAME, UnlinkatFlags::NoRemoveDir)
         .map_err(|errno| disk_problem(errno.into()))?;
-    match try_flock(open_lock_file(directory)?)? {
-        Ok(file) => emptied(file).map(Attempt::Taken),
+    match try_flock(open_lock_file(directory)?.0)? {
+        Ok(file) => taken(file, false, directory),
         Err(_) => Ok(Attempt::Crowded),
     }
 }
 
-fn open_lock_file(directory: &OwnedFd) -> Result<File, Problem> {
-    let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    openat(directory, LOCK_NAME, flags, Mode::from_bits_truncate(0o600))
+/// The flock on the directory itself; `None` while somebody else has it.
+fn guard(directory: &OwnedFd) -> Result<Option<Flock<File>>, Problem> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let own = openat(directory, ".", flags, Mode::empty())
+        .map_err(|errno| Problem::CannotOpen(errno.into()))?;
+    Ok(try_flock(File::from(own))?.ok())
+}
+
+/// The lock file, and whether it was made now.
+fn open_lock_file(directory: &OwnedFd) -> Result<(File, bool), Problem> {
+    let flags = OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let private = Mode::from_bits_truncate(0o600);
+    match openat(directory, LOCK_NAME, flags, private) {
+        Err(nix::errno::Errno::ENOENT) => {}
+        found => return Ok((lock_file(found)?, false)),
+    }
+    let made = openat(directory, LOCK_NAME, flags | OFlag::O_CREAT, private);
+    Ok((lock_file(made)?, true))
+}
+
+fn lock_file(opened: nix::Result<OwnedFd>) -> Result<File, Problem> {
+    opened
         .map(File::from)
         .map_err(|errno| disk_problem(errno.into()))
 }
@@ -117,9 +161,16 @@ fn try_flock(file: File) -> Result<Result<Flock<File>, File>, Problem> {
     }
 }
 
-fn emptied(file: Flock<File>) -> Result<DirectoryLock, Problem> {
-    file.set_len(0).map_err(disk_problem)?;
-    Ok(DirectoryLock { file })
+fn taken(file: Flock<File>, is_new: bool, directory: &OwnedFd) -> Result<Attempt, Problem> {
+    // One byte names nobody, and keeps the block.
+    if file.metadata().map_err(disk_problem)?.len() > 1 {
+        file.set_len(1).map_err(disk_problem)?;
+    }
+    let made_in = match is_new {
+        true => Some(directory.try_clone().map_err(Problem::CannotOpen)?),
+        false => None,
+    };
+    Ok(Attempt::Taken(DirectoryLock { file, made_in }))
 }
 
 /// Who holds a directory, as written by the holder; "unknown" before it did.
@@ -190,7 +241,7 @@ mod tests {
         let mut lock = DirectoryLock::take(&directory).expect("free");
         // A mountpoint where a mount of ours is would be refused at once; one without is waited for.
         lock.record_holder(Path::new("/mnt/other")).expect("write");
-        let holder = Holder::read(&open_lock_file(&directory).expect("lock file"));
+        let holder = Holder::read(&open_lock_file(&directory).expect("lock file").0);
         assert_eq!(holder.pid, std::process::id().to_string());
         assert_eq!(holder.mountpoint, "/mnt/other");
         assert!(!holder.is_dead());

@@ -75,7 +75,7 @@ pub enum CacheDirectoryProblem {
     Symlink,
     #[error("not a directory")]
     NotDirectory,
-    #[error("does not exist and cannot be made: {0}; is the disk mounted?")]
+    #[error("does not exist and cannot be made: {0}; {hint}", hint = cannot_create_hint(.0))]
     CannotCreate(io::Error),
     #[error("cannot be opened: {0}")]
     CannotOpen(io::Error),
@@ -116,6 +116,16 @@ pub enum CacheDirectoryProblem {
     Full,
     #[error("{0}; the disk fails or is read-only")]
     Broken(io::Error),
+}
+
+fn cannot_create_hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "name one with cache_dir that you may make, or mount as root"
+        }
+        io::ErrorKind::StorageFull => "make room on that disk, or name another",
+        _ => "is the disk mounted?",
+    }
 }
 
 impl CacheDirectoryProblem {

@@ -9,12 +9,12 @@
 //! - `prepare`: checks of backend and mountpoint; `cache_directory` those of the cache's disks, `directory_lock`
 //!   who holds one
 //! - `background`: going into the background and telling the caller how it went
-//! - `assemble`: which component gets which setting
+//! - `assemble`: which component gets which setting; `disks`: the cache directories
 //! - `report`: the components' state, for `status`
 //! - `run`: serving until the end, signals, shutdown
 //! - `control`: the socket that `status`, `evict` and `umount` talk to
 //! - `status`: what `status --json` says for good
-//! - `unmount`: ending a mount from outside, whatever state its daemon is in
+//! - `unmount`: ending a mount from outside, whatever state its daemon is in; `remount`: between ro and rw
 //! - `mount_table`: /proc/self/mountinfo
 //! - `machine`: what this kernel and machine can do, for `check`
 //! - `log`: where messages go
@@ -25,12 +25,14 @@ pub mod background;
 pub mod cache_directory;
 pub mod control;
 mod directory_lock;
+mod disks;
 pub mod error;
 pub mod log;
 pub mod machine;
 pub mod mount_table;
 pub mod prepare;
-mod report;
+pub mod remount;
+pub mod report;
 pub mod run;
 pub mod start;
 pub mod status;

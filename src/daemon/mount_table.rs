@@ -12,15 +12,24 @@ pub struct Mount {
     pub mount_id: u64,
     pub major: u32,
     pub minor: u32,
+    /// What directory of the filesystem is mounted: not "/" for bind mounts of a part.
+    pub root: PathBuf,
     pub mountpoint: PathBuf,
     pub filesystem_type: String,
     pub source: OsString,
+    /// Of the mount and of the filesystem.
+    options: String,
 }
 
 impl Mount {
     /// Whether this is a mount of ours.
     pub fn is_cachefs(&self) -> bool {
         self.filesystem_type.strip_prefix("fuse.") == Some(FILESYSTEM_SUBTYPE)
+    }
+
+    /// Whether the mount table shows this word among its options.
+    pub fn shows(&self, word: &str) -> bool {
+        self.options.split(',').any(|shown| shown == word)
     }
 
     /// The directory of this FUSE connection under /sys/fs/fuse/connections: its device's minor number
@@ -42,6 +51,14 @@ pub fn topmost_at(path: &Path) -> io::Result<Option<Mount>> {
     Ok(mounts()?
         .into_iter()
         .rfind(|mount| mount.mountpoint == path))
+}
+
+/// The other mounts of the same filesystem: bind mounts, and what they were made of.
+pub fn others_of(mount: &Mount) -> io::Result<Vec<Mount>> {
+    let device = |mount: &Mount| (mount.major, mount.minor);
+    let mut others = mounts()?;
+    others.retain(|other| device(other) == device(mount) && other.mount_id != mount.mount_id);
+    Ok(others)
 }
 
 /// The mount that a resolved path lies on.
@@ -69,9 +86,11 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
         mount_id: text(0)?.parse().ok()?,
         major: major.parse().ok()?,
         minor: minor.parse().ok()?,
+        root: PathBuf::from(unescape(fields.get(3)?)),
         mountpoint: PathBuf::from(unescape(fields.get(4)?)),
         filesystem_type: text(separator + 1)?.to_owned(),
         source: unescape(fields.get(separator + 2)?),
+        options: format!("{},{}", text(5)?, text(separator + 3).unwrap_or_default()),
     })
 }
 
@@ -154,8 +173,10 @@ mod tests {
         let mounts = parse(text);
         assert_eq!(mounts.len(), 2);
         assert_eq!(mounts[0].mountpoint, Path::new("/mnt2 x"));
+        assert_eq!(mounts[0].root, Path::new("/mnt1"));
         assert!(!mounts[0].is_cachefs() && mounts[1].is_cachefs());
         assert_eq!(mounts[1].source, "cachefs");
+        assert!(mounts[1].shows("user_id=0") && !mounts[1].shows("ro"));
         assert_eq!(
             mounts[1].connection_directory(),
             Path::new("/sys/fs/fuse/connections/52")

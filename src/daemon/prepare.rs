@@ -15,8 +15,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Where caches lie when no cache_dir is given.
-pub const DEFAULT_CACHE_PARENT: &str = "/var/cache/nfs-cachefs";
+/// Where the caches of root's mounts lie when no cache_dir is given.
+const DEFAULT_CACHE_PARENT: &str = "/var/cache/nfs-cachefs";
 
 /// How long a mount that is there already may take to show whether it is alive.
 const LIVENESS_TIMEOUT: Duration = Duration::from_secs(2);
@@ -42,6 +42,25 @@ pub struct Prepared {
 pub struct LostCacheDirectory {
     pub path: PathBuf,
     pub reason: String,
+}
+
+/// Where caches lie when no cache_dir is given: of an ordinary user in $XDG_CACHE_HOME, or ~/.cache.
+pub fn default_cache_parent() -> PathBuf {
+    let absolute = |name| {
+        let path = std::env::var_os(name).map(PathBuf::from)?;
+        path.is_absolute().then_some(path)
+    };
+    let users = || {
+        let home = || Some(absolute("HOME")?.join(".cache"));
+        absolute("XDG_CACHE_HOME").or_else(home)
+    };
+    match nix::unistd::geteuid().is_root() {
+        true => PathBuf::from(DEFAULT_CACHE_PARENT),
+        false => users().map_or_else(
+            || PathBuf::from(DEFAULT_CACHE_PARENT),
+            |parent| parent.join("nfs-cachefs"),
+        ),
+    }
 }
 
 /// Checks and opens everything. `backend` is used when the options name none. Starts threads (a hung
@@ -74,7 +93,7 @@ pub fn prepare(
         mountpoint: &mountpoint,
     };
     let (cache_directories, lost_cache_directories) =
-        open_cache_directories(settings, neighbours, Path::new(DEFAULT_CACHE_PARENT))?;
+        open_cache_directories(settings, neighbours, &default_cache_parent())?;
     Ok(Prepared {
         source,
         backend_root,

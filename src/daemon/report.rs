@@ -7,15 +7,21 @@ use super::status::{
 };
 use crate::backend::DirectoryBackend;
 use crate::backend::health::{Health, HealthState};
-use crate::cache::Cache;
-use crate::config::{PassthroughChoice, Settings};
+use crate::cache::{Cache, CacheDirectory};
+use crate::config::{Identity, KeepWritten, PassthroughChoice, Settings};
 use crate::fs::FileSystem;
 use crate::fuse::ProtocolReport;
 use crate::io::engine::Engine;
 use crate::io::local::LocalDisk;
 use crate::metrics::{BackendMetrics, CacheMetrics};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
+
+const NOTHING_PROVEN: &str = "the backend is not on a disk of this machine, so others may write to a file unnoticed while it is written here; \
+    what is written is fetched at its next read; with keep_written=always it is not, where no other machine writes to such files";
+/// What a mount by an ordinary user goes without.
+pub const LOST_WITHOUT_ROOT: &str = "run by an ordinary user: complete files are read through the daemon (no passthrough), files are found by path rather than by handle, and the backend is asked as that user, whoever asks here";
 
 /// Everything that has something to say.
 pub struct Reporter {
@@ -31,6 +37,9 @@ pub struct Reporter {
     pub protocol: ProtocolReport,
     pub filesystem: Arc<FileSystem>,
     pub settings: Settings,
+    /// What to know of cache directories that are no disk's.
+    pub in_memory: Vec<String>,
+    pub root: OwnedFd,
     pub reader_threads: usize,
 }
 
@@ -64,6 +73,7 @@ impl Reporter {
                 },
                 threads: self.reader_threads as u64,
             },
+            read_only: self.settings.mount_flags.read_only,
             options: self.without_effect(),
             warnings: self.warnings(reachable),
             nodes: self.filesystem.node_count() as u64,
@@ -119,7 +129,10 @@ impl Reporter {
             let space = cache.disk_space().ok();
             CacheDirectoryStatus {
                 path: cache.name.clone(),
-                state: cache.failure().unwrap_or_else(|| "ok".to_owned()),
+                state: cache
+                    .failure()
+                    .or_else(|| cache.shortage())
+                    .unwrap_or_else(|| "ok".to_owned()),
                 bytes_used: cache.space.used_bytes(),
                 disk_bytes_total: space.map_or(0, |space| space.total_bytes),
                 disk_bytes_available: space.map_or(0, |space| space.available_bytes),
@@ -131,6 +144,21 @@ impl Reporter {
             ..CacheDirectoryStatus::default()
         });
         working.chain(lost).collect()
+    }
+
+    /// The backend's directory is served wherever it is by now. Asks nobody: the kernel keeps its name.
+    fn moved_root(&self) -> Option<String> {
+        let link = format!("/proc/self/fd/{}", self.root.as_raw_fd());
+        let present = std::fs::read_link(link).ok()?;
+        let named = &self.backend_path;
+        (present != *named).then(|| {
+            format!(
+                "the backend {} was renamed, removed or unmounted since the start: what is served is the directory that was there, \
+                 now {}; unmount and mount again for what has that name now",
+                named.display(),
+                present.display()
+            )
+        })
     }
 
     /// Options that were asked for and can do nothing here.
@@ -166,6 +194,23 @@ impl Reporter {
                 no_effect_because: Some(reason.clone()),
             });
         }
+        let is_remote = self.backend.filesystems().iter().all(|one| one.remote);
+        if self.settings.keep_written == KeepWritten::Proven && is_remote {
+            options.push(OptionStatus {
+                name: "keep_written".to_owned(),
+                value: String::new(),
+                no_effect_because: Some(NOTHING_PROVEN.to_owned()),
+            });
+        }
+        if self.settings.identity == Identity::Caller && !nix::unistd::geteuid().is_root() {
+            options.push(OptionStatus {
+                name: "identity".to_owned(),
+                value: "daemon".to_owned(),
+                no_effect_because: Some(
+                    "the daemon is not root and can act as nobody but its own user".to_owned(),
+                ),
+            });
+        }
         options
     }
 
@@ -178,8 +223,11 @@ impl Reporter {
                 self.health.since().elapsed().as_secs()
             ));
         }
+        warnings.extend(self.moved_root());
+        warnings.extend(self.in_memory.iter().cloned());
         for cache in self.cache.directories() {
             warnings.extend(cache.notices.lock().iter().cloned());
+            warnings.extend(out_of_order(cache));
         }
         for disk in &self.disks {
             if !disk.supports_direct_io() {
@@ -189,12 +237,18 @@ impl Reporter {
                 ));
             }
         }
-        if !self.settings.mount_flags.read_only {
-            warnings.push(
-                "read-only in this version: programs that write get EROFS, as if mounted with `ro`"
-                    .to_owned(),
-            );
+        if !nix::unistd::geteuid().is_root() {
+            warnings.push(LOST_WITHOUT_ROOT.to_owned());
         }
         warnings
     }
+}
+
+/// What the administrator has to do about a cache directory, if anything.
+fn out_of_order(cache: &CacheDirectory) -> Option<String> {
+    let failed = cache.failure().map(|reason| {
+        format!("out of use until the next mount, its files are read from the backend: {reason}; check that disk, then mount again")
+    });
+    let trouble = failed.or_else(|| cache.shortage())?;
+    Some(format!("cache directory {}: {trouble}", cache.name))
 }

@@ -35,8 +35,18 @@ enum Event {
 /// Blocks the signals that [`serve`] waits for. Called before the first thread starts, which inherits
 /// this.
 pub fn block_signals() -> io::Result<()> {
-    crate::sys::process::ignore_signals(&[Signal::SIGPIPE, Signal::SIGIO, Signal::SIGHUP])?;
-    Ok(waited_signals().thread_block()?)
+    crate::sys::process::ignore_signals(&[
+        Signal::SIGPIPE,
+        Signal::SIGIO,
+        Signal::SIGHUP,
+        // Sent to daemons by those who take them for requests to reopen logs or to tell statistics.
+        Signal::SIGUSR1,
+        Signal::SIGUSR2,
+    ])?;
+    let mut blocked = waited_signals();
+    // Ignored all the same, it comes to the thread that waits for it (src/backend/alone.rs).
+    blocked.add(Signal::SIGIO);
+    Ok(blocked.thread_block()?)
 }
 
 fn waited_signals() -> SigSet {
@@ -61,6 +71,7 @@ pub fn serve(
         shutdown,
         status,
         evict,
+        warnings,
     } = assembled;
     let handlers = Handlers {
         status: complete_status(status, settings, &prepared, stopping.clone()),
@@ -87,8 +98,11 @@ pub fn serve(
     }
     let name = called(settings, &prepared.mountpoint);
     tracing::info!("{name} serves {}", prepared.backend_path.display());
+    for warning in &warnings {
+        tracing::warn!("{warning}");
+    }
     notify_systemd(sd_notify::NotifyState::Ready);
-    if let Err(error) = announcer.serving() {
+    if let Err(error) = announcer.serving(&warnings) {
         tracing::warn!("telling that the mount serves: {error}");
     }
     let exit_status = wait_for_end(&receiver, &prepared.mountpoint, &stopping);

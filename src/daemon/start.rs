@@ -37,8 +37,12 @@ pub fn mount(request: MountRequest) -> i32 {
         match launch() {
             Ok(Launched::Daemon(announcer)) => announcer,
             Ok(Launched::Caller(outcome)) => {
-                if !outcome.message.is_empty() {
-                    eprintln!("nfs-cachefs: {}", outcome.message);
+                let warning = match outcome.exit_status {
+                    exit_status::SUCCESS => "warning: ",
+                    _ => "",
+                };
+                for line in outcome.message.lines() {
+                    eprintln!("nfs-cachefs: {warning}{line}");
                 }
                 return outcome.exit_status;
             }
@@ -96,16 +100,12 @@ fn try_start(
             .record_holder(&prepared.mountpoint)
             .map_err(system("lock file of the cache directory"))?;
     }
-    for lost in &prepared.lost_cache_directories {
-        tracing::warn!(
-            "cache directory {} is not used: {}",
-            lost.path.display(),
-            lost.reason
-        );
-    }
     crate::sys::memory::limit_arenas(HEAP_ARENAS);
     std::env::set_current_dir("/").map_err(system("chdir /"))?;
     let assembled = assemble(settings, &prepared).map_err(StartError::Component)?;
+    for directory in &mut prepared.cache_directories {
+        directory.keep();
+    }
     Ok((prepared, assembled))
 }
 

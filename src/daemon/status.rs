@@ -17,6 +17,8 @@ pub struct Status {
     pub name: String,
     pub mountpoint: String,
     pub uptime_seconds: u64,
+    /// Mounted with `ro`: the daemon takes no changes.
+    pub read_only: bool,
     pub engine: EngineStatus,
     pub fuse: FuseStatus,
     pub options: Vec<OptionStatus>,
@@ -68,6 +70,7 @@ pub struct BackendStatus {
 pub struct CacheStatus {
     pub bytes_used: u64,
     pub bytes_limit: u64,
+    /// In the index: as of the last checkpoint, 3 s ago at most.
     pub files: u64,
     pub hit_bytes: u64,
     pub miss_bytes: u64,

@@ -3,13 +3,13 @@
 use super::control::{Client, Reply, Request, socket_directory};
 use super::mount_table::{self, Mount};
 use super::prepare::{Liveness, liveness};
+use crate::sys::fusermount;
 use crate::sys::process::{open_process, process_facts, wait_for_end};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// How long a daemon may take to answer before it is held to hang.
@@ -42,6 +42,11 @@ pub enum UnmountError {
     NotMounted(PathBuf),
     #[error("{}: busy{}; end what uses it and try again", path.display(), users_in_words(.users))]
     Busy { path: PathBuf, users: Vec<User> },
+    #[error(
+        "{}: only the user who mounted it and root may unmount it ({refused}); try as that user, or as root",
+        path.display()
+    )]
+    NotAllowed { path: PathBuf, refused: io::Error },
     #[error("{}: {source}", path.display())]
     System { path: PathBuf, source: io::Error },
 }
@@ -73,7 +78,8 @@ pub fn unmount(mountpoint: &Path) -> Result<Unmounted, UnmountError> {
     };
     let (path, mount) = find(mountpoint).map_err(system)?;
     let mount = mount.ok_or_else(|| UnmountError::NotMounted(mountpoint.to_owned()))?;
-    let client = Client::connect(&socket_directory(), &path).ok();
+    let others = mount_table::others_of(&mount).map_err(system)?;
+    let client = connect(&mount).ok();
     let daemon = client.as_ref().and_then(|client| client.daemon_pid().ok());
     let process = daemon.and_then(|pid| open_process(pid).ok());
     let state = match client {
@@ -84,7 +90,7 @@ pub fn unmount(mountpoint: &Path) -> Result<Unmounted, UnmountError> {
     };
     let mut outcome = match state {
         Liveness::Answers => {
-            unmount_in_order(&path, || waiting_in(&path))?;
+            unmount_in_order(&path, || waiting_in(&mount))?;
             Unmounted::Cleanly
         }
         Liveness::Dead | Liveness::Hung => {
@@ -100,6 +106,8 @@ pub fn unmount(mountpoint: &Path) -> Result<Unmounted, UnmountError> {
         }
     };
     if let (Some(pid), Some(process)) = (daemon, process)
+        // It goes on serving them.
+        && (others.is_empty() || outcome != Unmounted::Cleanly)
         && !wait_for_death(pid, &process).map_err(system)?
     {
         outcome = Unmounted::DaemonRemains { pid };
@@ -136,9 +144,8 @@ struct Waiting {
 }
 
 /// Nothing where the daemon does not say.
-fn waiting_in(path: &Path) -> Waiting {
-    let asked = Client::connect(&socket_directory(), path)
-        .and_then(|client| client.ask(&Request::Status, ANSWER_TIMEOUT));
+fn waiting_in(mount: &Mount) -> Waiting {
+    let asked = connect(mount).and_then(|client| client.ask(&Request::Status, ANSWER_TIMEOUT));
     match asked {
         Ok(Reply::Status(status)) => Waiting {
             longest: Duration::from_millis(status.longest_wait_ms),
@@ -147,6 +154,18 @@ fn waiting_in(path: &Path) -> Waiting {
         },
         _ => Waiting::default(),
     }
+}
+
+/// The daemon of a mount. It is known by where it mounted: a bind mount's is found by that mount, as long as it is there.
+pub fn connect(mount: &Mount) -> io::Result<Client> {
+    let directory = socket_directory();
+    let own = Client::connect(&directory, &mount.mountpoint);
+    let Err(error) = own else { return own };
+    let others = mount_table::others_of(mount)?;
+    let mut clients = others
+        .iter()
+        .filter_map(|other| Client::connect(&directory, &other.mountpoint).ok());
+    clients.next().ok_or(error)
 }
 
 /// The resolved mountpoint and the mount of ours on top there.
@@ -198,12 +217,12 @@ fn try_unmount(path: &Path) -> Result<(), UnmountError> {
     match umount2(path, MntFlags::UMOUNT_NOFOLLOW) {
         Ok(()) => Ok(()),
         Err(Errno::EBUSY) => Err(busy()),
-        Err(Errno::EPERM) => match fusermount(path, &["-u"]) {
+        Err(Errno::EPERM) => match fusermount::unmount(path, false) {
             Ok(()) => Ok(()),
             Err(_) if !users_of(path).is_empty() => Err(busy()),
-            Err(source) => Err(UnmountError::System {
+            Err(refused) => Err(UnmountError::NotAllowed {
                 path: path.to_owned(),
-                source,
+                refused,
             }),
         },
         Err(errno) => Err(UnmountError::System {
@@ -217,23 +236,8 @@ fn try_unmount(path: &Path) -> Result<(), UnmountError> {
 pub fn detach(path: &Path) -> io::Result<()> {
     match umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
         Ok(()) => Ok(()),
-        Err(Errno::EPERM) => fusermount(path, &["-u", "-z"]),
+        Err(Errno::EPERM) => fusermount::unmount(path, true),
         Err(errno) => Err(errno.into()),
-    }
-}
-
-/// The setuid helper that lets a user unmount what that user mounted.
-fn fusermount(path: &Path, arguments: &[&str]) -> io::Result<()> {
-    let output = Command::new("fusermount3")
-        .args(arguments)
-        .arg("--")
-        .arg(path)
-        .output()?;
-    match output.status.success() {
-        true => Ok(()),
-        false => Err(io::Error::other(
-            String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-        )),
     }
 }
 
@@ -247,7 +251,7 @@ pub(super) fn abort(mount: &Mount) {
 }
 
 /// The processes that have a file, directory or mapping of the mount at `path` in use, as far as /proc
-/// shows. Reads links only: nothing in the mount is touched.
+/// shows, but for this one. Reads links only: nothing in the mount is touched.
 pub fn users_of(path: &Path) -> Vec<User> {
     let mut users = Vec::new();
     let Ok(processes) = std::fs::read_dir("/proc") else {
@@ -258,6 +262,7 @@ pub fn users_of(path: &Path) -> Vec<User> {
             .file_name()
             .to_str()
             .and_then(|name| name.parse().ok())
+            .filter(|pid| *pid != std::process::id() as i32)
         else {
             continue;
         };

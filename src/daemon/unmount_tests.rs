@@ -4,6 +4,7 @@ use crate::daemon::test_scratch;
 use nix::mount::{MsFlags, mount};
 use std::fs::File;
 use std::os::fd::AsRawFd;
+use std::process::Command;
 
 #[test]
 fn what_is_not_a_mount_of_ours_is_refused() {

@@ -36,9 +36,9 @@ impl FileSystem {
             move |fs, pending| {
                 let outcome = fs.change_bytes(&writing.of(&handle.node), || {
                     writing.writer.unsynced.store(true, Ordering::Release);
-                    writing.writer.file.allocate(mode, range)?;
-                    follow_allocation(&writing, mode, range);
-                    Ok(())
+                    let outcome = writing.writer.file.allocate(mode, range);
+                    follow_allocation(&writing, mode, range, &outcome);
+                    outcome
                 });
                 pending.finish(outcome);
             },
@@ -75,7 +75,14 @@ impl FileSystem {
                     let source = fs.copy_source(&from)?;
                     writing.writer.unsynced.store(true, Ordering::Release);
                     let file = &writing.writer.file;
-                    let copied = file.copy_from(&source, copy.from_offset, range)?;
+                    let copied = file.copy_from(&source, copy.from_offset, range);
+                    if let Some(followers) = writing.writes.followers() {
+                        match &copied {
+                            Ok(copied) => followers.miss(ByteRange::at(range.start, *copied)),
+                            Err(_) => followers.doubt(range),
+                        }
+                    }
+                    let copied = copied?;
                     follow_copy(&fs, &to, &writing, ByteRange::at(range.start, copied))?;
                     Ok(copied)
                 });
@@ -90,16 +97,20 @@ impl FileSystem {
         {
             return Ok(writer.file.source());
         }
-        let opened = self.backend.open_to_copy(&from.node.place());
+        let place = from.node.place_for(&from.open.reader);
+        let opened = self.backend.open_to_copy(&place);
         // Without a name any more, perhaps: the handle can be read all the same.
         opened.map_err(|_| io::Error::from_raw_os_error(libc::EOPNOTSUPP))
     }
 }
 
-fn follow_allocation(writing: &Writing, mode: i32, range: ByteRange) {
+fn follow_allocation(writing: &Writing, mode: i32, range: ByteRange, outcome: &io::Result<()>) {
     let Some(followers) = writing.writes.followers().filter(|all| !all.is_empty()) else {
         return;
     };
+    if outcome.is_err() {
+        return followers.lose_kept();
+    }
     let zeroes = mode & (libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_ZERO_RANGE) != 0;
     let keeps_size = mode & libc::FALLOC_FL_KEEP_SIZE != 0;
     match zeroes {
@@ -117,14 +128,14 @@ fn follow_copy(
     copied: ByteRange,
 ) -> io::Result<()> {
     const PIECE_BYTES: u64 = 1 << 20;
-    let Some(followers) = writing.writes.followers().filter(|all| !all.is_empty()) else {
+    let Some(followers) = writing.writes.followers().filter(|all| all.are_shown()) else {
         return Ok(());
     };
     let mut buffer = fs.cache.buffer(PIECE_BYTES as usize);
     let mut offset = copied.start;
     while offset < copied.end {
         let length = PIECE_BYTES.min(copied.end - offset) as usize;
-        let read = fs.read_present(&to.node, &writing.writes, &mut buffer[..length], offset)?;
+        let read = fs.read_present(to, &writing.writes, &mut buffer[..length], offset)?;
         if read == 0 {
             break;
         }

@@ -1,4 +1,4 @@
-//! Who asks: the identity that a change of the backend is made with.
+//! Who asks: the identity that the backend is asked with.
 
 use super::FileSystem;
 use crate::sys::process;
@@ -17,21 +17,37 @@ const CALLERS_MAX: usize = 1024;
 /// Supplementary groups, and since when they are known.
 type Groups = (Instant, Arc<[u32]>);
 
+/// As whom the backend is asked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Identity {
+    /// As whoever asks here.
+    Caller,
+    /// As the daemon, which can be nobody else or shall not be.
+    Daemon(Credentials),
+}
+
 /// Supplementary groups, which the kernel does not send, by who sent a request.
-pub(super) struct CallerGroups {
+pub(super) struct Callers {
+    identity: Identity,
     known: Mutex<LruCache<(u32, u32, u32), Groups>>,
 }
 
-impl CallerGroups {
-    pub(super) fn new() -> Self {
+impl Callers {
+    pub(super) fn new(identity: Identity) -> Self {
         let callers = NonZeroUsize::new(CALLERS_MAX).expect("not zero");
         Self {
+            identity,
             known: Mutex::new(LruCache::new(callers)),
         }
     }
 
+    /// Whether the backend is asked as whoever asks here.
+    pub(super) fn act_for_themselves(&self) -> bool {
+        self.identity == Identity::Caller
+    }
+
     /// The groups of the thread that asks; none where it has ended, or is of another pid namespace.
-    fn of(&self, caller: &Caller) -> Arc<[u32]> {
+    fn groups_of(&self, caller: &Caller) -> Arc<[u32]> {
         let key = (caller.pid, caller.uid, caller.gid);
         if let Some((since, groups)) = self.known.lock().get(&key)
             && since.elapsed() < GROUPS_KNOWN_FOR
@@ -46,12 +62,15 @@ impl CallerGroups {
 }
 
 impl FileSystem {
-    /// The identity to change the backend with. Reads /proc; waits for nothing.
+    /// The identity to ask the backend with. Reads /proc; waits for nothing.
     pub(super) fn credentials(&self, caller: &Caller) -> Credentials {
-        Credentials {
-            uid: caller.uid,
-            gid: caller.gid,
-            groups: self.callers.of(caller),
+        match &self.callers.identity {
+            Identity::Daemon(daemon) => daemon.clone(),
+            Identity::Caller => Credentials {
+                uid: caller.uid,
+                gid: caller.gid,
+                groups: self.callers.groups_of(caller),
+            },
         }
     }
 }

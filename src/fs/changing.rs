@@ -3,6 +3,7 @@
 //! the kernel is told to look again.
 
 use super::FileSystem;
+use super::access::Asking;
 use super::claims::Claim;
 use super::error::FsError;
 use super::node::Node;
@@ -40,7 +41,8 @@ impl FileSystem {
             let submitted = lane.submit(move || {
                 if !waiting.has_ended() {
                     let caller = this.credentials(&context.caller);
-                    let result = act(&this, &caller);
+                    let way = this.ask_ways(&touched, &caller);
+                    let result = way.and_then(|()| act(&this, &caller));
                     this.answer_change(&waiting, &touched, result, answer);
                 }
                 drop(claimed);
@@ -52,6 +54,22 @@ impl FileSystem {
         if queued.is_err() {
             pending.finish(Err(FsError::BackendTimeout));
         }
+    }
+
+    /// Whether the caller can get to the directories where names change, and to what is not open. Whether the directories
+    /// themselves are open to them the change will show. Blocks on the backend.
+    fn ask_ways(&self, touched: &[Claim], caller: &Credentials) -> io::Result<()> {
+        for claim in touched {
+            let (Claim::Name(id, _) | Claim::Inode(id)) = claim;
+            if let Some(node) = self.nodes.get(*id) {
+                let caller = self.place(&node, caller).caller;
+                match claim {
+                    Claim::Name(..) => self.ask(&Asking::way_to(&node, &caller))?,
+                    Claim::Inode(_) => self.ask(&self.way_unless_open(&node, None, &caller))?,
+                }
+            }
+        }
+        Ok(())
     }
 
     /// A program that handles its signals does not expect mkdir(2) to fail for one.
@@ -105,9 +123,15 @@ impl FileSystem {
     }
 
     /// With `dirsync`: changed names are on stable storage. Blocks on the backend.
-    pub(super) fn sync_names<T>(&self, directory: &Node, changed: T) -> io::Result<T> {
+    pub(super) fn sync_names<T>(
+        &self,
+        directory: &Node,
+        caller: &Credentials,
+        changed: T,
+    ) -> io::Result<T> {
         if self.settings.sync_names {
-            self.backend.sync_directory(&directory.place())?;
+            let place = self.place(directory, caller);
+            self.backend.sync_directory(&place)?;
         }
         Ok(changed)
     }
@@ -140,9 +164,10 @@ impl FileSystem {
             done,
             move |fs, caller| {
                 let asked = Instant::now();
-                let outcome = fs.backend.make(&parent.place(), &name, &new, caller);
+                let place = fs.place(&parent, caller);
+                let outcome = fs.backend.make(&place, &name, &new, caller);
                 fs.names_changed(&parent);
-                fs.sync_names(&parent, (outcome?, asked))
+                fs.sync_names(&parent, caller, (outcome?, asked))
             },
             move |fs, (found, asked)| {
                 let node = fs.admit(&directory, &made, &found, asked);
@@ -171,13 +196,13 @@ impl FileSystem {
             claims,
             done,
             move |fs, caller| {
-                let outcome = fs.change_keeping(&node, || {
-                    let place = node.place();
-                    fs.backend.link(&place, &parent.place(), &name, caller)
+                let outcome = fs.change_keeping(&node, caller, || {
+                    let (place, directory) = (fs.place(&node, caller), fs.place(&parent, caller));
+                    fs.backend.link(&place, &directory, &name, caller)
                 });
                 fs.names_changed(&parent);
                 let found = outcome?;
-                fs.sync_names(&parent, (found, Instant::now()))
+                fs.sync_names(&parent, caller, (found, Instant::now()))
             },
             move |fs, (found, asked)| {
                 let node = fs.admit(&directory, &made, &found, asked);
@@ -203,22 +228,23 @@ impl FileSystem {
             vec![Claim::Inode(id)],
             done,
             move |fs, caller| {
-                fs.change_keeping(&node, || {
-                    fs.backend.set_attributes(&node.place(), &change, caller)
+                fs.change_keeping(&node, caller, || {
+                    let place = fs.place(&node, caller);
+                    fs.backend.set_attributes(&place, &change, caller)
                 })?;
-                fs.take_fresh_attributes(&node)
+                fs.take_fresh_attributes(&node, caller)
             },
             move |fs, ()| fs.attributes_reply(&changed),
         );
     }
 
     /// Asks for the attributes after a change of ours. Blocks on the backend.
-    fn take_fresh_attributes(&self, node: &Arc<Node>) -> io::Result<()> {
+    fn take_fresh_attributes(&self, node: &Arc<Node>, caller: &Credentials) -> io::Result<()> {
         if !node.state.lock().fresh_for().is_zero() {
             return Ok(());
         }
         let asked = Instant::now();
-        let fresh = self.backend.attributes(&node.place())?;
+        let fresh = self.backend.attributes(&self.place(node, caller))?;
         self.take_attributes(node, fresh, asked);
         Ok(())
     }
@@ -243,8 +269,8 @@ impl FileSystem {
             vec![Claim::Inode(id)],
             done,
             move |fs, caller| {
-                let outcome = fs.change_keeping(&node, || {
-                    let place = node.place();
+                let outcome = fs.change_keeping(&node, caller, || {
+                    let place = fs.place(&node, caller);
                     match &to {
                         Some((value, flags)) => {
                             fs.backend.set_xattr(&place, &name, value, *flags, caller)
@@ -274,7 +300,8 @@ impl FileSystem {
             Ok(node) => node,
             Err(error) => return done(Err(error)),
         };
-        let act = move |fs: &Arc<FileSystem>, _: &Credentials| sync(fs, &node.place());
+        let act =
+            move |fs: &Arc<FileSystem>, caller: &Credentials| sync(fs, &fs.place(&node, caller));
         self.change(context, Vec::new(), done, act, |_, ()| ());
     }
 }

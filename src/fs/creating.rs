@@ -2,18 +2,21 @@
 //! kernel reads by itself: that one is superseded, and the kernel looks up again.
 
 use super::FileSystem;
+use super::access::Asking;
 use super::claims::Claim;
 use super::error::FsError;
 use super::node::Node;
 use super::open_file::{Handle, OpenFile, Writing};
+use super::opener::{OpenedBy, Opener};
 use super::opening::{NewHandle, SMALL_FILE_TRIES};
 use super::operations::{Created, Creation, Done, OpenReply, RequestContext};
 use super::order::Touch;
 use super::pending::Pending;
 use super::writes::{FileWrites, Writer};
 use super::writing::whole_file;
+use crate::backend::Place;
+use crate::backend::access::Access;
 use crate::backend::writing::{NewFile, Opened, WriteAccess};
-use crate::cache::Followers;
 use crate::types::{Credentials, FileKind, NodeId};
 use std::ffi::OsStr;
 use std::io;
@@ -70,16 +73,17 @@ impl FileSystem {
         caller: &Credentials,
         pending: &Arc<Pending<OpenReply>>,
     ) -> Result<(), FsError> {
-        self.revalidate_name(node)?;
+        let place = self.place_to_change(node, caller)?;
         self.refuse_if_executed(node)?;
         self.refuse_node_of_kernel(node)?;
-        let opened = self.backend.open_writable(&node.place(), access, caller);
+        let reader = place.caller.clone();
+        let opened = self.backend.open_writable(&place, access, caller);
         let file = opened.map_err(FsError::Backend)?;
         let writing = Writing {
             writer: Writer::new(file, self.descriptors.count(&node.key)),
             writes: self.writes.of(&node.key),
         };
-        let new = self.attach(node, writing.clone(), flags)?;
+        let new = self.attach(node, writing.clone(), flags, reader)?;
         if flags & libc::O_TRUNC == 0 {
             self.answer(new, pending);
             return Ok(());
@@ -98,6 +102,15 @@ impl FileSystem {
         Ok(())
     }
 
+    /// Where the backend has a file under its name now, for a caller who can get there. Blocks on the backend.
+    fn place_to_change(&self, node: &Arc<Node>, caller: &Credentials) -> Result<Place, FsError> {
+        let place = self.place(node, caller);
+        self.revalidate_name(node, &place.caller)?;
+        let way = Asking::way_to(node, &place.caller);
+        self.ask(&way).map_err(FsError::Backend)?;
+        Ok(place)
+    }
+
     /// O_RDONLY | O_TRUNC.
     fn open_truncating(
         self: &Arc<Self>,
@@ -106,7 +119,12 @@ impl FileSystem {
         caller: Credentials,
         pending: &Arc<Pending<OpenReply>>,
     ) -> Result<(), FsError> {
-        self.revalidate_name(node)?;
+        let opener = Opener {
+            flags,
+            caller: self.place_to_change(node, &caller)?.caller,
+        };
+        let read = Asking::to(node, Access::Read, &opener.caller);
+        self.ask(&read).map_err(FsError::Backend)?;
         let (node, writes) = (node.clone(), self.writes.of(&node.key));
         self.in_order(
             &writes.clone(),
@@ -114,7 +132,7 @@ impl FileSystem {
             Touch::Changes,
             pending,
             move |fs, pending| match fs.truncate_as(&node, &writes, &caller, 0) {
-                Ok(()) => fs.open_version(node, flags, pending, SMALL_FILE_TRIES),
+                Ok(()) => fs.open_version(node, opener, pending, SMALL_FILE_TRIES),
                 Err(error) => fs.fail(&pending, error),
             },
         );
@@ -144,6 +162,7 @@ impl FileSystem {
         node: &Arc<Node>,
         writing: Writing,
         flags: i32,
+        reader: Option<Credentials>,
     ) -> Result<NewHandle, FsError> {
         let turning = writing.writes.turning.lock();
         let (version, first_seen) = {
@@ -151,7 +170,11 @@ impl FileSystem {
             (node.version(&state), state.first_seen())
         };
         let file = self.cache.file(&node.key, version);
-        file.begin_use(node.clone(), first_seen);
+        let placed = OpenedBy {
+            node: node.clone(),
+            reader: reader.clone(),
+        };
+        file.begin_use(Arc::new(placed), first_seen);
         let mut state = node.state.lock();
         let (open, unused) = match state.open.clone() {
             Some(open) if open.passthrough.is_some() => {
@@ -166,7 +189,7 @@ impl FileSystem {
                 (open, Some(file))
             }
             None => {
-                let open = Arc::new(OpenFile::new(file, None));
+                let open = Arc::new(OpenFile::new(file, None, reader));
                 state.open = Some(open.clone());
                 (open, None)
             }
@@ -227,9 +250,10 @@ impl FileSystem {
             access: access_of(creation.flags).unwrap_or(WriteAccess::ReadWrite),
         };
         let asked = Instant::now();
+        let place = self.place(parent, caller);
         let made = match name {
-            Some(name) => self.backend.create(&parent.place(), name, new, caller),
-            None => self.backend.create_unnamed(&parent.place(), new, caller),
+            Some(name) => self.backend.create(&place, name, new, caller),
+            None => self.backend.create_unnamed(&place, new, caller),
         };
         if name.is_some() {
             self.names_changed(parent);
@@ -240,9 +264,9 @@ impl FileSystem {
             _ => error,
         })?;
         if name.is_some() {
-            self.sync_names(parent, ())?;
+            self.sync_names(parent, caller, ())?;
         }
-        self.admit_new(parent, name, opened, creation, asked)
+        self.admit_new(parent, name, opened, (creation, place.caller), asked)
     }
 
     fn admit_new(
@@ -250,7 +274,7 @@ impl FileSystem {
         parent: &Arc<Node>,
         name: Option<&OsStr>,
         (found, file): Opened,
-        creation: Creation,
+        (creation, maker): (Creation, Option<Credentials>),
         asked: Instant,
     ) -> io::Result<(Arc<Node>, NewHandle)> {
         let admit = || match name {
@@ -264,14 +288,15 @@ impl FileSystem {
         if self.refuse_node_of_kernel(&node).is_err() {
             node = admit();
         }
+        self.xattrs.note_made(&node);
         let writes: Arc<FileWrites> = self.writes.of(&node.key);
         // Nothing of it is cached: it is as if it had been given up.
-        writes.begin(Followers::default());
+        writes.begin(self.keep_new(&node.key, &writes, &*file, &found.attributes));
         let writing = Writing {
             writer: Writer::new(file, self.descriptors.count(&node.key)),
             writes,
         };
-        let attached = self.attach(&node, writing, creation.flags);
+        let attached = self.attach(&node, writing, creation.flags, maker);
         attached.map(|new| (node, new)).map_err(|_| stale())
     }
 }

@@ -2,17 +2,20 @@
 //! remembered ([`super::listings`]), so that they can be listed again without it.
 
 use super::FileSystem;
+use super::access::Asking;
 use super::error::FsError;
 use super::listings::Remembered;
 use super::node::Node;
 use super::open_file::{DirectoryHandle, DirectoryReading, Streaming};
 use super::operations::{DirectoryBudget, DirectoryItem, Done, RequestContext};
 use super::pending::Pending;
+use crate::backend::access::Access;
 use crate::backend::{DirectoryStream, ListedName};
-use crate::types::{FileKind, HandleId, NodeId};
+use crate::types::{Credentials, FileKind, HandleId, NodeId};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -32,6 +35,8 @@ impl FileSystem {
             Ok(node) => node,
             Err(error) => return done(Err(error)),
         };
+        let caller = self.asker(&node, &context.caller);
+        let asking = Asking::to(&node, Access::Read, &caller);
         let remembered = self.listings.get(&node);
         let (fresh, version) = {
             let state = node.state.lock();
@@ -41,29 +46,43 @@ impl FileSystem {
             && fresh
             && listing.settled
             && listing.version == version
+            && self.decided(&asking) == Some(true)
         {
-            return done(Ok(self.known_directory(node, listing.names.clone())));
+            return done(Ok(self.known_directory(
+                node,
+                caller,
+                listing.names.clone(),
+            )));
         }
         let pending = self.begin(context, done);
-        let known = node.clone();
-        if self.or_known(&pending, move |fs, pending| {
+        let (known, known_caller) = (node.clone(), caller.clone());
+        if self.or_known_to(asking.clone(), &pending, move |fs, pending| {
             fs.listings
                 .get(&known)
                 .filter(|listing| listing.read_at.elapsed() < fs.settings.stale)
                 .is_some_and(|listing| {
-                    pending.finish_with(|| Ok(fs.known_directory(known, listing.names)))
+                    pending
+                        .finish_with(|| Ok(fs.known_directory(known, known_caller, listing.names)))
                 })
         }) {
             return;
         }
         self.on_backend(&pending, move |fs, pending| {
-            fs.open_stream(&node, remembered, &pending);
+            if let Err(error) = fs.open_stream(&node, &caller, remembered, &pending) {
+                fs.fail(&pending, FsError::Backend(error));
+            }
         });
     }
 
-    fn known_directory(&self, node: Arc<Node>, names: Arc<Vec<ListedName>>) -> HandleId {
+    fn known_directory(
+        &self,
+        node: Arc<Node>,
+        opener: Option<Credentials>,
+        names: Arc<Vec<ListedName>>,
+    ) -> HandleId {
         self.directories.insert(Arc::new(DirectoryHandle {
             node,
+            opener,
             listing: Mutex::new(DirectoryReading::Known {
                 names,
                 since: Instant::now(),
@@ -74,40 +93,36 @@ impl FileSystem {
     fn open_stream(
         &self,
         node: &Arc<Node>,
+        opener: &Option<Credentials>,
         remembered: Option<Remembered>,
         pending: &Arc<Pending<HandleId>>,
-    ) {
-        let place = node.place();
+    ) -> io::Result<()> {
+        self.ask(&Asking::way_to(node, opener))?;
+        let place = node.place_for(opener);
         let asked = Instant::now();
-        let fresh = match self.backend.attributes(&place) {
-            Ok(fresh) => fresh,
-            Err(error) => {
-                self.fail(pending, FsError::Backend(error));
-                return;
-            }
-        };
+        let fresh = self.backend.attributes(&place)?;
         self.take_attributes(node, fresh, asked);
         if let Some(listing) = remembered
             && listing.settled
             && listing.version == fresh.version()
         {
-            pending.finish_with(|| Ok(self.known_directory(node.clone(), listing.names)));
-            return;
+            self.ask(&Asking::to(node, Access::Read, opener))?;
+            let opener = opener.clone();
+            pending.finish_with(|| Ok(self.known_directory(node.clone(), opener, listing.names)));
+            return Ok(());
         }
-        match self.backend.open_directory(&place) {
-            Ok(stream) => {
-                let streaming = Streaming::new(stream);
-                pending.finish_with(|| {
-                    Ok(self.directories.insert(Arc::new(DirectoryHandle {
-                        node: node.clone(),
-                        listing: Mutex::new(DirectoryReading::Streaming(streaming)),
-                    })))
-                });
-            }
-            Err(error) => {
-                self.fail(pending, FsError::Backend(error));
-            }
-        }
+        let asked = Instant::now();
+        let stream = self.backend.open_directory(&place);
+        self.note_access(node, Access::Read, opener, asked, &stream);
+        let streaming = Streaming::new(stream?);
+        pending.finish_with(|| {
+            Ok(self.directories.insert(Arc::new(DirectoryHandle {
+                node: node.clone(),
+                opener: opener.clone(),
+                listing: Mutex::new(DirectoryReading::Streaming(streaming)),
+            })))
+        });
+        Ok(())
     }
 
     pub(super) fn read_listing(
@@ -136,7 +151,8 @@ impl FileSystem {
                 DirectoryReading::Streaming(_) => None,
             });
         if let Some(names) = known {
-            let mut reply = Reply::new(self, &directory.node, budget, with_attributes);
+            let may_look = self.may_look_at_names(&directory);
+            let mut reply = Reply::new(self, &directory.node, budget, with_attributes && may_look);
             reply.dots(offset);
             for index in offset.saturating_sub(DOTS)..names.len() as u64 {
                 if !reply.known_name(index, &names[index as usize]) {
@@ -148,12 +164,12 @@ impl FileSystem {
         let pending = self.begin(context, done);
         self.on_backend(&pending, move |fs, pending| {
             let mut reading = directory.listing.lock();
-            let streaming = match fs.streaming(&directory.node, &mut reading) {
+            let streaming = match fs.streaming(&directory, &mut reading) {
                 Ok(streaming) => streaming,
                 Err(error) => return fs.fail(&pending, FsError::Backend(error)),
             };
             let outcome = fs.read_stream(
-                &directory.node,
+                &directory,
                 streaming,
                 offset,
                 budget,
@@ -165,14 +181,21 @@ impl FileSystem {
         });
     }
 
+    /// Who may list a directory may not be able to search it.
+    fn may_look_at_names(&self, directory: &DirectoryHandle) -> bool {
+        let search = Asking::to(&directory.node, Access::Search, &directory.opener);
+        self.last_decided(&search) == Some(true)
+    }
+
     /// The directory as the backend has it now, where it was known before.
     fn streaming<'a>(
         &self,
-        node: &Node,
+        directory: &DirectoryHandle,
         reading: &'a mut DirectoryReading,
     ) -> std::io::Result<&'a mut Streaming> {
         if let DirectoryReading::Known { .. } = reading {
-            let stream = self.backend.open_directory(&node.place())?;
+            let place = directory.node.place_for(&directory.opener);
+            let stream = self.backend.open_directory(&place)?;
             *reading = DirectoryReading::Streaming(Streaming::new(stream));
         }
         match reading {
@@ -184,13 +207,14 @@ impl FileSystem {
     /// Blocks on the backend.
     fn read_stream(
         &self,
-        node: &Arc<Node>,
+        directory: &DirectoryHandle,
         streaming: &mut Streaming,
         offset: u64,
         budget: DirectoryBudget,
         with_attributes: bool,
     ) -> Result<Vec<DirectoryItem>, FsError> {
         let failed = FsError::Backend;
+        let node = &directory.node;
         let mut reply = Reply::new(self, node, budget, with_attributes);
         reply.dots(offset);
         let wanted = offset.saturating_sub(DOTS);
@@ -223,19 +247,20 @@ impl FileSystem {
             && streaming.names.is_empty()
             && let Some(names) = streaming.collected.take()
         {
-            self.remember(node, names, streaming.began);
+            self.remember(directory, names, streaming.began);
         }
         Ok(reply.items)
     }
 
     /// Keeps a listing read from end to end if the directory is still the one it was read of.
-    fn remember(&self, node: &Arc<Node>, names: Vec<ListedName>, began: Instant) {
+    fn remember(&self, directory: &DirectoryHandle, names: Vec<ListedName>, began: Instant) {
+        let node = &directory.node;
         let (before, first_seen) = {
             let state = node.state.lock();
             (node.version(&state), state.first_seen())
         };
         let asked = Instant::now();
-        let Ok(after) = self.backend.attributes(&node.place()) else {
+        let Ok(after) = self.backend.attributes(&node.place_for(&directory.opener)) else {
             return;
         };
         if after.version() != before {

@@ -49,6 +49,7 @@ impl FileSystem {
                 inode: found.attributes.inode,
                 path: place.path.join(name),
                 held: None,
+                caller: None,
             };
         }
         Ok((place, kind))
@@ -82,6 +83,7 @@ impl FileSystem {
                                 inode: found.attributes.inode,
                                 path: place.path.join(&listed.name),
                                 held: None,
+                                caller: None,
                             };
                             waiting.push((below, found.attributes.kind));
                         }

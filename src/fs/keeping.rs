@@ -7,7 +7,7 @@
 use super::FileSystem;
 use super::node::Node;
 use crate::cache::CachedFile;
-use crate::types::{Attributes, FileKind};
+use crate::types::{Attributes, Credentials, FileKind};
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,6 +21,7 @@ impl FileSystem {
     pub(super) fn change_keeping<T>(
         &self,
         node: &Arc<Node>,
+        caller: &Credentials,
         change: impl FnOnce() -> io::Result<T>,
     ) -> io::Result<T> {
         let Some(file) = self.content_of(node) else {
@@ -29,14 +30,15 @@ impl FileSystem {
             return outcome;
         };
         let keeping = file.keep();
-        let before = self.backend.attributes(&node.place());
+        let place = self.place(node, caller);
+        let before = self.backend.attributes(&place);
         let outcome = change();
         self.expire(node);
         let asked = Instant::now();
         if outcome.is_ok()
             && let Ok(before) = before
             && before.version() == file.version()
-            && let Ok(after) = self.backend.attributes(&node.place())
+            && let Ok(after) = self.backend.attributes(&self.place(node, caller))
             && has_same_content(&before, &after)
         {
             keeping.adopt(after.version());

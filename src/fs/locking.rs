@@ -98,7 +98,10 @@ impl FileSystem {
         let held = self.locks.file_of(&node.key, &request.owner);
         let file = match held {
             Some(file) => file,
-            None => self.backend.open_to_lock(&node.place(), caller)?,
+            None => {
+                let place = self.place(node, caller);
+                self.backend.open_to_lock(&place, caller)?
+            }
         };
         let Some(found) = file.conflict(request.lock)? else {
             return Ok(None);
@@ -239,7 +242,7 @@ impl Locking {
         let (fs, node) = (&self.fs, &self.node);
         let before = node.version(&node.state.lock());
         let asked = Instant::now();
-        let fresh = fs.backend.attributes(&node.place());
+        let fresh = fs.backend.attributes(&fs.place(node, &self.caller));
         let is_same = fresh.as_ref().is_ok_and(|fresh| fresh.version() == before);
         if let Ok(fresh) = fresh {
             fs.take_attributes(node, fresh, asked);
@@ -277,7 +280,8 @@ impl Locking {
     }
 
     fn open(&self) -> io::Result<Arc<dyn LockFile>> {
-        let (fs, place) = (&self.fs, self.node.place());
+        let fs = &self.fs;
+        let place = fs.place(&self.node, &self.caller);
         let owned = Owned {
             owner: self.request.owner,
             handle: self.request.handle,

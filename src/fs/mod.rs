@@ -9,17 +9,20 @@
 //! - `node`, `nodes`: what the kernel knows; `open_file`: open files, directories, handles
 //! - `pending`: requests that wait
 //! - `revalidate`: attributes and their timeouts, versions that move on
+//! - `opener`: who opens a file
 //! - `names`: lookup, readlink; `directories`, `listings`: listings; `opening`: open and io modes; `reading`: read, seek
-//! - `changing`: changes of names and attributes; `removing`: names that go; `callers`: whose rights a change uses;
+//! - `callers`: as whom the backend is asked; `access`: what it lets them do
+//! - `changing`: changes of names and attributes; `removing`: names that go;
 //!   `keeping`: what is cached over such changes; `claims`: one change at a time of a name or an inode
 //! - `creating`: new files, opens for writing; `writing`: writes, sizes; `allocating`: fallocate, copy_file_range;
-//!   `syncing`: fsync, close and what follows the last writer
+//!   `syncing`: fsync, close and what follows the last writer; `written`: what stays cached of a file being written
 //! - `descriptors`: what is to be closed before a name can go
 //! - `writes`: files being changed here; `order`: which piece of work on one waits for which
 //! - `locking`, `lock_table`: locks
 //! - `xattrs`: extended attributes, remembered like attributes
 //! - `shares`: how much each user may hold open
 
+pub use self::callers::Identity;
 use self::error::FsError;
 use self::node::Node;
 use self::nodes::NodeTable;
@@ -44,6 +47,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+mod access;
 mod allocating;
 mod callers;
 mod creating;
@@ -61,6 +65,7 @@ mod names;
 mod node;
 mod nodes;
 mod open_file;
+mod opener;
 mod opening;
 pub mod operations;
 mod order;
@@ -72,7 +77,10 @@ mod shares;
 mod syncing;
 mod writes;
 mod writing;
+mod written;
 mod xattrs;
+
+pub use written::KeepWritten;
 
 /// Time between looks whether the backend is away, at least.
 const AWAY_CHECK_MIN: Duration = Duration::from_millis(1);
@@ -107,6 +115,7 @@ pub struct FsSettings {
     pub readahead: readahead::Limits,
     /// Every change is EROFS.
     pub read_only: bool,
+    pub keep_written: KeepWritten,
     /// A changed name is on stable storage before it is answered.
     pub sync_names: bool,
     /// Descriptors the daemon may have.
@@ -117,6 +126,7 @@ pub struct FsSettings {
 pub struct FsParts {
     pub settings: FsSettings,
     pub backend: Arc<dyn Backend>,
+    pub identity: Identity,
     /// Lookups, attributes, listings.
     pub metadata_lane: Arc<Lane>,
     /// Changes of bytes.
@@ -155,11 +165,13 @@ pub struct FileSystem {
     pending: Arc<PendingTable>,
     listings: listings::ListingCache,
     xattrs: xattrs::XattrCache,
-    callers: callers::CallerGroups,
+    callers: callers::Callers,
+    decisions: access::AccessCache,
     writes: Arc<writes::WritesTable>,
     claims: Arc<claims::ClaimTable>,
     descriptors: Arc<descriptors::Descriptors>,
     locks: lock_table::LockTable,
+    timers: Arc<Timers>,
     last_space: Mutex<Option<BackendSpace>>,
     /// For work that outlives a request.
     me: std::sync::Weak<FileSystem>,
@@ -186,14 +198,16 @@ impl FileSystem {
             registry: parts.registry,
             handles: HandleTable::new(),
             directories: HandleTable::new(),
-            pending: PendingTable::new(parts.timers),
+            pending: PendingTable::new(parts.timers.clone()),
             listings: listings::ListingCache::new(),
             xattrs: xattrs::XattrCache::new(),
-            callers: callers::CallerGroups::new(),
+            callers: callers::Callers::new(parts.identity),
+            decisions: access::AccessCache::new(),
             writes: Arc::default(),
             claims: Arc::default(),
             descriptors: Arc::default(),
             locks: lock_table::LockTable::new(),
+            timers: parts.timers,
             last_space: Mutex::new(None),
             me: me.clone(),
         }))
@@ -351,7 +365,7 @@ impl FileSystem {
     /// Ends a request whose backend call failed. An error that says that the server is gone is as good as silence.
     fn fail<T: Send + 'static>(&self, pending: &Arc<Pending<T>>, error: FsError) {
         let is_silence = matches!(error, FsError::Backend(_)) && self.health.is_away();
-        if !(is_silence && pending.fall_back()) {
+        if !(is_silence && pending.fall_back_from_failure()) {
             pending.finish(Err(error));
         }
     }
@@ -376,10 +390,10 @@ impl Operations for FileSystem {
         &self,
         context: RequestContext,
         node: NodeId,
-        _handle: Option<HandleId>,
+        handle: Option<HandleId>,
         done: Done<AttributesReply>,
     ) {
-        self.get_attributes(context, node, done);
+        self.get_attributes(context, node, handle, done);
     }
 
     fn read_link(&self, context: RequestContext, node: NodeId, done: Done<Vec<u8>>) {

@@ -1,10 +1,12 @@
 //! Names: lookup and symbolic links.
 
+use super::access::Asking;
 use super::error::FsError;
 use super::node::Node;
 use super::operations::{Done, Entry, LookupReply, RequestContext};
 use super::{FileSystem, LookupCache};
 use crate::backend::Found;
+use crate::backend::access::Access;
 use crate::events::Invalidation;
 use crate::types::NodeId;
 use std::ffi::OsStr;
@@ -24,10 +26,12 @@ impl FileSystem {
             Ok(parent) => parent,
             Err(error) => return done(Err(error)),
         };
+        let caller = self.asker(&parent, &context.caller);
         let pending = self.begin(context, done);
         let name = name.to_owned();
         let (known_parent, known_name) = (parent.clone(), name.clone());
-        if self.or_known(&pending, move |fs, pending| {
+        let search = Asking::to(&parent, Access::Search, &caller);
+        if self.or_known_to(search, &pending, move |fs, pending| {
             match fs.nodes.by_name(known_parent.id, &known_name) {
                 Some(node) => {
                     fs.is_known(&node)
@@ -46,8 +50,13 @@ impl FileSystem {
             return;
         }
         self.on_backend(&pending, move |fs, pending| {
+            if let Err(error) = fs.ask(&Asking::way_to(&parent, &caller)) {
+                return fs.fail(&pending, FsError::Backend(error));
+            }
             let asked = Instant::now();
-            match fs.backend.lookup(&parent.place(), &name) {
+            let outcome = fs.backend.lookup(&parent.place_for(&caller), &name);
+            fs.note_access(&parent, Access::Search, &caller, asked, &outcome);
+            match outcome {
                 Ok(found) => {
                     let node = fs.admit(&parent, &name, &found, asked);
                     let answered =
@@ -133,18 +142,21 @@ impl FileSystem {
             Ok(node) => node,
             Err(error) => return done(Err(error)),
         };
-        {
+        let caller = self.asker(&node, &context.caller);
+        let way = Asking::way_to(&node, &caller);
+        let fresh_target = {
             let state = node.state.lock();
-            if let Some(target) = state.link_target()
-                && !state.fresh_for().is_zero()
-            {
-                drop(state);
-                return done(Ok(target));
-            }
+            let target = state.link_target();
+            target.filter(|_| !state.fresh_for().is_zero())
+        };
+        if let Some(target) = fresh_target
+            && self.decided(&way) == Some(true)
+        {
+            return done(Ok(target));
         }
         let pending = self.begin(context, done);
         let known = node.clone();
-        if self.or_known(&pending, move |fs, pending| {
+        if self.or_known_to(way.clone(), &pending, move |fs, pending| {
             let target = known.state.lock().link_target();
             target
                 .filter(|_| fs.is_known(&known))
@@ -153,7 +165,8 @@ impl FileSystem {
             return;
         }
         self.on_backend(&pending, move |fs, pending| {
-            match fs.backend.read_link(&node.place()) {
+            let read = || fs.backend.read_link(&node.place_for(&caller));
+            match fs.ask(&way).and_then(|()| read()) {
                 Ok(target) => {
                     // A symlink's target never changes under one inode; the version tells when the inode did.
                     node.state.lock().set_link_target(Some(&target));

@@ -4,8 +4,10 @@
 //! `Arc<Node>` takes 216 bytes.
 
 use super::open_file::OpenFile;
-use crate::backend::{FilesystemIndex, Found, HeldFile, Place, Placed};
-use crate::types::{Attributes, FileKey, FileKind, NodeId, ShortBytes, Timestamp, Version};
+use crate::backend::{FilesystemIndex, Found, HeldFile, Place};
+use crate::types::{
+    Attributes, Credentials, FileKey, FileKind, NodeId, ShortBytes, Timestamp, Version,
+};
 use parking_lot::Mutex;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -20,7 +22,7 @@ pub(super) const INODE_BITS: u32 = 48;
 pub(super) const TABLE_ID: u64 = 1 << 63;
 
 /// Directories moved about on the backend may seem to lie in one another.
-const DEPTH_MAX: usize = 1 << 16;
+pub(super) const DEPTH_MAX: usize = 1 << 16;
 
 pub(super) struct Node {
     pub id: NodeId,
@@ -85,14 +87,15 @@ impl Node {
         }
     }
 
-    /// Where to find the file on the backend now.
-    pub fn place(&self) -> Place {
+    /// Where to find the file on the backend now, for whoever asks where the backend decides by that.
+    pub fn place_for(&self, caller: &Option<Credentials>) -> Place {
         Place {
             filesystem: self.filesystem,
             key: self.key.clone(),
             inode: self.inode,
             path: self.path(),
             held: self.held(),
+            caller: caller.clone(),
         }
     }
 
@@ -117,6 +120,12 @@ impl Node {
             .rev()
             .map(|name| OsStr::from_bytes(name))
             .collect()
+    }
+
+    pub fn parent(&self) -> Option<Arc<Node>> {
+        let state = self.state.lock();
+        let (parent, _) = state.parent.as_ref()?;
+        Some(parent.clone())
     }
 
     pub fn parent_and_name(&self) -> Option<(Arc<Node>, OsString)> {
@@ -161,16 +170,6 @@ impl Node {
 
     pub(super) fn set_superseded(&self) {
         self.superseded.store(true, Ordering::Release);
-    }
-}
-
-impl Placed for Node {
-    fn place(&self) -> Place {
-        Node::place(self)
-    }
-
-    fn filesystem(&self) -> FilesystemIndex {
-        self.filesystem
     }
 }
 

@@ -2,12 +2,13 @@
 
 use super::descriptors::Descriptor;
 use super::node::Node;
+use super::opener::OpenedBy;
 use super::operations::BackingId;
 use super::writes::{FileWrites, Writer};
 use crate::backend::{DirectoryStream, HeldFile, ListedName};
 use crate::cache::CachedFile;
 use crate::readahead::Stream;
-use crate::types::HandleId;
+use crate::types::{Credentials, HandleId};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
@@ -37,11 +38,18 @@ pub(super) struct OpenFile {
     pub held: Mutex<Option<Held>>,
     /// Set while somebody has the file open for writing here.
     pub writes: ArcSwapOption<FileWrites>,
+    /// Who opened it first, where the backend decides by that: with whose rights it is read for all who were let open it.
+    pub reader: Option<Credentials>,
 }
 
 impl OpenFile {
-    pub fn new(file: Arc<CachedFile>, passthrough: Option<Arc<dyn BackingId>>) -> Self {
+    pub fn new(
+        file: Arc<CachedFile>,
+        passthrough: Option<Arc<dyn BackingId>>,
+        reader: Option<Credentials>,
+    ) -> Self {
         Self {
+            reader,
             file: ArcSwap::new(file),
             passthrough,
             handles: AtomicUsize::new(1),
@@ -51,6 +59,14 @@ impl OpenFile {
             held: Mutex::new(None),
             writes: ArcSwapOption::empty(),
         }
+    }
+
+    /// Where it is read from.
+    pub fn opened(&self, node: &Arc<Node>) -> Arc<OpenedBy> {
+        Arc::new(OpenedBy {
+            node: node.clone(),
+            reader: self.reader.clone(),
+        })
     }
 
     /// What is being changed by writers of this node: reads go to the backend.
@@ -94,6 +110,8 @@ pub(super) struct Writing {
 /// An open directory.
 pub(super) struct DirectoryHandle {
     pub node: Arc<Node>,
+    /// Who opened it, where the backend decides by that.
+    pub opener: Option<Credentials>,
     pub listing: Mutex<DirectoryReading>,
 }
 

@@ -7,22 +7,22 @@
 //! | cached | all others, every open for writing among them |
 
 use super::FileSystem;
+use super::access::Asking;
 use super::error::FsError;
 use super::node::Node;
 use super::open_file::{Handle, OpenFile};
+use super::opener::{Opener, runs};
 use super::operations::{Done, OpenReply, RequestContext};
 use super::pending::Pending;
+use crate::backend::access::Access;
 use crate::cache::{CachedFile, FetchError};
-use crate::types::{Attributes, FileKind, HandleId, NodeId};
+use crate::types::{Attributes, Credentials, FileKind, HandleId, NodeId};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 /// A small file that changes while it is filled is tried this often with its newest version.
 pub(super) const SMALL_FILE_TRIES: u32 = 3;
-
-/// __FMODE_EXEC (linux/fs.h): the kernel is about to run the file.
-const OPEN_TO_EXECUTE: i32 = 0x20;
 
 impl FileSystem {
     pub(super) fn open_file(
@@ -43,35 +43,41 @@ impl FileSystem {
         if kind != FileKind::Regular {
             return done(Err(FsError::NotRegular));
         }
+        let opener = Opener {
+            flags,
+            caller: self.asker(&node, &context.caller),
+        };
+        let asking = Asking::to(&node, opener.access(), &opener.caller);
         let pending = self.begin(context, done);
-        if !self.settings.close_to_open && fresh {
-            return self.open_locally(node, flags, pending);
+        if !self.settings.close_to_open && fresh && self.decided(&asking) == Some(true) {
+            return self.open_locally(node, opener, pending);
         }
-        let known = node.clone();
-        if self.or_known(&pending, move |fs, pending| {
+        let (known, known_opener) = (node.clone(), opener.clone());
+        if self.or_known_to(asking.clone(), &pending, move |fs, pending| {
             let is_known = fs.is_known(&known);
             if is_known {
-                fs.open_locally(known, flags, pending.clone());
+                fs.open_locally(known, known_opener, pending.clone());
             }
             is_known
         }) {
             return;
         }
         self.on_backend(&pending, move |fs, pending| {
-            match fs.revalidate_name(&node) {
-                Ok(()) => fs.open_version(node, flags, pending, SMALL_FILE_TRIES),
+            let checked = fs.revalidate_name(&node, &opener.caller);
+            match checked.and_then(|()| fs.ask(&asking).map_err(FsError::Backend)) {
+                Ok(()) => fs.open_version(node, opener, pending, SMALL_FILE_TRIES),
                 Err(error) => fs.fail(&pending, error),
             }
         });
     }
 
     /// Opens what is known, on a thread that never waits for the backend.
-    fn open_locally(&self, node: Arc<Node>, flags: i32, pending: Arc<Pending<OpenReply>>) {
+    fn open_locally(&self, node: Arc<Node>, opener: Opener, pending: Arc<Pending<OpenReply>>) {
         let this = self.this();
         let refused = pending.clone();
         let submitted = self
             .local_lane
-            .submit(move || this.open_version(node, flags, pending, SMALL_FILE_TRIES));
+            .submit(move || this.open_version(node, opener, pending, SMALL_FILE_TRIES));
         if submitted.is_err() {
             refused.finish(Err(FsError::BackendTimeout));
         }
@@ -79,13 +85,19 @@ impl FileSystem {
 
     /// Asks the backend whether the name the node was found under still leads to it, and takes its attributes. `Stale`
     /// makes the kernel look the name up again: also where it has let the caller pass by rights of before.
-    pub(super) fn revalidate_name(&self, node: &Arc<Node>) -> Result<(), FsError> {
+    pub(super) fn revalidate_name(
+        &self,
+        node: &Arc<Node>,
+        caller: &Option<Credentials>,
+    ) -> Result<(), FsError> {
         let asked = Instant::now();
         let failed = FsError::Backend;
         let Some((parent, name)) = node.parent_and_name() else {
             return Ok(());
         };
-        match self.backend.lookup(&parent.place(), &name) {
+        let found = self.backend.lookup(&parent.place_for(caller), &name);
+        self.note_access(&parent, Access::Search, caller, asked, &found);
+        match found {
             Ok(found) if node.is_of(&found) => {
                 let before = node.attributes(&node.state.lock());
                 self.take_attributes(node, found.attributes, asked);
@@ -111,7 +123,7 @@ impl FileSystem {
     pub(super) fn open_version(
         &self,
         node: Arc<Node>,
-        flags: i32,
+        opener: Opener,
         pending: Arc<Pending<OpenReply>>,
         tries: u32,
     ) {
@@ -123,13 +135,13 @@ impl FileSystem {
             (node.version(&state), state.first_seen(), state.open.clone())
         };
         if let Some(open) = already_open {
-            return self.join(&node, &open, flags, &pending);
+            return self.join(&node, &open, opener.flags, &pending);
         }
         let file = self.cache.file(&node.key, version);
-        file.begin_use(node.clone(), first_seen);
+        file.begin_use(opener.opened(&node), first_seen);
         let small = file.size_bytes() <= self.settings.small_file_bytes;
         if !small || file.size_bytes() == 0 || file.is_complete() || file.is_bypassed() {
-            return self.open_first(&node, file, small, false, flags, &pending);
+            return self.open_first(&node, file, small, false, opener, &pending);
         }
         if !self.may_wait_for_backend(&pending) {
             file.end_use();
@@ -142,11 +154,11 @@ impl FileSystem {
             Box::new(move |outcome| match outcome {
                 // Read past the cache if there is no room in it.
                 Ok(()) | Err(FetchError::Bypass) => {
-                    this.open_first(&node, file, small, true, flags, &pending);
+                    this.open_first(&node, file, small, true, opener, &pending);
                 }
                 Err(error) => {
                     file.end_use();
-                    this.retry_open(node, flags, pending, tries, error);
+                    this.retry_open(node, opener, pending, tries, error);
                 }
             }),
         );
@@ -156,7 +168,7 @@ impl FileSystem {
     fn retry_open(
         &self,
         node: Arc<Node>,
-        flags: i32,
+        opener: Opener,
         pending: Arc<Pending<OpenReply>>,
         tries: u32,
         error: FetchError,
@@ -166,8 +178,8 @@ impl FileSystem {
             return;
         }
         self.on_backend(&pending, move |fs, pending| {
-            match fs.revalidate_name(&node) {
-                Ok(()) => fs.open_version(node, flags, pending, tries - 1),
+            match fs.revalidate_name(&node, &opener.caller) {
+                Ok(()) => fs.open_version(node, opener, pending, tries - 1),
                 Err(error) => {
                     pending.finish(Err(error));
                 }
@@ -182,7 +194,7 @@ impl FileSystem {
         file: Arc<CachedFile>,
         small: bool,
         filled_for_open: bool,
-        flags: i32,
+        opener: Opener,
         pending: &Arc<Pending<OpenReply>>,
     ) {
         let passthrough = if small || self.settings.direct_io {
@@ -195,7 +207,7 @@ impl FileSystem {
             // Another open was first.
             drop(state);
             file.end_use();
-            return self.join(node, &open, flags, pending);
+            return self.join(node, &open, opener.flags, pending);
         }
         if node.version(&state) != file.version() {
             // Moved on while the open was being prepared.
@@ -208,11 +220,11 @@ impl FileSystem {
             std::mem::replace(&mut state.pages_current, true) && !file.was_given_while_written();
         let open = Arc::new(OpenFile {
             filled_for_open,
-            ..OpenFile::new(file, passthrough)
+            ..OpenFile::new(file, passthrough, opener.caller)
         });
         state.open = Some(open.clone());
         drop(state);
-        self.answer(self.reader(node, open, flags, keep_cache), pending);
+        self.answer(self.reader(node, open, opener.flags, keep_cache), pending);
     }
 
     fn reader(
@@ -222,7 +234,7 @@ impl FileSystem {
         flags: i32,
         keep_cache: bool,
     ) -> NewHandle {
-        let executes = flags & OPEN_TO_EXECUTE != 0;
+        let executes = runs(flags);
         if executes {
             open.executing.fetch_add(1, Ordering::AcqRel);
         }
@@ -338,15 +350,15 @@ impl FileSystem {
     pub(super) fn release_file(&self, handle: HandleId) {
         if let Some(closed) = self.handles.remove(handle) {
             self.drop_locks_of_handle(handle, &closed.node);
-            self.close_handle(&closed);
+            self.close_handle(closed);
         }
     }
 
-    pub(super) fn close_handle(&self, handle: &Arc<Handle>) {
+    pub(super) fn close_handle(&self, handle: Arc<Handle>) {
         if handle.executes {
             handle.open.executing.fetch_sub(1, Ordering::AcqRel);
         }
-        match &handle.writing {
+        match handle.writing.clone() {
             Some(writing) => self.close_writer(handle, writing),
             None => {
                 self.close(&handle.node, &handle.open);
@@ -445,8 +457,9 @@ impl NewHandle {
 impl Drop for NewHandle {
     fn drop(&mut self) {
         if let Some(handle) = self.handle.take() {
-            self.fs.close_handle(&handle);
-            self.fs.nodes.drop_unused(&handle.node);
+            let node = handle.node.clone();
+            self.fs.close_handle(handle);
+            self.fs.nodes.drop_unused(&node);
         }
     }
 }

@@ -43,6 +43,8 @@ struct State<T: Send + 'static> {
     done: Option<Done<T>>,
     timers: Vec<TimerId>,
     fallback: Option<Fallback<T>>,
+    /// A call of the backend for it has failed.
+    has_failed: bool,
 }
 
 /// Answers a request in the backend's stead; whether it does, be it later. Must not block.
@@ -100,6 +102,7 @@ impl PendingTable {
                 done: Some(done),
                 timers: Vec::new(),
                 fallback: None,
+                has_failed: false,
             }),
         });
         let request: Weak<dyn Interruptible> = Arc::downgrade(&(pending.clone() as _));
@@ -170,6 +173,16 @@ impl<T: Send + 'static> Pending<T> {
     pub(super) fn fall_back(self: &Arc<Self>) -> bool {
         let fallback = self.state.lock().fallback.take();
         fallback.is_some_and(|answer| answer(self))
+    }
+
+    /// The same for a request whose backend call failed; the answer kept can tell.
+    pub(super) fn fall_back_from_failure(self: &Arc<Self>) -> bool {
+        self.state.lock().has_failed = true;
+        self.fall_back()
+    }
+
+    pub(super) fn has_failed(&self) -> bool {
+        self.state.lock().has_failed
     }
 
     /// Ends the request if nothing else has; false if something had.

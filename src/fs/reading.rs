@@ -2,7 +2,6 @@
 
 use super::FileSystem;
 use super::error::FsError;
-use super::node::Node;
 use super::open_file::Handle;
 use super::opening::fetch_failed;
 use super::operations::{Done, ReadReply, RequestContext};
@@ -172,7 +171,8 @@ impl FileSystem {
         let gone = gone.clone();
         self.on_backend(&pending, move |fs, pending| {
             let asked = Instant::now();
-            match fs.backend.attributes(&handle.node.place()) {
+            let place = handle.node.place_for(&handle.open.reader);
+            match fs.backend.attributes(&place) {
                 Ok(fresh) => fs.take_attributes(&handle.node, fresh, asked),
                 Err(error) if error.raw_os_error() == Some(libc::ESTALE) => {
                     pending.finish(Err(FsError::Stale));
@@ -219,7 +219,16 @@ impl FileSystem {
         let held = writes.clone();
         self.in_order(writes, range, Touch::Reads, pending, move |fs, pending| {
             let mut buffer = fs.cache.buffer(length_bytes);
-            let read = fs.read_present(&handle.node, &held, &mut buffer[..length_bytes], offset);
+            let buffer_part = &mut buffer[..length_bytes];
+            if let Some(length_bytes) = fs.read_kept(&handle.node, &held, buffer_part, offset) {
+                fs.count_read(&handle, true, length_bytes);
+                pending.finish(Ok(ReadReply {
+                    buffer,
+                    length_bytes,
+                }));
+                return;
+            }
+            let read = fs.read_present(&handle, &held, buffer_part, offset);
             pending.finish(match read {
                 Ok(length_bytes) => {
                     fs.metrics.bypass_bytes.add(length_bytes as u64);
@@ -237,7 +246,7 @@ impl FileSystem {
     /// when the file has lost its name.
     pub(super) fn read_present(
         &self,
-        node: &Node,
+        handle: &Handle,
         writes: &FileWrites,
         buffer: &mut [u8],
         offset: u64,
@@ -245,7 +254,7 @@ impl FileSystem {
         if let Some(writer) = writes.readable_writer() {
             return writer.file.read_at(buffer, offset);
         }
-        let place = node.place();
+        let place = handle.node.place_for(&handle.open.reader);
         let source = writes.source(|| self.backend.open(&place))?;
         source.read_at(buffer, offset)
     }
@@ -334,7 +343,7 @@ impl FileSystem {
     ) {
         let pending = self.begin(context, done);
         self.on_backend(&pending, move |fs, pending| {
-            let place = handle.node.place();
+            let place = handle.node.place_for(&handle.open.reader);
             let found = match writes.writers().first() {
                 Some(writer) => writer.file.seek(offset, whence),
                 None => writes

@@ -42,14 +42,15 @@ impl FileSystem {
             done,
             move |fs, caller| {
                 let losing = fs.prepare_loss(&parent, &name, caller);
-                let remove = || fs.backend.remove(&parent.place(), &name, removal, caller);
+                let place = fs.place(&parent, caller);
+                let remove = || fs.backend.remove(&place, &name, removal, caller);
                 let outcome = fs.remove_once_closed(losing.as_ref(), remove);
                 fs.names_changed(&parent);
                 finish_loss(fs, losing, &outcome);
                 if outcome.is_ok() {
                     fs.nodes.forget_name(parent.id, &name);
                 }
-                fs.sync_names(&parent, outcome?)
+                fs.sync_names(&parent, caller, outcome?)
             },
             |_, ()| (),
         );
@@ -86,14 +87,14 @@ impl FileSystem {
                     .then(|| fs.prepare_loss(&new, &to, caller))
                     .flatten();
                 let rename = || {
-                    let (from_place, to_place) = (old.place(), new.place());
+                    let (from_place, to_place) = (fs.place(&old, caller), fs.place(&new, caller));
                     let (from_name, to_name) = ((&from_place, &*from), (&to_place, &*to));
                     fs.backend.rename(from_name, to_name, mode, caller)?;
                     fs.nodes.moved((&old, &from), (&new, &to), mode);
                     Ok(())
                 };
                 let outcome = match &moving {
-                    Some(moving) => fs.change_keeping(moving, rename),
+                    Some(moving) => fs.change_keeping(moving, caller, rename),
                     None => rename(),
                 };
                 fs.names_changed(&old);
@@ -102,8 +103,8 @@ impl FileSystem {
                     fs.expire(&met);
                 }
                 finish_loss(fs, losing, &outcome);
-                fs.sync_names(&old, outcome?)?;
-                fs.sync_names(&new, ())
+                fs.sync_names(&old, caller, outcome?)?;
+                fs.sync_names(&new, caller, ())
             },
             |_, ()| (),
         );
@@ -136,7 +137,8 @@ impl FileSystem {
         };
         if !is_open {
             self.let_go(&losing.node);
-        } else if let Ok((found, held)) = self.backend.hold(&parent.place(), name, caller)
+        } else if let Ok((found, held)) =
+            self.backend.hold(&self.place(parent, caller), name, caller)
             && losing.node.is_of(&found)
         {
             losing.is_last_name = found.attributes.link_count <= 1;

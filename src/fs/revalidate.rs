@@ -1,12 +1,13 @@
 //! Attributes and how long they are good for; what happens when the backend shows a new version.
 
 use super::FileSystem;
+use super::access::Asking;
 use super::error::FsError;
 use super::node::Node;
 use super::operations::{AttributesReply, Done, RequestContext, SpaceReply};
 use crate::backend::BackendSpace;
 use crate::events::Invalidation;
-use crate::types::{Attributes, FileKind, NodeId};
+use crate::types::{Attributes, Credentials, FileKind, HandleId, NodeId};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -73,7 +74,7 @@ impl FileSystem {
             return;
         }
         let new = self.cache.file(&node.key, fresh.version());
-        new.begin_use(node.clone(), first_seen);
+        new.begin_use(open.opened(node), first_seen);
         open.delivered.store(false, Ordering::Release);
         let old = open.file.swap(new);
         old.end_use();
@@ -120,25 +121,32 @@ impl FileSystem {
         &self,
         context: RequestContext,
         id: NodeId,
+        handle: Option<HandleId>,
         done: Done<AttributesReply>,
     ) {
         let node = match self.node(id) {
             Ok(node) => node,
             Err(error) => return done(Err(error)),
         };
-        if !node.state.lock().fresh_for().is_zero() {
+        let caller = self.asker(&node, &context.caller);
+        let way = self.way_unless_open(&node, handle, &caller);
+        let fresh = !node.state.lock().fresh_for().is_zero();
+        if fresh && self.decided(&way) == Some(true) {
             return done(Ok(self.attributes_reply(&node)));
         }
         let pending = self.begin(context, done);
         let known = node.clone();
-        if self.or_known(&pending, move |fs, pending| {
+        if self.or_known_to(way.clone(), &pending, move |fs, pending| {
             fs.is_known(&known) && pending.finish_with(|| Ok(fs.attributes_reply(&known)))
         }) {
             return;
         }
         self.on_backend(&pending, move |fs, pending| {
             let asked = Instant::now();
-            match fs.ask_attributes(&node) {
+            match fs
+                .ask(&way)
+                .and_then(|()| fs.ask_attributes(&node, &caller))
+            {
                 Ok(fresh) => {
                     fs.take_attributes(&node, fresh, asked);
                     pending.finish(Ok(fs.attributes_reply(&node)));
@@ -153,13 +161,27 @@ impl FileSystem {
         });
     }
 
+    /// The way there matters to nobody who has the file open (fstat(2), of which the kernel does not tell).
+    pub(super) fn way_unless_open(
+        &self,
+        node: &Arc<Node>,
+        handle: Option<HandleId>,
+        caller: &Option<Credentials>,
+    ) -> Asking {
+        let is_open = handle.is_some() || node.state.lock().open.is_some();
+        match is_open {
+            true => Asking::way_to(node, &None),
+            false => Asking::way_to(node, caller),
+        }
+    }
+
     /// Blocks on the backend. By a writer's descriptor where there is one: it is good for an unlinked file, too.
-    fn ask_attributes(&self, node: &Node) -> io::Result<Attributes> {
+    fn ask_attributes(&self, node: &Node, caller: &Option<Credentials>) -> io::Result<Attributes> {
         let open = node.state.lock().open.clone();
         let writes = open.and_then(|open| open.writes.load_full());
         match writes.and_then(|writes| writes.attributes()) {
             Some(answer) => answer,
-            None => self.backend.attributes(&node.place()),
+            None => self.backend.attributes(&node.place_for(caller)),
         }
     }
 
@@ -185,6 +207,7 @@ impl FileSystem {
             Ok(node) => node,
             Err(error) => return done(Err(error)),
         };
+        let caller = self.asker(&node, &context.caller);
         let pending = self.begin(context, done);
         if self.or_known(&pending, move |fs, pending| {
             let last = *fs.last_space.lock();
@@ -193,7 +216,7 @@ impl FileSystem {
             return;
         }
         self.on_backend(&pending, move |fs, pending| {
-            match fs.backend.space(&node.place()) {
+            match fs.backend.space(&node.place_for(&caller)) {
                 Ok(space) => {
                     *fs.last_space.lock() = Some(space);
                     pending.finish(Ok(space_reply(space)));

@@ -5,12 +5,13 @@ use super::error::FsError;
 use super::node::Node;
 use super::open_file::{Handle, OpenFile, Writing};
 use super::operations::{Done, RequestContext};
+use super::order::Touch;
 use super::writes::{FileWrites, Writer};
+use super::writing::whole_file;
 use crate::events::Invalidation;
 use crate::types::{Attributes, HandleId};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 impl FileSystem {
@@ -19,12 +20,43 @@ impl FileSystem {
         let Some(handle) = self.handles.get(id) else {
             return done(Err(FsError::UnknownNode));
         };
-        match &handle.writing {
-            Some(writing) if writing.writer.is_unsynced() => {
-                self.sync_by(context, &writing.writer, false, done);
-            }
-            _ => done(Ok(())),
+        let Some(writing) = handle.writing.clone() else {
+            return done(Ok(()));
+        };
+        let Writing { writer, writes } = writing;
+        match (writes.keeps(), writer.is_unsynced()) {
+            (true, _) => self.sync_and_conclude(context, handle.node.clone(), writer, writes, done),
+            (false, true) => self.sync_by(context, &writes, &writer, false, done),
+            (false, false) => done(Ok(())),
         }
+    }
+
+    fn sync_and_conclude(
+        &self,
+        context: RequestContext,
+        node: Arc<Node>,
+        writer: Arc<Writer>,
+        writes: Arc<FileWrites>,
+        done: Done<()>,
+    ) {
+        let pending = self.begin_transfer(context, done);
+        self.in_order(
+            &writes.clone(),
+            whole_file(),
+            Touch::Changes,
+            &pending,
+            move |fs, pending| {
+                let outcome = match writer.is_unsynced() {
+                    true => writer.sync(false),
+                    false => Ok(()),
+                };
+                writes.note_sync(&outcome);
+                if outcome.is_ok() {
+                    fs.conclude(&node, &writes, &writer);
+                }
+                pending.finish(outcome.map_err(FsError::Backend));
+            },
+        );
     }
 
     /// fsync(2): of all that was written to the file here, by whomever.
@@ -38,52 +70,75 @@ impl FileSystem {
         let Some(handle) = self.handles.get(id) else {
             return done(Err(FsError::UnknownNode));
         };
-        let unsynced = handle.open.writes.load_full().and_then(|writes| {
-            let writers = writes.writers();
-            writers.into_iter().find(|writer| writer.is_unsynced())
-        });
-        match (unsynced, &handle.writing) {
+        let Some(writes) = handle.open.writes.load_full() else {
+            return done(Ok(()));
+        };
+        let writers = writes.writers();
+        let unsynced = writers.into_iter().find(|writer| writer.is_unsynced());
+        let own = handle.writing.as_ref().map(|writing| &writing.writer);
+        match (unsynced, own) {
             (None, _) => done(Ok(())),
             // A descriptor's own sync covers the file, and tells the descriptor's own errors.
-            (Some(_), Some(writing)) => self.sync_by(context, &writing.writer, data_only, done),
-            (Some(other), None) => self.sync_by(context, &other, data_only, done),
+            (Some(_), Some(own)) => self.sync_by(context, &writes, own, data_only, done),
+            (Some(other), None) => self.sync_by(context, &writes, &other, data_only, done),
         }
     }
 
     fn sync_by(
         &self,
         context: RequestContext,
+        writes: &Arc<FileWrites>,
         writer: &Arc<Writer>,
         data_only: bool,
         done: Done<()>,
     ) {
-        let (pending, writer) = (self.begin_transfer(context, done), writer.clone());
+        let pending = self.begin_transfer(context, done);
+        let (writer, writes) = (writer.clone(), writes.clone());
         self.on_lane(&self.write_lane, &pending, move |_, pending| {
-            pending.finish(writer.sync(data_only).map_err(FsError::Backend));
+            let outcome = writer.sync(data_only);
+            writes.note_sync(&outcome);
+            pending.finish(outcome.map_err(FsError::Backend));
         });
     }
 
-    pub(super) fn close_writer(&self, handle: &Arc<Handle>, writing: &Writing) {
-        let Writing { writer, writes } = writing.clone();
+    pub(super) fn close_writer(&self, handle: Arc<Handle>, writing: Writing) {
+        let Writing { writer, writes } = writing;
+        let unsynced = writer.is_unsynced();
+        if unsynced {
+            writes.note_unsynced_gone();
+        }
         writes.remove(&writer);
         let was_last = self.close(&handle.node, &handle.open);
         // At once, so that the next open begins afresh.
         let ended = was_last && writes.end();
-        let (this, node) = (self.this(), handle.node.clone());
+        let this = self.this();
         // Refused, the descriptor is closed here: nothing else can be done with it.
         let _ = self.write_lane.submit(move || {
-            // Mapped stores may have come after the last close(2).
-            if writer.is_unsynced()
-                && let Err(error) = writer.sync(false)
-            {
-                tracing::error!(%error, "what was written after the last close could not be made durable");
+            this.sync_last(&writer, &writes);
+            if unsynced {
+                writes.note_synced_gone();
             }
             if ended {
-                this.rest(&writes, &writer);
+                this.rest(&handle.node, &writes, &writer);
             } else {
-                this.settle(&node, &writes, || writer.file.attributes());
+                this.settle(&handle.node, &writes, || writer.file.attributes());
+            }
+            if !writes.has_writers() {
+                writes.let_go();
             }
         });
+    }
+
+    /// Mapped stores may have come after the last close(2).
+    fn sync_last(&self, writer: &Writer, writes: &FileWrites) {
+        if !writer.is_unsynced() {
+            return;
+        }
+        let outcome = writer.sync(false);
+        writes.note_sync(&outcome);
+        if let Err(error) = outcome {
+            tracing::error!(%error, "what was written after the last close could not be made durable");
+        }
     }
 
     /// Takes over what changes led to, once nobody writes any more: those who have the file open for reading go on
@@ -100,11 +155,10 @@ impl FileSystem {
         }
         let asked = Instant::now();
         let fresh = ask().ok();
-        let open = node.state.lock().open.clone();
-        let open = open.filter(|open| {
-            let attached = open.writes.load_full();
-            attached.is_some_and(|held| Arc::ptr_eq(&held, writes))
-        });
+        let open = self.open_with(node, writes);
+        if let (Some(fresh), Some(followers)) = (&fresh, writes.followers()) {
+            self.believe_kept(node, writes, &followers, fresh.version());
+        }
         match (&open, fresh) {
             (Some(open), Some(fresh)) => self.move_on(node, open, fresh),
             // Without a version to go on with, reads stay with the backend.
@@ -120,22 +174,24 @@ impl FileSystem {
     }
 
     fn move_on(&self, node: &Arc<Node>, open: &OpenFile, fresh: Attributes) {
-        let new = self.cache.file(&node.key, fresh.version());
-        new.begin_use(node.clone(), Instant::now());
-        open.delivered.store(false, Ordering::Release);
-        let old = open.file.swap(new);
-        old.end_use();
+        self.go_on_with(node, open, &fresh);
         open.writes.store(None);
         // Beside what was written here others may have written.
         self.invalidations.push(Invalidation::Node(node.id));
     }
 
-    fn rest(&self, writes: &FileWrites, writer: &Writer) {
+    fn rest(&self, node: &Node, writes: &FileWrites, writer: &Writer) {
         let _turning = writes.turning.lock();
-        let version = match writes.wants_version() {
-            true => writer.file.attributes().ok().map(|found| found.version()),
-            false => None,
+        let resting = writes.take_resting();
+        writes.rest(None);
+        // Without any, or while they follow anew, the version that the changes led to is of no use.
+        let Some(followers) = resting else {
+            return;
         };
-        writes.rest(version);
+        let version = writer.file.attributes().ok().map(|found| found.version());
+        if let Some(version) = version {
+            self.believe_kept(node, writes, &followers, version);
+        }
+        followers.rest(version);
     }
 }

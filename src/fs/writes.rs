@@ -4,13 +4,14 @@
 use super::descriptors::Descriptor;
 use super::order::RangeOrder;
 use crate::backend::SourceFile;
+use crate::backend::alone::Alone;
 use crate::backend::writing::WritableFile;
 use crate::cache::Followers;
 use crate::types::{Attributes, FileKey, Version};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,7 @@ pub(super) struct Writer {
     _in_the_way: Descriptor,
     /// Something was written that no sync has covered.
     pub unsynced: AtomicBool,
+    syncs_under_way: AtomicUsize,
     /// One append at a time.
     pub appending: Mutex<()>,
 }
@@ -43,6 +45,10 @@ struct State {
     /// Something is being, or has been, changed: reads go to the backend.
     followers: Option<Arc<Followers>>,
     source: Option<Arc<dyn SourceFile>>,
+    /// Nobody else changes the file.
+    alone: Option<Arc<Alone>>,
+    /// Writers that are gone with something written that their last sync has not covered yet.
+    unsynced_gone: usize,
     /// Left of changes that have ended.
     resting: Option<Followers>,
     left_source: Option<Arc<dyn SourceFile>>,
@@ -110,14 +116,23 @@ impl Writer {
             file,
             _in_the_way: counted,
             unsynced: AtomicBool::new(false),
+            syncs_under_way: AtomicUsize::new(0),
             appending: Mutex::new(()),
         })
     }
 
     /// Returns when all that was written by now is on stable storage; an error is told once.
     pub fn sync(&self, data_only: bool) -> io::Result<()> {
+        self.syncs_under_way.fetch_add(1, Ordering::AcqRel);
         self.unsynced.store(false, Ordering::Release);
-        self.file.sync(data_only)
+        let outcome = self.file.sync(data_only);
+        self.syncs_under_way.fetch_sub(1, Ordering::AcqRel);
+        outcome
+    }
+
+    /// All that was written is on stable storage by now.
+    fn is_synced(&self) -> bool {
+        !self.is_unsynced() && self.syncs_under_way.load(Ordering::Acquire) == 0
     }
 
     pub fn is_unsynced(&self) -> bool {
@@ -162,6 +177,67 @@ impl FileWrites {
         self.state.lock().followers = Some(Arc::new(followers));
     }
 
+    /// Whether nobody else could have changed the file since it was found so last; takes hold of it if it is not held.
+    pub fn take_hold(&self, file: &dyn WritableFile) -> bool {
+        if self.is_alone() {
+            return true;
+        }
+        // The old one goes first: it would take the new one's lease along.
+        self.let_go();
+        let alone = file.hold_alone();
+        let is_held = alone.is_some();
+        self.state.lock().alone = alone;
+        is_held
+    }
+
+    /// Others may have the file open unnoticed again. Closes a descriptor, perhaps.
+    pub fn let_go(&self) {
+        let held = self.state.lock().alone.take();
+        drop(held);
+    }
+
+    pub fn is_alone(&self) -> bool {
+        let held = self.hold();
+        held.is_some_and(|held| held.is_unbroken())
+    }
+
+    pub fn hold(&self) -> Option<Arc<Alone>> {
+        self.state.lock().alone.clone()
+    }
+
+    /// Counts a writer that is gone, until its last sync.
+    pub fn note_unsynced_gone(&self) {
+        self.state.lock().unsynced_gone += 1;
+    }
+
+    /// That last sync is done.
+    pub fn note_synced_gone(&self) {
+        self.state.lock().unsynced_gone -= 1;
+    }
+
+    /// After a failed sync nobody knows what the backend has.
+    pub fn note_sync(&self, outcome: &io::Result<()>) {
+        if outcome.is_ok() {
+            return;
+        }
+        let state = self.state.lock();
+        let following = state.followers.as_deref().into_iter();
+        for followers in following.chain(&state.resting) {
+            followers.lose_kept();
+        }
+    }
+
+    /// Something is kept of the file for the version to come.
+    pub fn keeps(&self) -> bool {
+        self.followers().is_some_and(|followers| followers.keep())
+    }
+
+    /// All that was written is on the backend's stable storage.
+    pub fn is_synced(&self) -> bool {
+        let state = self.state.lock();
+        state.unsynced_gone == 0 && state.writers.iter().all(|writer| writer.is_synced())
+    }
+
     pub fn followers(&self) -> Option<Arc<Followers>> {
         self.state.lock().followers.clone()
     }
@@ -173,18 +249,26 @@ impl FileWrites {
         if !state.writers.is_empty() {
             return false;
         }
-        // A change that outlived its request holds on to them: then their bytes are nobody's version.
-        let followers = state.followers.take().and_then(Arc::into_inner);
-        state.resting = followers.filter(|followers| !followers.is_empty());
-        state.left_source = state.source.take();
+        state.pause();
         true
     }
 
-    /// Whether the version that the changes led to is of use.
-    pub fn wants_version(&self) -> bool {
-        self.state.lock().resting.is_some()
+    /// The same while writers go on to have it open: their next change begins anew.
+    pub fn pause(&self) {
+        self.state.lock().pause();
     }
+}
 
+impl State {
+    fn pause(&mut self) {
+        // A change that outlived its request holds on to them: then their bytes are nobody's version.
+        let followers = self.followers.take().and_then(Arc::into_inner);
+        self.resting = followers.filter(|followers| !followers.is_empty());
+        self.left_source = self.source.take();
+    }
+}
+
+impl FileWrites {
     /// What followed rests at this version, unless it follows again by now. Closing a descriptor of the backend may
     /// wait for it.
     pub fn rest(&self, version: Option<Version>) {

@@ -13,6 +13,7 @@ use super::order::Touch;
 use super::pending::Pending;
 use super::writes::{FileWrites, Writer};
 use crate::backend::writing::{Durability, WritableFile, WriteAccess};
+use crate::cache::Followers;
 use crate::types::{ByteRange, Credentials, FileKind, HandleId, NodeId};
 use std::io;
 use std::sync::Arc;
@@ -139,11 +140,11 @@ impl FileSystem {
             if order.from_pages {
                 writes.mark_unsynced();
             }
-            let written = write_all(writer, order, data)?;
+            let written = write_all(writer, order, data);
             if let Some(followers) = writes.followers() {
-                followers.write(&data[..written.length_bytes() as usize], written.start);
+                follow_write(&followers, order, data, &written);
             }
-            Ok(written)
+            written
         });
         match outcome {
             Ok(written) => self.acknowledge(handle, order, written, pending),
@@ -203,8 +204,12 @@ impl FileSystem {
         if writes.has_begun() {
             return Ok(());
         }
-        let mut followers = self.cache.begin_change(&changing.node.key);
-        if !followers.is_empty() {
+        let keep = self.may_keep(changing)?;
+        let own = self.open_with(changing.node, writes);
+        let own = own.map(|open| open.file.load_full());
+        let key = &changing.node.key;
+        let mut followers = self.cache.begin_change(key, keep, own.as_ref());
+        if followers.are_shown() {
             // What somebody else changed in the meantime must not be mixed with what we change.
             followers.keep_only(&changing.file.attributes()?.version());
         }
@@ -238,11 +243,19 @@ impl FileSystem {
             move |fs, pending| {
                 let outcome = match by_handle {
                     Some((_, writing)) => fs.truncate(&writing.of(&node), size_bytes),
-                    None => fs.truncate_as(&node, &writes, &credentials, size_bytes),
+                    None => fs
+                        .ask_way(&node, &credentials)
+                        .and_then(|()| fs.truncate_as(&node, &writes, &credentials, size_bytes)),
                 };
                 pending.finish(outcome.map(|()| fs.attributes_reply(&node)));
             }
         });
+    }
+
+    fn ask_way(&self, node: &Arc<Node>, caller: &Credentials) -> Result<(), FsError> {
+        let caller = self.place(node, caller).caller;
+        self.ask(&self.way_unless_open(node, None, &caller))
+            .map_err(FsError::Backend)
     }
 
     /// Truncates a file that need not be open; its attributes are taken from the backend then.
@@ -254,9 +267,10 @@ impl FileSystem {
         size_bytes: u64,
     ) -> Result<(), FsError> {
         self.refuse_if_executed(node)?;
+        let place = self.place(node, caller);
         let opened = self
             .backend
-            .open_writable(&node.place(), WriteAccess::WriteOnly, caller);
+            .open_writable(&place, WriteAccess::WriteOnly, caller);
         let file = opened.map_err(FsError::Backend)?;
         let changing = Changing {
             node,
@@ -270,11 +284,14 @@ impl FileSystem {
 
     pub(super) fn truncate(&self, changing: &Changing<'_>, size_bytes: u64) -> Result<(), FsError> {
         self.change_bytes(changing, || {
-            changing.file.set_size(size_bytes)?;
+            let outcome = changing.file.set_size(size_bytes);
             if let Some(followers) = changing.writes.followers() {
-                followers.set_size(size_bytes);
+                match outcome {
+                    Ok(()) => followers.set_size(size_bytes),
+                    Err(_) => followers.lose_kept(),
+                }
             }
-            Ok(())
+            outcome
         })?;
         let asked = Instant::now();
         let fresh = changing.file.attributes().map_err(FsError::Backend)?;
@@ -300,6 +317,24 @@ impl Order {
             true => whole_file(),
             false => ByteRange::at(self.offset, self.length_bytes as u64),
         }
+    }
+}
+
+fn follow_write(
+    followers: &Followers,
+    order: &Order,
+    data: &[u8],
+    written: &io::Result<ByteRange>,
+) {
+    match written {
+        Ok(written) => {
+            followers.write(&data[..written.length_bytes() as usize], written.start);
+            if !order.append {
+                followers.doubt(ByteRange::new(written.end, order.range().end));
+            }
+        }
+        Err(_) if order.append => followers.lose_kept(),
+        Err(_) => followers.doubt(order.range()),
     }
 }
 

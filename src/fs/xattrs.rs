@@ -2,21 +2,27 @@
 //! for several of each file.
 
 use super::FileSystem;
+use super::access::{Asking, refused};
 use super::error::FsError;
 use super::node::Node;
 use super::operations::{Done, RequestContext};
-use crate::types::{NodeId, Version};
+use crate::backend::access::Access;
+use crate::types::{Credentials, NodeId, Version};
 use lru::LruCache;
 use parking_lot::Mutex;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::num::NonZeroUsize;
+use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 /// Answers remembered.
 const ANSWERS_MAX: usize = 8192;
 /// Larger values are not remembered.
 const VALUE_BYTES_MAX: usize = 4096;
+
+/// File capabilities (capabilities(7)).
+const CAPABILITIES: &str = "security.capability";
 
 /// The value, or the errno that stood in its place.
 type Answer = Result<Arc<[u8]>, i32>;
@@ -66,12 +72,24 @@ impl XattrCache {
 }
 
 impl XattrCache {
+    /// A file just made has no capabilities: the kernel asks for them before its first write.
+    pub(super) fn note_made(&self, node: &Node) {
+        let version = node.version(&node.state.lock());
+        let none = Err(io::Error::from_raw_os_error(libc::ENODATA));
+        self.put(node, Some(OsStr::new(CAPABILITIES)), version, &none);
+    }
+
     /// One attribute, and so the list, has changed: ctime need not show it within one timestamp step.
     pub(super) fn forget(&self, node: &Node, name: &OsStr) {
         let mut answers = self.answers.lock();
         answers.pop(&(node.id, Some(name.to_owned())));
         answers.pop(&(node.id, None));
     }
+}
+
+/// The kernel asks for it to check an access.
+fn is_acl(name: Option<&OsStr>) -> bool {
+    name.is_some_and(|name| name.as_bytes() == b"system.posix_acl_access")
 }
 
 fn reply(answer: Answer) -> Result<Vec<u8>, FsError> {
@@ -81,6 +99,21 @@ fn reply(answer: Answer) -> Result<Vec<u8>, FsError> {
 }
 
 impl FileSystem {
+    /// Attributes of the kernel and of the system belong to nobody who might not read the file.
+    fn asking_for_xattr(
+        &self,
+        node: &Arc<Node>,
+        name: Option<&OsStr>,
+        caller: &Option<Credentials>,
+    ) -> Asking {
+        match name {
+            Some(name) if name.as_bytes().starts_with(b"user.") => {
+                Asking::to(node, Access::Read, caller)
+            }
+            _ => self.way_unless_open(node, None, caller),
+        }
+    }
+
     /// One attribute, or the list of names where `name` is `None`.
     pub(super) fn xattr(
         &self,
@@ -93,17 +126,24 @@ impl FileSystem {
             Ok(node) => node,
             Err(error) => return done(Err(error)),
         };
+        let caller = self.asker(&node, &context.caller);
+        let asking = self.asking_for_xattr(&node, name, &caller);
         let fresh = !node.state.lock().fresh_for().is_zero();
-        if fresh && let Some(answer) = self.xattrs.get(&node, name) {
+        if fresh
+            && self.decided(&asking) == Some(true)
+            && let Some(answer) = self.xattrs.get(&node, name)
+        {
             return done(reply(answer));
         }
         let pending = self.begin(context, done);
         let name = name.map(OsStr::to_owned);
         let (known, known_name) = (node.clone(), name.clone());
-        if self.or_known(&pending, move |fs, pending| {
+        if self.or_known_to(asking.clone(), &pending, move |fs, pending| {
             fs.is_known(&known)
                 && pending.finish(match fs.xattrs.get(&known, known_name.as_deref()) {
                     Some(answer) => reply(answer),
+                    // Whom an ACL lets in that nobody ever asked for cannot be told.
+                    None if is_acl(known_name.as_deref()) => Err(FsError::Backend(refused())),
                     // `ls -l` of what is known must not hang for an attribute nobody ever asked for.
                     None => Err(FsError::BackendTimeout),
                 })
@@ -111,8 +151,11 @@ impl FileSystem {
             return;
         }
         self.on_backend(&pending, move |fs, pending| {
+            if let Err(error) = fs.ask(&asking) {
+                return fs.fail(&pending, FsError::Backend(error));
+            }
             let version = node.version(&node.state.lock());
-            let place = node.place();
+            let place = node.place_for(&caller);
             let answer = match &name {
                 Some(name) => fs.backend.get_xattr(&place, name),
                 None => fs.backend.list_xattr(&place),

@@ -1,6 +1,7 @@
 //! Attaching to a mount point and leaving it again.
 
 use crate::sys::fuse_device::FuseDevice;
+use crate::sys::fusermount;
 use nix::mount::{MntFlags, MsFlags};
 use std::ffi::OsString;
 use std::io;
@@ -11,6 +12,9 @@ use std::path::{Path, PathBuf};
 
 /// What `mount` and `df` show as the type, after `fuse.`.
 pub const SUBTYPE: &str = "cachefs";
+
+/// Settings of fusermount3.
+const HELPER_SETTINGS: &str = "/etc/fuse.conf";
 
 /// Who may use the mount.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,14 +49,19 @@ pub enum FuseError {
         #[source]
         source: io::Error,
     },
-    #[error("cannot open /dev/fuse: {0} (it needs root, and the fuse module: 'modprobe fuse')")]
+    #[error("cannot open /dev/fuse: {0} (it needs the fuse module: 'modprobe fuse')")]
     Device(#[source] io::Error),
-    #[error("cannot mount at {path}: {source} (mounting needs root or CAP_SYS_ADMIN)")]
+    #[error("cannot mount at {path}: {source}")]
     Mount {
         path: PathBuf,
         #[source]
         source: io::Error,
     },
+    #[error(
+        "allow_other and allow_root: {HELPER_SETTINGS} does not let ordinary users open their mounts to others; \
+         leave the option out, or have root add the line user_allow_other there"
+    )]
+    OthersRefused,
     #[error("the kernel and we could not agree on a FUSE protocol: {0}")]
     Negotiation(#[source] io::Error),
     #[error("mounted at {0}, but it does not show in /proc/self/mountinfo")]
@@ -95,48 +104,136 @@ pub struct DeviceNumber {
     pub minor: u32,
 }
 
-/// Mounts `device`. Nobody answers yet: the first use of the mount waits until requests are read.
-pub fn mount(plan: &MountPlan, device: &FuseDevice) -> Result<Mounted, FuseError> {
+/// Mounts; where that is not for this user to do, through fusermount3. Nobody answers yet: the first use of the mount waits
+/// until requests are read from the device.
+pub fn mount(plan: &MountPlan) -> Result<(FuseDevice, Mounted), FuseError> {
     let unusable = |source| FuseError::Mountpoint {
         path: plan.mountpoint.clone(),
         source,
     };
     let path = plan.mountpoint.canonicalize().map_err(unusable)?;
-    let root_mode = path.metadata().map_err(unusable)?.mode() & libc::S_IFMT;
+    let device = match mount_ourselves(plan, &path) {
+        Err(error) if error.is_refusal() => mount_by_helper(plan, &path)?,
+        outcome => outcome?,
+    };
+    match topmost_at(&path) {
+        Ok(Some(number)) => Ok((
+            device,
+            Mounted {
+                path,
+                device: number,
+            },
+        )),
+        _ => {
+            // Ours was put there a moment ago by this thread.
+            let _ = take_away(&path, UnmountMode::Detach);
+            Err(FuseError::Vanished(path))
+        }
+    }
+}
+
+fn mount_ourselves(plan: &MountPlan, path: &Path) -> Result<FuseDevice, FuseError> {
+    let failed = |source| FuseError::Mount {
+        path: path.to_owned(),
+        source,
+    };
+    let device = FuseDevice::open().map_err(FuseError::Device)?;
+    let root_mode = path.metadata().map_err(failed)?.mode() & libc::S_IFMT;
     let mut options = format!(
         "fd={},rootmode={root_mode:o},user_id={},group_id={}",
         device.as_fd().as_raw_fd(),
         nix::unistd::getuid(),
         nix::unistd::getgid(),
     );
-    if plan.access != Access::Owner {
-        options.push_str(",allow_other");
+    for word in plan.words() {
+        options.push(',');
+        options.push_str(word);
     }
-    if plan.default_permissions {
-        options.push_str(",default_permissions");
-    }
-    let kind = format!("fuse.{SUBTYPE}");
     nix::mount::mount(
         Some(plan.source_name.as_str()),
-        &path,
-        Some(kind.as_str()),
+        path,
+        Some(format!("fuse.{SUBTYPE}").as_str()),
         plan.flags,
         Some(options.as_str()),
     )
-    .map_err(|error| FuseError::Mount {
-        path: path.clone(),
-        source: error.into(),
-    })?;
-    match topmost_at(&path) {
-        Ok(Some(number)) => Ok(Mounted {
-            path,
-            device: number,
+    .map_err(|errno| failed(errno.into()))?;
+    Ok(device)
+}
+
+fn mount_by_helper(plan: &MountPlan, path: &Path) -> Result<FuseDevice, FuseError> {
+    if plan.access != Access::Owner && !lets_others_in(Path::new(HELPER_SETTINGS)) {
+        return Err(FuseError::OthersRefused);
+    }
+    match fusermount::mount(path, &helper_options(plan)) {
+        Ok(device) => Ok(FuseDevice::from(device)),
+        Err(source) => Err(FuseError::Mount {
+            path: path.to_owned(),
+            source,
         }),
-        _ => {
-            // Ours was put there a moment ago by this thread.
-            let _ = nix::mount::umount2(&path, MntFlags::MNT_DETACH);
-            Err(FuseError::Vanished(path))
-        }
+    }
+}
+
+impl FuseError {
+    /// Mounting is not for this user to do.
+    fn is_refusal(&self) -> bool {
+        let (Self::Device(source) | Self::Mount { source, .. }) = self else {
+            return false;
+        };
+        matches!(source.raw_os_error(), Some(libc::EPERM | libc::EACCES))
+    }
+}
+
+/// Whether ordinary users may open their mounts to others (fuse.conf(5)); where that cannot be read the helper says.
+fn lets_others_in(settings: &Path) -> bool {
+    match std::fs::read_to_string(settings) {
+        Ok(text) => text.lines().any(|line| line.trim() == "user_allow_other"),
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
+    }
+}
+
+/// What fusermount3 is told: it adds whom the mount belongs to, `nosuid` and `nodev`.
+fn helper_options(plan: &MountPlan) -> OsString {
+    let mut options = format!(
+        "fsname={},subtype={SUBTYPE}",
+        plan.source_name.replace('\\', "\\\\").replace(',', "\\,")
+    );
+    let flags = [
+        (MsFlags::MS_RDONLY, "ro"),
+        (MsFlags::MS_NOEXEC, "noexec"),
+        (MsFlags::MS_NOATIME, "noatime"),
+        (MsFlags::MS_SYNCHRONOUS, "sync"),
+        (MsFlags::MS_DIRSYNC, "dirsync"),
+    ];
+    let set = flags.iter().filter(|(flag, _)| plan.flags.contains(*flag));
+    for word in plan.words().chain(set.map(|(_, word)| *word)) {
+        options.push(',');
+        options.push_str(word);
+    }
+    options.into()
+}
+
+impl MountPlan {
+    /// What the kernel's FUSE is told, beside whom the mount belongs to.
+    fn words(&self) -> impl Iterator<Item = &'static str> {
+        let words = [
+            (self.access != Access::Owner, "allow_other"),
+            (self.default_permissions, "default_permissions"),
+        ];
+        words
+            .into_iter()
+            .filter(|(wanted, _)| *wanted)
+            .map(|(_, word)| word)
+    }
+}
+
+/// umount2(2), or the helper where that is not for this user to do.
+fn take_away(path: &Path, mode: UnmountMode) -> io::Result<()> {
+    let lazily = mode == UnmountMode::Detach;
+    let mut flags = MntFlags::UMOUNT_NOFOLLOW;
+    flags.set(MntFlags::MNT_DETACH, lazily);
+    match nix::mount::umount2(path, flags) {
+        Err(nix::Error::EPERM) => fusermount::unmount(path, lazily),
+        outcome => Ok(outcome?),
     }
 }
 
@@ -162,11 +259,7 @@ impl Mounted {
             _ if !is_mounted(self.device).map_err(failed)? => return Ok(()),
             _ => return Err(failed(io::Error::from_raw_os_error(libc::EBUSY))),
         }
-        let mut flags = MntFlags::UMOUNT_NOFOLLOW;
-        if mode == UnmountMode::Detach {
-            flags |= MntFlags::MNT_DETACH;
-        }
-        nix::mount::umount2(&self.path, flags).map_err(|error| failed(error.into()))
+        take_away(&self.path, mode).map_err(failed)
     }
 }
 
@@ -256,6 +349,32 @@ mod tests {
                 major: 0,
                 minor: 46
             }
+        );
+    }
+
+    #[test]
+    fn others_are_let_in_only_by_a_line_of_its_own() {
+        let directory = tempfile::tempdir().expect("scratch");
+        let settings = directory.path().join("fuse.conf");
+        assert!(!lets_others_in(&settings));
+        std::fs::write(&settings, "#user_allow_other\nmount_max = 7\n").expect("written");
+        assert!(!lets_others_in(&settings));
+        std::fs::write(&settings, "mount_max = 7\nuser_allow_other\n").expect("written");
+        assert!(lets_others_in(&settings));
+    }
+
+    #[test]
+    fn the_helper_is_told_names_with_commas() {
+        let plan = MountPlan {
+            mountpoint: "/m".into(),
+            source_name: "a,b\\c".into(),
+            access: Access::Owner,
+            default_permissions: true,
+            flags: MsFlags::MS_RDONLY | MsFlags::MS_NOATIME,
+        };
+        assert_eq!(
+            helper_options(&plan),
+            "fsname=a\\,b\\\\c,subtype=cachefs,default_permissions,ro,noatime"
         );
     }
 }

@@ -55,9 +55,9 @@ impl Channel {
     /// Mounts and negotiates; on error nothing stays mounted. Blocks for a few milliseconds. No thread
     /// is started, so the process may still fork afterwards.
     pub fn mount(settings: MountSettings) -> Result<Self, FuseError> {
-        let opened = FuseDevice::open().map_err(FuseError::Device)?;
+        let (opened, mounted) = mount::mount(&settings.plan)?;
+        let mounted = MountGuard(Arc::new(mounted));
         let device = Arc::new(opened.duplicate().map_err(FuseError::Device)?);
-        let mounted = MountGuard(Arc::new(mount::mount(&settings.plan, &opened)?));
         let negotiated = negotiate(&settings, opened)?;
         let (readers, shared_device) = reader_devices(&device, settings.reader_threads.max(1))?;
         let passthrough = probe_passthrough(&settings, &negotiated, &device);

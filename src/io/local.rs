@@ -25,8 +25,8 @@ pub struct LocalDisk {
 impl LocalDisk {
     /// Takes the directory `root_fd` and tries, with a file that is gone again at once, what its
     /// filesystem can do. Blocks on the disk. Makes the process ignore SIGIO (see
-    /// [`IoFile::is_exclusive`]). The errors are those of creating and writing that file: a full or
-    /// read-only disk shows here.
+    /// [`IoFile::is_exclusive`]). The errors are those of creating and writing that file: a
+    /// read-only disk shows here. A full one cannot be tried, which is no error.
     pub fn open(root_fd: OwnedFd, engine: Arc<Engine>) -> io::Result<Arc<Self>> {
         disk::ignore_lease_signal();
         let facts = disk::statx(root_fd.as_fd())?;

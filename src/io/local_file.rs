@@ -8,7 +8,8 @@ use super::{
     ALIGNMENT_BYTES, Buffer, Completion, FileFacts, FillCompletion, FillError, FillSource, IoFile,
 };
 use crate::sys::disk;
-use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use nix::fcntl::{FallocateFlags, PosixFadviseAdvice, fallocate, posix_fadvise};
+use nix::sys::statvfs::fstatvfs;
 use parking_lot::Mutex;
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -183,6 +184,26 @@ impl IoFile for LocalFile {
 
     fn set_size(&self, size_bytes: u64) -> io::Result<()> {
         self.buffered.set_len(size_bytes)
+    }
+
+    fn set_blocks_aside(&self) {
+        let Ok(facts) = self.facts() else {
+            return;
+        };
+        let missing_bytes = facts.size_bytes.saturating_sub(facts.allocated_bytes);
+        let has_room = fstatvfs(&*self.buffered).is_ok_and(|space| {
+            space
+                .blocks_available()
+                .saturating_mul(space.fragment_size())
+                / 4
+                > missing_bytes
+        });
+        if missing_bytes > 0 && has_room {
+            let size_bytes = facts.size_bytes as i64;
+            if let Err(errno) = fallocate(&*self.buffered, FallocateFlags::empty(), 0, size_bytes) {
+                tracing::debug!("no blocks set aside: {errno}");
+            }
+        }
     }
 
     fn facts(&self) -> io::Result<FileFacts> {

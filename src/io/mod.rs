@@ -111,6 +111,11 @@ pub struct DiskSpace {
     pub available_inodes: u64,
 }
 
+/// Whether this is want of room: the disk is full, which is not broken.
+pub fn is_no_room(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
+}
+
 /// One directory tree on one local disk. Paths are relative, '/'-separated, never contain ".."
 /// and are never followed through a symbolic link. Every call blocks unless said otherwise.
 pub trait Io: Send + Sync + 'static {
@@ -157,6 +162,8 @@ pub trait IoFile: Send + Sync + 'static {
     /// bytes are readable, not yet durable.
     fn submit_fill(&self, source: FillSource, offset: u64, length_bytes: u64, done: FillCompletion);
     fn set_size(&self, size_bytes: u64) -> io::Result<()>;
+    /// Gives the file's holes blocks that nobody else can take then (fallocate(2)), where the disk has room to spare.
+    fn set_blocks_aside(&self);
     fn facts(&self) -> io::Result<FileFacts>;
     /// Makes data, size and extents durable (fdatasync(2)).
     fn sync_data(&self) -> io::Result<()>;

@@ -3,7 +3,7 @@
 use super::engine::Engine;
 use super::local_file::reopen_direct;
 use super::requests::ReadRequest;
-use super::{ALIGNMENT_BYTES, Buffer, BufferPool};
+use super::{ALIGNMENT_BYTES, Buffer, BufferPool, is_no_room};
 use crate::sys::disk;
 use nix::fcntl::{FallocateFlags, OFlag, fallocate, openat};
 use nix::sys::stat::Mode;
@@ -32,12 +32,19 @@ const PROBE_BYTES: usize = 1024 * 1024;
 
 /// Blocks on the disk. Leaves nothing behind.
 pub(super) fn probe_disk(root: BorrowedFd<'_>, engine: &Engine) -> io::Result<DiskReport> {
-    let file = nameless_file(root)?;
+    let file = match nameless_file(root) {
+        Ok(file) => file,
+        Err(error) if is_no_room(&error) => return Ok(untried()),
+        Err(error) => return Err(error),
+    };
     let (holes, holes_detail) = match try_holes(&file) {
         Ok(()) => (true, "sparse files and punched holes work".to_owned()),
         Err(reason) => (false, reason),
     };
     let direct = try_direct(&file);
+    if direct.as_ref().is_err_and(is_no_room) {
+        return Ok(untried());
+    }
     let direct_io_detail = match &direct {
         Ok(_) => "O_DIRECT reads and writes work".to_owned(),
         Err(error) => format!("O_DIRECT is refused ({error}): the page cache is used instead"),
@@ -53,6 +60,18 @@ pub(super) fn probe_disk(root: BorrowedFd<'_>, engine: &Engine) -> io::Result<Di
         holes_detail,
         polled_reads,
     })
+}
+
+/// A full disk cannot be tried: it is taken for a usual one, and each file falls back to the page cache by itself.
+fn untried() -> DiskReport {
+    let detail = || "not tried: the disk is full".to_owned();
+    DiskReport {
+        direct_io: true,
+        direct_io_detail: detail(),
+        holes: true,
+        holes_detail: detail(),
+        polled_reads: false,
+    }
 }
 
 /// A file whose name is removed before it is used.

@@ -29,6 +29,15 @@ pub fn as_caller<T>(
     act()
 }
 
+/// Whom the calling thread is for files.
+pub fn own() -> io::Result<Credentials> {
+    Ok(Credentials {
+        uid: file_system_uid(NO_CHANGE),
+        gid: file_system_gid(NO_CHANGE),
+        groups: groups()?.into(),
+    })
+}
+
 /// Runs `act` under a umask of its own, whatever other threads have.
 pub fn with_umask<T>(umask: u32, act: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     own_umask()?;

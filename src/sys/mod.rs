@@ -11,6 +11,7 @@
 //! - `locks`: advisory locks
 //! - `names`: making, linking, renaming and removing names, changing attributes
 //! - `mountinfo`: the mounts of this process
+//! - `lease`: write leases that are held for a while, and the clock of timestamps
 //! - `disk`: preadv2, statx, leases, raw directory reading
 //! - `pipe`: pipes of a chosen size
 //! - `write`: pwritev2 with its flags
@@ -20,6 +21,7 @@
 //! - `process`: fork into the background, signals, leaving without destructors, waiting for another
 //!   process
 //! - `handle_probe`: whether a directory's filesystem gives out file handles
+//! - `fusermount`: the helper that mounts for ordinary users
 //! - `fuse_device`: an open /dev/fuse: requests in, replies out, clones, passthrough registration
 
 pub mod affinity;
@@ -27,8 +29,10 @@ pub mod credentials;
 pub mod dirents;
 pub mod disk;
 pub mod fuse_device;
+pub mod fusermount;
 pub mod handle;
 pub mod handle_probe;
+pub mod lease;
 pub mod locks;
 pub mod memory;
 pub mod mountinfo;

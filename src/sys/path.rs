@@ -120,6 +120,23 @@ pub fn reopen(fd: BorrowedFd<'_>, flags: i32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
+/// faccessat2(2) with AT_EACCESS: whether the calling thread, as it is for files, has this access (R_OK, X_OK...) to what
+/// a descriptor refers to. EACCES if not.
+pub fn check_access(fd: BorrowedFd<'_>, mode: i32) -> io::Result<()> {
+    let flags = libc::AT_EACCESS | libc::AT_EMPTY_PATH;
+    // SAFETY: the empty string is zero-terminated.
+    checked(unsafe {
+        libc::syscall(
+            libc::SYS_faccessat2,
+            fd.as_raw_fd(),
+            c"".as_ptr(),
+            mode,
+            flags,
+        )
+    })
+    .map(drop)
+}
+
 /// The path by which the kernel finds what a descriptor of this process refers to.
 pub(super) fn proc_path(fd: BorrowedFd<'_>) -> CString {
     CString::new(format!("/proc/self/fd/{}", fd.as_raw_fd())).expect("digits hold no zero byte")

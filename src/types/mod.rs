@@ -195,8 +195,8 @@ pub struct Caller {
     pub pid: u32,
 }
 
-/// Whose rights a change of the backend uses: a caller's file-system identity.
-#[derive(Clone, PartialEq, Eq, Debug)]
+/// Whose rights a call of the backend uses: a caller's file-system identity.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Credentials {
     pub uid: u32,
     pub gid: u32,

@@ -6,13 +6,15 @@ use crate::backing::{self, Changes};
 use crate::protocol::Operation;
 use crate::server::{Server, Subject};
 use fuser::{
-    Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig,
-    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
-    TimeOrNow, WriteFlags,
+    AccessFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
+    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
+    ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
+use nfs_cachefs::sys::path::check_access;
 use std::ffi::{CString, OsStr};
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -38,6 +40,7 @@ impl FaultFilesystem {
     fn serve_entry(
         &self,
         operation: Operation,
+        request: &Request,
         parent: INodeNo,
         name: &OsStr,
         reply: ReplyEntry,
@@ -47,7 +50,7 @@ impl FaultFilesystem {
         let name = name.to_owned();
         self.0.serve(
             operation,
-            Subject::child(parent, &name),
+            Subject::child(parent, &name).by(request),
             reply,
             move |server, _| {
                 make(server, &name)?;
@@ -94,8 +97,10 @@ impl Filesystem for FaultFilesystem {
         Ok(())
     }
 
-    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.serve_entry(Operation::Lookup, parent, name, reply, |_, _| Ok(()));
+    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        self.serve_entry(Operation::Lookup, request, parent, name, reply, |_, _| {
+            Ok(())
+        });
     }
 
     fn forget(&self, _request: &Request, node: INodeNo, count: u64) {
@@ -115,7 +120,7 @@ impl Filesystem for FaultFilesystem {
 
     fn setattr(
         &self,
-        _request: &Request,
+        request: &Request,
         node: INodeNo,
         mode: Option<u32>,
         uid: Option<u32>,
@@ -142,7 +147,7 @@ impl Filesystem for FaultFilesystem {
         };
         self.0.serve(
             Operation::Setattr,
-            Subject::node(node),
+            Subject::node(node).by(request),
             reply,
             move |server, _| {
                 let open = handle.and_then(|handle| server.handles.file(handle).ok());
@@ -181,13 +186,14 @@ impl Filesystem for FaultFilesystem {
         let owner = (request.uid(), request.gid());
         self.serve_entry(
             Operation::Mknod,
+            request,
             parent,
             name,
             reply,
             move |server, name| {
                 let parent = server.nodes.get(parent)?;
                 backing::make_node(&parent, name, mode & !umask, device)?;
-                backing::give_to(&parent, name, owner)
+                server.give_to(&parent, name, owner)
             },
         );
     }
@@ -204,27 +210,28 @@ impl Filesystem for FaultFilesystem {
         let owner = (request.uid(), request.gid());
         self.serve_entry(
             Operation::Mkdir,
+            request,
             parent,
             name,
             reply,
             move |server, name| {
                 let parent = server.nodes.get(parent)?;
                 backing::make_directory(&parent, name, mode & !umask)?;
-                backing::give_to(&parent, name, owner)
+                server.give_to(&parent, name, owner)
             },
         );
     }
 
-    fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let subject = Subject::child(parent, name);
+    fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let subject = Subject::child(parent, name).by(request);
         let name = name.to_owned();
         self.serve_empty(Operation::Unlink, subject, reply, move |server| {
             backing::remove(&*server.nodes.get(parent)?, &name, false)
         });
     }
 
-    fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let subject = Subject::child(parent, name);
+    fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let subject = Subject::child(parent, name).by(request);
         let name = name.to_owned();
         self.serve_empty(Operation::Rmdir, subject, reply, move |server| {
             backing::remove(&*server.nodes.get(parent)?, &name, true)
@@ -243,20 +250,21 @@ impl Filesystem for FaultFilesystem {
         let target = target.to_owned();
         self.serve_entry(
             Operation::Symlink,
+            request,
             parent,
             name,
             reply,
             move |server, name| {
                 let parent = server.nodes.get(parent)?;
                 rustix::fs::symlinkat(&target, &parent.descriptor, name)?;
-                backing::give_to(&parent, name, owner)
+                server.give_to(&parent, name, owner)
             },
         );
     }
 
     fn rename(
         &self,
-        _request: &Request,
+        request: &Request,
         parent: INodeNo,
         name: &OsStr,
         new_parent: INodeNo,
@@ -264,7 +272,7 @@ impl Filesystem for FaultFilesystem {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let subject = Subject::child(parent, name);
+        let subject = Subject::child(parent, name).by(request);
         let (name, new_name) = (name.to_owned(), new_name.to_owned());
         self.serve_empty(Operation::Rename, subject, reply, move |server| {
             let (from, to) = (server.nodes.get(parent)?, server.nodes.get(new_parent)?);
@@ -276,7 +284,7 @@ impl Filesystem for FaultFilesystem {
 
     fn link(
         &self,
-        _request: &Request,
+        request: &Request,
         node: INodeNo,
         new_parent: INodeNo,
         new_name: &OsStr,
@@ -284,6 +292,7 @@ impl Filesystem for FaultFilesystem {
     ) {
         self.serve_entry(
             Operation::Link,
+            request,
             new_parent,
             new_name,
             reply,
@@ -297,11 +306,11 @@ impl Filesystem for FaultFilesystem {
         );
     }
 
-    fn open(&self, _request: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, request: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let open_flags = self.open_flags();
         self.0.serve(
             Operation::Open,
-            Subject::node(node),
+            Subject::node(node).by(request),
             reply,
             move |server, _| {
                 let file = backing::reopen(&*server.nodes.get(node)?, flags.0)?;
@@ -328,12 +337,12 @@ impl Filesystem for FaultFilesystem {
         let name = name.to_owned();
         self.0.serve(
             Operation::Create,
-            Subject::child(parent, &name),
+            Subject::child(parent, &name).by(request),
             reply,
             move |server, _| {
                 let directory = server.nodes.get(parent)?;
                 let file = backing::create(&directory, &name, mode & !umask, flags)?;
-                backing::give_to(&directory, &name, owner)?;
+                server.give_to(&directory, &name, owner)?;
                 let attributes = server.nodes.look_up(parent, &name)?;
                 let path = server.nodes.path_of(parent, Some(&name));
                 Ok((attributes, server.handles.add_file(file, path)))
@@ -482,13 +491,16 @@ impl Filesystem for FaultFilesystem {
         );
     }
 
-    fn opendir(&self, _request: &Request, node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+    fn opendir(&self, request: &Request, node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         self.0.serve(
             Operation::Opendir,
-            Subject::node(node),
+            Subject::node(node).by(request),
             reply,
             move |server, _| {
-                server.nodes.get(node)?;
+                let directory = server.nodes.get(node)?;
+                if server.settings.squash {
+                    backing::reopen(&directory, libc::O_RDONLY)?;
+                }
                 Ok(server.handles.add_directory())
             },
             |reply, handle| reply.opened(FileHandle(handle), FopenFlags::empty()),
@@ -572,9 +584,18 @@ impl Filesystem for FaultFilesystem {
         );
     }
 
+    /// Comes only where the kernel does not check by itself.
+    fn access(&self, request: &Request, node: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
+        let subject = Subject::node(node).by(request);
+        self.serve_empty(Operation::Access, subject, reply, move |server| {
+            let node = server.nodes.get(node)?;
+            check_access(node.descriptor.as_fd(), mask.bits())
+        });
+    }
+
     fn setxattr(
         &self,
-        _request: &Request,
+        request: &Request,
         node: INodeNo,
         name: &OsStr,
         value: &[u8],
@@ -585,7 +606,7 @@ impl Filesystem for FaultFilesystem {
         let (name, value) = (name.to_owned(), value.to_vec());
         self.serve_empty(
             Operation::Setxattr,
-            Subject::node(node),
+            Subject::node(node).by(request),
             reply,
             move |server| {
                 let flags = rustix::fs::XattrFlags::from_bits_retain(flags as u32);
@@ -597,7 +618,7 @@ impl Filesystem for FaultFilesystem {
 
     fn getxattr(
         &self,
-        _request: &Request,
+        request: &Request,
         node: INodeNo,
         name: &OsStr,
         size: u32,
@@ -606,28 +627,28 @@ impl Filesystem for FaultFilesystem {
         let name = CString::new(name.as_bytes()).unwrap_or_default();
         self.0.serve(
             Operation::Getxattr,
-            Subject::node(node),
+            Subject::node(node).by(request),
             reply,
             move |server, _| backing::get_xattr(&*server.nodes.get(node)?, &name),
             move |reply, value| answer_xattr(reply, &value, size),
         );
     }
 
-    fn listxattr(&self, _request: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
+    fn listxattr(&self, request: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
         self.0.serve(
             Operation::Listxattr,
-            Subject::node(node),
+            Subject::node(node).by(request),
             reply,
             move |server, _| backing::list_xattr(&*server.nodes.get(node)?),
             move |reply, names| answer_xattr(reply, &names, size),
         );
     }
 
-    fn removexattr(&self, _request: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn removexattr(&self, request: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let name = name.to_owned();
         self.serve_empty(
             Operation::Removexattr,
-            Subject::node(node),
+            Subject::node(node).by(request),
             reply,
             move |server| {
                 rustix::fs::removexattr(server.nodes.get(node)?.proc_path(), &name)?;

@@ -1,7 +1,7 @@
 //! faultfs: a directory served through FUSE as a slow, hung, erring or lying server would, for tests and
 //! benchmarks. A process of its own, so that it can be stopped; it dies with the one that started it.
 //!
-//!     faultfs BACKING MOUNTPOINT CONTROL_SOCKET [--direct-io] [--ttl-ms N]
+//!     faultfs BACKING MOUNTPOINT CONTROL_SOCKET [--direct-io] [--ttl-ms N] [--squash]
 //!
 //! It is mounted once CONTROL_SOCKET can be connected to. SIGTERM unmounts and ends it.
 //!
@@ -69,12 +69,15 @@ fn main() -> anyhow::Result<()> {
         .canonicalize()
         .with_context(|| format!("{}", arguments.backing.display()))?;
     let server = Arc::new(Server::new(backing.clone(), arguments.settings)?);
+    let squash = server.settings.squash;
     let mut config = Config::default();
     config.mount_options = vec![
         MountOption::FSName(backing.display().to_string()),
         MountOption::Subtype("faultfs".into()),
-        MountOption::DefaultPermissions,
     ];
+    if !squash {
+        config.mount_options.push(MountOption::DefaultPermissions);
+    }
     config.acl = SessionACL::All;
     config.n_threads = Some(2);
     config.clone_fd = true;
@@ -96,11 +99,13 @@ fn parse(words: impl Iterator<Item = String>) -> anyhow::Result<Arguments> {
     let mut settings = MountSettings {
         direct_io: false,
         ttl: Duration::ZERO,
+        squash: false,
     };
     let mut words = words;
     while let Some(word) = words.next() {
         match word.as_str() {
             "--direct-io" => settings.direct_io = true,
+            "--squash" => settings.squash = true,
             "--ttl-ms" => {
                 let value = words.next().context("--ttl-ms needs a number")?;
                 settings.ttl = Duration::from_millis(value.parse().context("--ttl-ms")?);

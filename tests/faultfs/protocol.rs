@@ -11,6 +11,7 @@ pub enum Operation {
     Getattr,
     Setattr,
     Readlink,
+    Access,
     Mknod,
     Mkdir,
     Unlink,

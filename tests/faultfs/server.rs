@@ -1,13 +1,17 @@
 //! The way of every call: counted, judged by the rules, done on the pool, answered when the simulated
 //! network would deliver the reply.
 
+use crate::backing;
 use crate::counters::CounterBoard;
 use crate::network::Link;
-use crate::nodes::Nodes;
+use crate::nodes::{Node, Nodes};
 use crate::protocol::{Command, Operation, Reply};
 use crate::rules::{Effects, Rules};
 use crate::schedule::Scheduler;
-use fuser::{Errno, INodeNo};
+use fuser::{Errno, INodeNo, Request};
+use nfs_cachefs::sys::credentials::as_caller;
+use nfs_cachefs::sys::process::groups_of;
+use nfs_cachefs::types::{Caller, Credentials};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -24,6 +28,8 @@ pub struct MountSettings {
     pub direct_io: bool,
     /// How long the kernel may believe names and attributes.
     pub ttl: Duration,
+    /// Who asks decides, not the kernel in front: as on an export with root_squash.
+    pub squash: bool,
 }
 
 pub struct Server {
@@ -40,18 +46,35 @@ pub struct Server {
 pub struct Subject {
     node: INodeNo,
     child: Option<OsString>,
+    caller: Option<Caller>,
 }
 
 impl Subject {
     pub fn node(node: INodeNo) -> Self {
-        Self { node, child: None }
+        Self {
+            node,
+            child: None,
+            caller: None,
+        }
     }
 
     pub fn child(parent: INodeNo, name: &OsStr) -> Self {
         Self {
             node: parent,
             child: Some(name.to_owned()),
+            caller: None,
         }
+    }
+
+    /// Done by whoever sent the request, where that matters; else by the server, as what is done by an open
+    /// descriptor.
+    pub fn by(mut self, request: &Request) -> Self {
+        self.caller = Some(Caller {
+            uid: request.uid(),
+            gid: request.gid(),
+            pid: request.pid(),
+        });
+        self
     }
 }
 
@@ -110,6 +133,11 @@ impl Server {
         let effects = self.rules.decide(operation, || {
             self.nodes.path_of(subject.node, subject.child.as_deref())
         });
+        // Whoever waits for the answer keeps its groups until then.
+        let caller = subject
+            .caller
+            .filter(|_| self.settings.squash)
+            .map(squashed);
         let server = self.clone();
         let job = Box::new(move || {
             let mut call = Call {
@@ -121,7 +149,10 @@ impl Server {
             let called = if waited { Instant::now() } else { arrived };
             let result = match effects.errno {
                 Some(errno) => Err(io::Error::from_raw_os_error(errno)),
-                None => work(&server, &mut call),
+                None => match &caller {
+                    Some(caller) => as_caller(caller, || work(&server, &mut call)),
+                    None => work(&server, &mut call),
+                },
             };
             let due = server.link.delivery(called, call.data_bytes);
             let replying = server.clone();
@@ -190,9 +221,35 @@ impl Server {
         }
     }
 
+    /// A new name belongs to who asked for it; who makes it with their own rights has it already.
+    pub fn give_to(&self, parent: &Node, name: &OsStr, owner: (u32, u32)) -> io::Result<()> {
+        match self.settings.squash {
+            true => Ok(()),
+            false => backing::give_to(parent, name, owner),
+        }
+    }
+
     /// Gives up the calls that hang: each is answered EIO as its reply is dropped.
     pub fn give_up_hung_calls(&self) {
         drop(self.rules.take_hung(None));
+    }
+}
+
+/// Root is nobody here; others are who they are, groups included.
+fn squashed(caller: Caller) -> Credentials {
+    const NOBODY: u32 = 65534;
+    let groups = groups_of(caller.pid).unwrap_or_default();
+    match caller.uid {
+        0 => Credentials {
+            uid: NOBODY,
+            gid: NOBODY,
+            groups: Vec::new().into(),
+        },
+        uid => Credentials {
+            uid,
+            gid: caller.gid,
+            groups: groups.into(),
+        },
     }
 }
 

@@ -23,6 +23,8 @@ pub struct BackendOptions {
     pub ttl_ms: u64,
     pub network: Network,
     pub times: Times,
+    /// Decides by who asks, root being nobody.
+    pub squash: bool,
 }
 
 /// A directory of real files and a faultfs mount of it. Ends when dropped.
@@ -52,6 +54,9 @@ impl FaultBackend {
         command.arg("--ttl-ms").arg(options.ttl_ms.to_string());
         if options.direct_io {
             command.arg("--direct-io");
+        }
+        if options.squash {
+            command.arg("--squash");
         }
         let mut child = process::spawn(command).expect("faultfs starts");
         let processes = scratch.processes();

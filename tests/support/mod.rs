@@ -7,6 +7,7 @@
 //! - `mount`: [`Mount`], the nfs-cachefs process under test
 //! - `content`: bytes that tell file, version and offset
 //! - `scene`: [`Scene`], a mount with things known, half known and unknown
+//! - `disk`: [`SmallDisk`], a disk that can be filled
 //! - `locking`: fcntl(2) locks
 //! - `user`: acting as users who are not root
 //! - `waiter`: processes that wait in one call of a mount
@@ -19,6 +20,7 @@
 
 pub mod backend;
 pub mod content;
+pub mod disk;
 pub mod locking;
 pub mod mount;
 pub mod process;
@@ -34,6 +36,7 @@ pub mod writing;
 
 pub use backend::{BackendOptions, FaultBackend};
 pub use content::Content;
+pub use disk::SmallDisk;
 pub use mount::{Mount, MountOptions};
 pub use protocol::{Action, Counters, InodeNumbers, Network, Operation, Rule, Times};
 pub use random::Random;

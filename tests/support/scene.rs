@@ -146,6 +146,8 @@ impl Scene {
     }
 }
 
+/// The backend has let this user read and search everything then, though not all of it was read: who asks for an attribute of
+/// a user must be able to read the file, or directory.
 fn make_known(path: &Path) {
     expect_content(&path.join("hot"), hot());
     expect_content(&path.join("small"), small());
@@ -158,6 +160,16 @@ fn make_known(path: &Path) {
         }
     }
     nix::sys::statvfs::statvfs(path).unwrap();
+    let cold = (0..COLD_FILES).map(|index| format!("cold{index}"));
+    let unlisted = ["unlisted", "unlisted2"];
+    for name in unlisted {
+        assert!(fs::metadata(path.join(name).join("absent")).is_err());
+    }
+    let others = ["small_cold", "small_cold2"].into_iter().chain(unlisted);
+    for name in cold.chain(others.map(str::to_owned)) {
+        let absent = rustix::fs::getxattr(path.join(name), c"user.absent", &mut [0; 16][..]);
+        assert_eq!(absent, Err(rustix::io::Errno::NODATA));
+    }
 }
 
 /// `ls -l`, which asks for extended attributes as well.

@@ -156,6 +156,16 @@ impl FakeBackend {
         }
     }
 
+    /// These bytes of the file change, which makes it longer perhaps.
+    pub fn write(&self, key: &FileKey, data: &[u8], offset: usize) {
+        let mut state = self.state.lock();
+        let inode = state.names[key];
+        let mut content = state.inodes[&inode].content.to_vec();
+        content.resize(content.len().max(offset + data.len()), 0);
+        content[offset..offset + data.len()].copy_from_slice(data);
+        state.set(inode, content);
+    }
+
     pub fn version(&self, key: &FileKey) -> Version {
         let state = self.state.lock();
         state.inodes[&state.names[key]].version
@@ -167,6 +177,7 @@ impl FakeBackend {
 
     pub fn place(&self, key: &FileKey) -> Place {
         Place {
+            caller: None,
             filesystem: FilesystemIndex(0),
             key: key.clone(),
             inode: self.version(key).inode,
@@ -315,6 +326,7 @@ pub fn unsupported<T>() -> io::Result<T> {
 
 impl crate::backend::writing::Writes for FakeBackend {}
 impl crate::backend::locking::Locks for FakeBackend {}
+impl crate::backend::access::AccessDecisions for FakeBackend {}
 
 impl Backend for FakeBackend {
     fn root(&self) -> io::Result<(Place, Attributes)> {

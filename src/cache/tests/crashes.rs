@@ -2,8 +2,8 @@
 
 use super::backend::{Change, FakeBackend};
 use super::{MIB, Setup, World, open_directory, recount, rounds, whole};
-use crate::cache::CacheDirectory;
 use crate::cache::extents::ExtentMap;
+use crate::cache::{CacheDirectory, Keep};
 use crate::io::IoFile;
 use crate::io::simulator::{Dice, FaultPlan, Simulation, seed_of_this_run};
 use crate::metrics::CacheMetrics;
@@ -273,4 +273,62 @@ fn a_clean_restart_keeps_everything() {
     assert_eq!(world.backend.bytes_read(), bytes);
     assert_eq!(world.metrics.doubted.get(), 0);
     assert_eq!(world.used_bytes(), recount(world.directory()));
+}
+
+/// Changes files through the cache, with what is cached of them kept.
+fn work_with_writes(world: &World, keys: &[FileKey], dice: &mut Dice) {
+    for key in keys {
+        let file = world.open(key);
+        world.check(&file, whole(&file));
+        file.end_use();
+    }
+    for round in 0..12 {
+        let key = &keys[dice.below(keys.len() as u64) as usize];
+        let size = world.backend.version(key).size_bytes;
+        let keep = Keep {
+            present: world.backend.version(key),
+            alone: true,
+        };
+        let followers = world.cache.begin_change(key, Some(keep), None);
+        for _ in 0..2 {
+            let mut data = vec![0; 1 + dice.below(20_000) as usize];
+            dice.fill(&mut data);
+            let offset = dice.below(size + 10_000);
+            world.backend.write(key, &data, offset as usize);
+            followers.write(&data, offset);
+        }
+        if round % 4 == 3 {
+            world.directory().checkpoint();
+        }
+        let kept = followers.adopt_kept(world.backend.version(key));
+        assert!(kept || !world.simulation.is_running());
+        if dice.chance(0.5) {
+            world.directory().checkpoint();
+        }
+    }
+}
+
+#[test]
+fn a_power_cut_while_files_are_written_leaves_no_record_of_what_changed_under_it() {
+    let seed = seed_of_this_run();
+    let (whole_run, keys) = world_that_stops_at(seed, None);
+    let before = whole_run.simulation.operations();
+    work_with_writes(&whole_run, &keys, &mut Dice::new(seed));
+    let operations = whole_run.simulation.operations() - before;
+    for key in &keys {
+        whole_run.fill(key);
+    }
+    whole_run.check_books();
+    let mut dice = Dice::new(seed);
+    for _ in 0..rounds(40, 2000) {
+        let operation = 1 + dice.below(operations + 5);
+        println!("operation {operation} of {operations}");
+        let (world, keys) = world_that_stops_at(seed, Some(operation));
+        work_with_writes(&world, &keys, &mut Dice::new(seed));
+        world.simulation.crash();
+        world.cache.shutdown();
+        let directory = reopen(&world.simulation, None);
+        check_claims(&directory, &world.backend, &Durable::new());
+        check_use(world, directory, &keys);
+    }
 }

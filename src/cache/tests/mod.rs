@@ -8,6 +8,7 @@ mod crashes;
 mod eviction;
 mod faults;
 mod files;
+mod full;
 mod gate;
 mod limit;
 mod many_disks;
@@ -240,7 +241,7 @@ impl World {
         let deadline = Instant::now() + SOON;
         loop {
             let mut evicted = Evicted::default();
-            self.cache.evict(self.directory(), key, &mut evicted);
+            self.directory().evict_counted(key, &mut evicted);
             if evicted.in_use == 0 {
                 return evicted;
             }

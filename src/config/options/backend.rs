@@ -1,7 +1,7 @@
 //! Rows about the backend: where it is, how long it may take and how long it is believed.
 
 use super::{Kind, OptionRow};
-use crate::config::settings::{LockPlace, LookupCache, Settings, WriteMode};
+use crate::config::settings::{Identity, KeepWritten, LockPlace, LookupCache, Settings, WriteMode};
 use crate::config::units::show_duration;
 use std::time::Duration;
 
@@ -51,6 +51,38 @@ pub const ROWS: &[OptionRow] = &[
             LockPlace::Local => "local".to_owned(),
         }),
         help: "where flock and fcntl locks are taken: on the backend, where its other clients see them, or among the programs of this mount only",
+    },
+    OptionRow {
+        name: "keep_written",
+        kind: Kind::Choice {
+            values: &[
+                ("proven", |s| s.keep_written = KeepWritten::Proven),
+                ("always", |s| s.keep_written = KeepWritten::Always),
+                ("never", |s| s.keep_written = KeepWritten::Never),
+            ],
+            later: &[],
+        },
+        show: Some(|s| match s.keep_written {
+            KeepWritten::Proven => "proven".to_owned(),
+            KeepWritten::Always => "always".to_owned(),
+            KeepWritten::Never => "never".to_owned(),
+        }),
+        help: "which files stay cached while they are written to: those that provably nobody else has open (local backends), all (where no other machine writes to a file that is being written here), or none",
+    },
+    OptionRow {
+        name: "identity",
+        kind: Kind::Choice {
+            values: &[
+                ("caller", |s| s.identity = Identity::Caller),
+                ("daemon", |s| s.identity = Identity::Daemon),
+            ],
+            later: &[],
+        },
+        show: Some(|s| match s.identity {
+            Identity::Caller => "caller".to_owned(),
+            Identity::Daemon => "daemon".to_owned(),
+        }),
+        help: "as whom the backend is asked: as whoever asks here, so that what it refuses them is refused, or as the daemon's own user, and the kernel's checks of mode bits have to do",
     },
     OptionRow {
         name: "nfs_backend",

@@ -13,7 +13,6 @@ const fn later(name: &'static str, what: &'static str) -> OptionRow {
 
 const JOURNAL: &str = "the write journal";
 const WRITE_BACK: &str = "write-back";
-const IDENTITY: &str = "access decisions per user";
 const TUNING: &str = "tuning by itself";
 
 pub const ROWS: &[OptionRow] = &[
@@ -25,7 +24,6 @@ pub const ROWS: &[OptionRow] = &[
     later("erasure", JOURNAL),
     later("writeback_parallel", WRITE_BACK),
     later("conflicts", WRITE_BACK),
-    later("identity", IDENTITY),
     later("adaptive", TUNING),
     later("transport", "the FUSE ring transport"),
     later("pin", "pinning files in the cache"),

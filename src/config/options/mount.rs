@@ -30,11 +30,9 @@ const fn passed_over(name: &'static str) -> OptionRow {
 pub const ROWS: &[OptionRow] = &[
     OptionRow {
         name: "allow_other",
-        kind: Kind::Flag(|s, on| {
-            s.access = Some(if on { Access::Everybody } else { Access::Owner })
-        }),
+        kind: Kind::Flag(|s, on| s.allow_other = Some(on)),
         show: Some(|s| {
-            match s.access {
+            match s.access() {
                 None => "on when run by root, else off",
                 Some(Access::Everybody) => "on",
                 Some(Access::Owner | Access::OwnerAndRoot) => "off",
@@ -45,15 +43,9 @@ pub const ROWS: &[OptionRow] = &[
     },
     OptionRow {
         name: "allow_root",
-        kind: Kind::Flag(|s, on| {
-            s.access = Some(if on {
-                Access::OwnerAndRoot
-            } else {
-                Access::Owner
-            })
-        }),
+        kind: Kind::Flag(|s, on| s.allow_root = Some(on)),
         show: Some(|s| {
-            if s.access == Some(Access::OwnerAndRoot) {
+            if s.access() == Some(Access::OwnerAndRoot) {
                 "on"
             } else {
                 "off"

@@ -11,6 +11,7 @@ const DESCRIPTORS_WANTED: u64 = 65_536;
 const CAP_SYS_ADMIN: u32 = 21;
 const CAP_IPC_LOCK: u32 = 14;
 const CAP_DAC_READ_SEARCH: u32 = 2;
+const CAP_SETUID: u32 = 7;
 
 pub fn examine() -> Vec<Finding> {
     vec![
@@ -23,6 +24,11 @@ pub fn examine() -> Vec<Finding> {
             "CAP_DAC_READ_SEARCH",
             CAP_DAC_READ_SEARCH,
             "files are found again by path rather than by handle: cached data is dropped on any doubt",
+        ),
+        capability(
+            "CAP_SETUID",
+            CAP_SETUID,
+            "the backend is asked as this user, whoever asks here (identity=caller has no effect)",
         ),
         locked_memory(),
         descriptors(),

@@ -4,7 +4,7 @@ use super::Finding;
 use crate::daemon::cache_directory::probe_disk;
 use crate::daemon::error::CacheDirectoryProblem as Problem;
 use crate::daemon::mount_table;
-use crate::daemon::prepare::{DEFAULT_CACHE_PARENT, with_timeout};
+use crate::daemon::prepare::{default_cache_parent, with_timeout};
 use crate::sys::handle_probe::handle_length_bytes;
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -15,7 +15,7 @@ const BACKEND_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The nearest existing directory above the default cache directory: it is on the same disk.
 pub fn default_cache_disk() -> PathBuf {
-    Path::new(DEFAULT_CACHE_PARENT)
+    default_cache_parent()
         .ancestors()
         .find(|path| path.is_dir())
         .unwrap_or(Path::new("/"))

@@ -6,11 +6,13 @@ use std::path::PathBuf;
 use anyhow::Context;
 use serde_json::{Map, Value, json};
 
-use crate::measure::{Sample, median};
+use super::measure::{Sample, median};
 
 type Numbers = Map<String, Value>;
 
 pub struct Report {
+    /// Of the benchmark, and of its file.
+    name: &'static str,
     rounds: usize,
     size_bytes: u64,
     /// Workload, subject, samples in the order of the rounds.
@@ -18,8 +20,9 @@ pub struct Report {
 }
 
 impl Report {
-    pub fn new(rounds: usize, size_bytes: u64) -> Self {
+    pub fn new(name: &'static str, rounds: usize, size_bytes: u64) -> Self {
         Self {
+            name,
             rounds,
             size_bytes,
             samples: BTreeMap::new(),
@@ -62,7 +65,7 @@ impl Report {
         }
     }
 
-    /// Writes `bench/paths.json` into the target directory that this program was built in.
+    /// Writes `bench/NAME.json` into the target directory that this program was built in.
     pub fn write_json(&self) -> anyhow::Result<()> {
         let mut workloads = Map::new();
         for (workload, subjects) in &self.samples {
@@ -94,7 +97,7 @@ impl Report {
         let text = serde_json::to_string_pretty(
             &json!({"rounds": self.rounds, "size_bytes": self.size_bytes, "workloads": workloads}),
         )?;
-        let path = target_directory()?.join("bench/paths.json");
+        let path = target_directory()?.join(format!("bench/{}.json", self.name));
         std::fs::create_dir_all(path.parent().context("the path has a folder")?)?;
         std::fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
         println!("written: {}", path.display());

@@ -56,12 +56,12 @@ impl Subject {
             }
             SubjectName::Cached | SubjectName::CachedDaemon => {
                 let cache = scratch.join(format!("cache-{}", name.label()));
-                let passthrough = if name == SubjectName::Cached {
-                    "auto"
+                let options = if name == SubjectName::Cached {
+                    "passthrough=auto"
                 } else {
-                    "off"
+                    "passthrough=off"
                 };
-                start_cached(backend, &mountpoint, &cache, passthrough)?
+                start_cached(backend, &mountpoint, &cache, options)?
             }
         };
         Ok(Self {
@@ -85,7 +85,7 @@ pub fn start_cached(
     backend: &Path,
     mountpoint: &Path,
     cache: &Path,
-    passthrough: &str,
+    options: &str,
 ) -> anyhow::Result<Mounted> {
     std::fs::DirBuilder::new().recursive(true).create(cache)?;
     std::fs::set_permissions(cache, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
@@ -95,10 +95,7 @@ pub fn start_cached(
         .args([backend, mountpoint])
         .arg("-f")
         .arg("-o")
-        .arg(format!(
-            "cache_dir={},passthrough={passthrough}",
-            cache.display()
-        ));
+        .arg(format!("cache_dir={},{options}", cache.display()));
     Mounted::start(command, mountpoint).context("nfs-cachefs")
 }
 
