@@ -227,6 +227,32 @@ fn who_waits_for_a_lock_gets_it_when_it_is_free() {
 }
 
 #[test]
+fn who_is_woken_while_it_asks_for_a_lock_is_not_forgotten() {
+    let scratch = Scratch::new("locks-woken");
+    let backend = FaultBackend::start(&scratch, BackendOptions::default());
+    std::fs::write(backend.plain.join("file"), "text").unwrap();
+    let mount = Mount::start(&scratch, &backend.mountpoint, MountOptions::new(&scratch));
+    let elsewhere = open(&backend.mountpoint.join("file"));
+    try_flock(&elsewhere, true).unwrap();
+    let (waiting, beside) = (open(&mount.join("file")), open(&mount.join("file")));
+    lock_range(&beside, Owner::Description, false, (0, 1)).unwrap();
+    let slow = backend.add_rule(Rule::new(Operation::Open, "file", Action::Hang));
+    let waiter = std::thread::spawn(move || flock(&waiting, FlockOperation::LockExclusive));
+    backend.wait_for_hung(1);
+    unlock_range(&beside, Owner::Description, (0, 1)).unwrap();
+    backend.remove_rule(slow);
+    backend.release(None);
+    // It asks a second time, and finds the lock taken.
+    let asked = Instant::now();
+    while asked.elapsed() < Duration::from_millis(500) {
+        assert!(!waiter.is_finished(), "{:?}", waiter.join());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    drop(elsewhere);
+    waiter.join().unwrap().unwrap();
+}
+
+#[test]
 fn waiting_for_a_lock_ends_with_a_signal_and_leaves_none_behind() {
     use nix::sys::signal::Signal;
     let scene = Scene::new("locks-interrupted", &[]);

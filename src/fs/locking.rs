@@ -219,11 +219,12 @@ impl Locking {
             let mut state = self.state.lock();
             state.is_under_way = false;
             state.failed += 1;
-            let has_timer = std::mem::replace(&mut state.has_timer, true);
-            match (state.again, has_timer) {
-                (true, _) => None,
-                (false, true) => return,
-                (false, false) => Some(ASK_AGAIN_FIRST * 2u32.pow(state.failed.min(16))),
+            if state.again {
+                None
+            } else if std::mem::replace(&mut state.has_timer, true) {
+                return;
+            } else {
+                Some(ASK_AGAIN_FIRST * 2u32.pow(state.failed.min(16)))
             }
         };
         let Some(delay) = delay else {

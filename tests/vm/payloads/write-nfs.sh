@@ -122,7 +122,7 @@ exclusive() {
 }
 
 removal() {
-    LIMIT_S=300 check "$label: $trees trees used and removed" vm-tool use-and-remove $cached $server $trees
+    LIMIT_S=$((60 + trees * 10)) check "$label: $trees trees used and removed" vm-tool use-and-remove $cached $server $trees
     check "$label: no hidden name is left" wait_until 10 no_hidden_names
     cp /srv/random $cached/open
     exec 7<>$cached/open
