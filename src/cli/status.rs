@@ -6,9 +6,10 @@ use crate::daemon::error::exit_status;
 use crate::daemon::unmount::{connect, find, is_dead};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+const START_PATIENCE: Duration = Duration::from_secs(2);
 
 #[derive(Debug, clap::Args)]
 #[command(
@@ -44,12 +45,29 @@ fn fail(error: impl std::fmt::Display) -> i32 {
     exit_status::SYSTEM
 }
 
+/// A mount is there a moment before its daemon can be asked.
+fn patiently(connect: impl Fn() -> io::Result<Client>) -> io::Result<Client> {
+    let deadline = Instant::now() + START_PATIENCE;
+    loop {
+        let outcome = connect();
+        let error = outcome.as_ref().err().map(io::Error::kind);
+        let is_absent = matches!(
+            error,
+            Some(io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+        );
+        if !is_absent || Instant::now() >= deadline {
+            return outcome;
+        }
+        std::thread::sleep(START_PATIENCE / 20);
+    }
+}
+
 /// Asks the daemon of the mount at `mountpoint`; errors say what to do.
 pub fn ask(mountpoint: &Path, request: &Request) -> Result<Reply, String> {
     let shown = mountpoint.display();
     let (path, mount) = find(mountpoint).map_err(|error| format!("{shown}: {error}"))?;
     let connected = match &mount {
-        Some(mount) => connect(mount),
+        Some(mount) => patiently(|| connect(mount)),
         // One that is just ending still answers.
         None => Client::connect(&socket_directory(), &path),
     };
