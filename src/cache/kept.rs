@@ -114,7 +114,7 @@ impl Kept {
     fn store(&self, data: &[u8], offset: u64) -> bool {
         let stored = self
             .object()
-            .and_then(|object| object.file.write_all_at(data, offset));
+            .and_then(|object| object.file.write_past_cache(data, offset));
         if let Err(error) = &stored {
             self.directory
                 .report_disk_error("keeping what was written", error);

@@ -17,6 +17,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::sync::Arc;
 
+/// Shorter ones cost more as a request to the disk than as pages.
+const DIRECT_WRITE_BYTES_MIN: usize = 256 << 10;
+
 /// What the disk was found to support when it was opened.
 pub(super) struct DirectSupport {
     pub writes: bool,
@@ -110,6 +113,17 @@ impl IoFile for LocalFile {
 
     fn write_all_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
         self.buffered.write_all_at(data, offset)
+    }
+
+    fn write_past_cache(&self, data: &[u8], offset: u64) -> io::Result<()> {
+        let is_aligned = [offset, data.len() as u64, data.as_ptr() as u64]
+            .iter()
+            .all(|number| number.is_multiple_of(ALIGNMENT_BYTES));
+        let is_worth_it = is_aligned && data.len() >= DIRECT_WRITE_BYTES_MIN;
+        match is_worth_it.then(|| self.direct()).flatten() {
+            Some(direct) => direct.write_all_at(data, offset),
+            None => self.write_all_at(data, offset),
+        }
     }
 
     fn read_cached(&self, buffer: &mut [u8], offset: u64) -> io::Result<Option<usize>> {

@@ -142,6 +142,11 @@ pub trait IoFile: Send + Sync + 'static {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
     /// Writes all of `data` through the page cache. Blocks.
     fn write_all_at(&self, data: &[u8], offset: u64) -> io::Result<()>;
+    /// The same past the page cache, where that is possible and `data` is long enough to be worth it: for what is not
+    /// read again soon. Blocks.
+    fn write_past_cache(&self, data: &[u8], offset: u64) -> io::Result<()> {
+        self.write_all_at(data, offset)
+    }
     /// The bytes that are in memory now: `preadv2` with RWF_NOWAIT. `None` when it would have to
     /// wait for the disk, the range reaches past the end of the file, or the filesystem cannot tell. May be short. Never
     /// blocks.

@@ -194,6 +194,29 @@ fn random_access_changes_no_bytes() {
 }
 
 #[test]
+fn bytes_written_past_the_page_cache_are_those_read_through_it() {
+    const LENGTH: usize = 1 << 20;
+    let scratch = Scratch::new();
+    let disk = scratch.disk(&blocking());
+    let file = create(&disk, "object", &pattern(LENGTH, 3));
+    // In pages before, so that old ones would show.
+    let mut seen = vec![0; 2 * LENGTH];
+    assert_eq!(file.read_at(&mut seen, 0).unwrap(), LENGTH);
+    let content = pattern(LENGTH, 29);
+    let mut memory = vec![0; LENGTH + 4096];
+    let start = memory.as_ptr().align_offset(4096);
+    // Of an aligned piece of memory, and of one that is not; at offsets of both kinds.
+    for (shift, offset) in [(0, LENGTH), (0, 0), (1, LENGTH), (0, 4097)] {
+        let data = &mut memory[start + shift..][..LENGTH - shift];
+        data.copy_from_slice(&content[shift..]);
+        file.write_past_cache(data, offset as u64).unwrap();
+        let length = file.read_at(&mut seen, 0).unwrap();
+        assert!(length >= offset + data.len());
+        assert!(seen[offset..][..data.len()] == *data, "{shift} {offset}");
+    }
+}
+
+#[test]
 fn every_feature_asked_for_is_in_the_report_with_a_reason() {
     let settings = EngineSettings {
         polling: true,
