@@ -280,9 +280,10 @@ fn a_cache_in_memory_is_told_of_when_mounting_and_by_status() {
 
 #[test]
 fn another_user_is_told_who_may() {
-    let (mount, backend, _scratch) = mounted("nobody", &[]);
+    let (mount, backend, scratch) = mounted("nobody", &[]);
+    let program = support::mount::program_for_all(&scratch);
     let as_nobody = |arguments: &[&str]| {
-        let mut command = Command::new(PROGRAM);
+        let mut command = Command::new(&program);
         command.args(arguments).uid(65534).gid(65534);
         let output = support::process::run(command, LIMIT);
         assert!(!output.status.success());

@@ -533,8 +533,13 @@ impl OwnMount {
         (output.status.success(), parts.concat())
     }
 
+    fn program(&self) -> String {
+        let program = mount::program_for_all(&self.scratch);
+        program.into_os_string().into_string().unwrap()
+    }
+
     fn ask(&self, verb: &str) -> (bool, String) {
-        self.run(mount::PROGRAM, &[verb, self.seen.to_str().unwrap()])
+        self.run(&self.program(), &[verb, self.seen.to_str().unwrap()])
     }
 
     /// Starts the daemon and waits until it serves or has ended.
@@ -542,7 +547,7 @@ impl OwnMount {
         let log = File::create(&self.log).unwrap();
         let files = self.home.join("files");
         let paths = [files.to_str().unwrap(), self.seen.to_str().unwrap()];
-        let mut command = self.command(mount::PROGRAM, &["mount", "-f"]);
+        let mut command = self.command(&self.program(), &["mount", "-f"]);
         command.args(options).args(paths);
         command.stdout(log.try_clone().unwrap()).stderr(log);
         // By this thread, whose mounts it is to see.

@@ -278,6 +278,15 @@ impl Drop for Mount {
     }
 }
 
+/// The program where every user can run it: the build may lie where only its owner can go.
+pub fn program_for_all(scratch: &Scratch) -> PathBuf {
+    let copy = scratch.path().join("nfs-cachefs");
+    if !copy.exists() {
+        std::fs::copy(PROGRAM, &copy).expect("the program can be copied");
+    }
+    copy
+}
+
 /// A directory as a cache directory must be: ours, 0700.
 pub fn private_directory(path: &Path) {
     use std::os::unix::fs::DirBuilderExt;
