@@ -337,3 +337,71 @@ fn evicting_right_after_reading_leaves_nothing_untold() {
         }
     }
 }
+
+#[test]
+fn a_killed_daemon_is_replaced_though_its_mount_was_looked_at() {
+    let (mut mount, _, _scratch) = mounted("replaced", &[]);
+    // The kernel remembers this for longer than the daemon lives.
+    fs::metadata(mount.path()).unwrap();
+    let mut killed = mount.kill_stuck();
+    killed.wait().unwrap();
+    mount.remount();
+    expect_content(&mount.join("file"), content());
+}
+
+#[test]
+fn a_daemon_killed_before_it_noted_anything_leaves_a_cache_that_works() {
+    let (mut mount, backend, _scratch) = mounted("early", &[]);
+    let other = Content::new(77, 1, 300_000);
+    for name in ["one", "two", "three"] {
+        other.create(&backend.join(name)).unwrap();
+    }
+    expect_content(&mount.join("file"), content());
+    mount.umount();
+    mount.remount();
+    expect_content(&mount.join("one"), other);
+    mount.kill9();
+    mount.remount();
+    for name in ["one", "two", "three", "file"] {
+        expect_content(&mount.join(name), other_or(name, other));
+    }
+    let state = &mount.status()["cache"]["directories"][0]["state"];
+    assert_eq!(state, "ok");
+    let fetched = mount.status_number("backend.bytes_read");
+    support::reading::drop_caches().unwrap();
+    for name in ["one", "two", "three"] {
+        expect_content(&mount.join(name), other);
+    }
+    assert_eq!(mount.status_number("backend.bytes_read"), fetched);
+}
+
+fn other_or(name: &str, other: Content) -> Content {
+    match name {
+        "file" => content(),
+        _ => other,
+    }
+}
+
+#[test]
+fn a_directory_is_evicted_while_what_is_in_it_comes_and_goes() {
+    let (mount, backend, _scratch) = mounted("evict-tree", &[]);
+    let content = Content::new(78, 1, 5000);
+    for number in 0..300 {
+        let directory = backend.join(format!("tree/d{}", number % 10));
+        fs::create_dir_all(&directory).unwrap();
+        let path = directory.join(number.to_string());
+        content.create(&path).unwrap();
+        expect_content(&mount.join(path.strip_prefix(&backend).unwrap()), content);
+    }
+    let comes_and_goes = std::thread::spawn(move || {
+        for _ in 0..300 {
+            fs::create_dir(backend.join("tree/passing")).unwrap();
+            fs::remove_dir(backend.join("tree/passing")).unwrap();
+        }
+    });
+    let output = mount.command("evict", &["tree"], LIMIT);
+    assert!(output.status.success(), "{}", told(&output));
+    let counted = String::from_utf8_lossy(&output.stdout);
+    assert!(counted.starts_with("300 files"), "{counted}");
+    comes_and_goes.join().unwrap();
+}

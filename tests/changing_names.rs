@@ -813,3 +813,28 @@ fn a_read_only_mount_refuses_every_change() {
         File::open(seen).unwrap().sync_all().unwrap();
     });
 }
+
+#[test]
+fn removed_directories_do_not_stay_open() {
+    let pair = Pair::new("changing-removed-open", &[]);
+    pair.run(|seen, _| {
+        for number in 0..30 {
+            let directory = seen.join(format!("directory{number}"));
+            fs::create_dir(&directory).unwrap();
+            fs::write(directory.join("file"), "x").unwrap();
+            fs::remove_dir_all(&directory).unwrap();
+        }
+    });
+    let open_and_removed = || {
+        let open = fs::read_dir(format!("/proc/{}/fd", pair.mount.pid())).unwrap();
+        let targets = open.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+        targets
+            .filter(|target| target.to_string_lossy().ends_with(" (deleted)"))
+            .count()
+    };
+    wait_until(
+        Duration::from_secs(10),
+        "removed directories to be closed",
+        || open_and_removed() == 0,
+    );
+}

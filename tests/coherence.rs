@@ -195,3 +195,38 @@ fn a_write_under_way_leaves_nothing_half_written_behind() {
         }
     });
 }
+
+/// An open tells the daemon the file and not the name: with two names known, each open is of the name given.
+#[test]
+fn an_open_of_one_of_several_names_follows_that_name() {
+    let scratch = Scratch::new("coherence-names");
+    let plain = scratch.directory("plain");
+    let mount = Mount::start(&scratch, &plain, MountOptions::new(&scratch));
+    let seen = mount.path().to_owned();
+    with_time_limit(&scratch, LIMIT, move || {
+        for (round, linked_here) in [(0, false), (1, true), (2, false)] {
+            let (one, two) = (format!("one{round}"), format!("two{round}"));
+            fs::write(plain.join(&one), "old").unwrap();
+            assert_eq!(fs::read(seen.join(&one)).unwrap(), b"old");
+            let top = if linked_here { &seen } else { &plain };
+            fs::hard_link(top.join(&one), top.join(&two)).unwrap();
+            assert_eq!(fs::read(seen.join(&two)).unwrap(), b"old");
+            // Once the kernel has been told that these names are to be asked for.
+            std::thread::sleep(Duration::from_millis(100));
+            assert_eq!(fs::read(seen.join(&one)).unwrap(), b"old");
+            fs::remove_file(plain.join(&one)).unwrap();
+            fs::write(plain.join(&one), "new content").unwrap();
+            assert_eq!(fs::read(seen.join(&two)).unwrap(), b"old");
+            assert_eq!(fs::read(seen.join(&one)).unwrap(), b"new content");
+            let mut options = fs::OpenOptions::new();
+            let appending = options.append(true);
+            let mut file = appending.open(seen.join(&one)).unwrap();
+            std::io::Write::write_all(&mut file, b"!").unwrap();
+            drop(file);
+            assert_eq!(fs::read(plain.join(&one)).unwrap(), b"new content!");
+            assert_eq!(fs::read(plain.join(&two)).unwrap(), b"old");
+            fs::remove_file(plain.join(&two)).unwrap();
+            assert!(File::open(seen.join(&two)).is_err());
+        }
+    });
+}

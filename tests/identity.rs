@@ -5,6 +5,7 @@ mod support;
 
 use nfs_cachefs::sys::credentials::as_caller;
 use nfs_cachefs::types::Credentials;
+use rustix::fs::{CWD, FileType, Mode, OFlags, mkdirat, mknodat, openat};
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, symlink};
@@ -437,6 +438,24 @@ fn with_identity_daemon_all_is_done_as_the_daemon() {
     with_time_limit(&scratch, LIMIT, move || {
         as_user(USER, || fs::write(seen.join("made"), "x")).unwrap();
         assert_eq!(fs::metadata(plain.join("made")).unwrap().uid(), 0);
+        // What belongs to the daemon does not run with its rights.
+        let all = Mode::from_raw_mode(0o6777);
+        as_user(USER, || {
+            let new = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY;
+            drop(openat(CWD, seen.join("program"), new, all)?);
+            mknodat(CWD, seen.join("node"), FileType::RegularFile, all, 0)?;
+            Ok(mkdirat(CWD, seen.join("directory"), all)?)
+        })
+        .unwrap();
+        for name in ["program", "node", "directory"] {
+            let mode = fs::metadata(plain.join(name)).unwrap().mode();
+            assert_eq!(mode & 0o6000, 0, "{name}");
+        }
+        let with_set_id = plain.join("with-set-id");
+        fs::write(&with_set_id, "x").unwrap();
+        fs::set_permissions(&with_set_id, Permissions::from_mode(0o6777)).unwrap();
+        as_user(USER, || fs::write(seen.join("with-set-id"), "other")).unwrap();
+        assert_eq!(fs::metadata(&with_set_id).unwrap().mode() & 0o6000, 0);
         assert_eq!(errno(read(OTHER_USER, seen.join("dir/file"))), REFUSED);
     });
     drop(mount);

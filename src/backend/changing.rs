@@ -87,6 +87,10 @@ impl NameChanges for DirectoryBackend {
         })
     }
 
+    fn forget_directory(&self, place: &Place) {
+        self.tree.forget_directory(place);
+    }
+
     fn hold(
         &self,
         parent: &Place,

@@ -179,6 +179,13 @@ impl Tree {
         action(located.fd.as_fd())
     }
 
+    /// Keeps no descriptor of a directory that was removed.
+    pub fn forget_directory(&self, place: &Place) {
+        let id = (place.filesystem, place.key.clone());
+        let kept = self.directories.lock().pop(&id);
+        drop(kept);
+    }
+
     /// Looks one name up for somebody, relative to an open directory, with attributes fresh from the server. A name out
     /// of date in this kernel's caches is looked up once more after the directory was asked for anew.
     pub fn find(

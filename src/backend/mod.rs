@@ -160,6 +160,8 @@ pub trait NameChanges {
         mode: RenameMode,
         caller: &Credentials,
     ) -> io::Result<()>;
+    /// A directory was removed: nothing of it is to stay open. Does not block.
+    fn forget_directory(&self, place: &Place);
     /// Keeps a file that is about to lose this name; a place with the answer in it leads to the file even
     /// without a name. NFS renames such a file (.nfsXXXX) instead of removing it, so only what programs have open is held.
     fn hold(

@@ -144,6 +144,10 @@ impl NameChanges for ObservedBackend {
         self.health.observe(CallKind::Transfer, rename)
     }
 
+    fn forget_directory(&self, place: &Place) {
+        self.inner.forget_directory(place);
+    }
+
     fn hold(
         &self,
         parent: &Place,

@@ -43,9 +43,15 @@ impl CacheDirectory {
         size_bytes: u64,
     ) -> io::Result<(ObjectId, Arc<dyn IoFile>, FileFacts)> {
         let object = ObjectId(self.next_object.fetch_add(1, Ordering::Relaxed));
-        let file = self
-            .io
-            .open(&layout::object_path(object), OpenMode::CreateNew)?;
+        let path = layout::object_path(object);
+        let file = match self.io.open(&path, OpenMode::CreateNew) {
+            // Made by a life that was killed before a checkpoint noted that such ids were given out.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                self.io.remove_file(&path)?;
+                self.io.open(&path, OpenMode::CreateNew)?
+            }
+            opened => opened?,
+        };
         match file.set_size(size_bytes).and_then(|()| file.facts()) {
             Ok(facts) => Ok((object, file, facts)),
             Err(error) => {

@@ -125,12 +125,14 @@ impl Cache {
         total
     }
 
-    /// Evicts one file.
-    pub fn evict_file(&self, key: &FileKey) -> Evicted {
+    /// Evicts these files, in one go of the index.
+    pub fn evict_files(&self, keys: &[FileKey]) -> Evicted {
         let mut evicted = Evicted::default();
         for directory in self.directories.iter().filter(|dir| dir.is_usable()) {
             directory.checkpoint();
-            directory.evict_counted(key, &mut evicted);
+            for key in keys {
+                directory.evict_counted(key, &mut evicted);
+            }
             directory.checkpoint();
         }
         evicted

@@ -3,12 +3,14 @@
 use super::{complain, say};
 use crate::daemon::control::{Client, Reply, Request, socket_directory};
 use crate::daemon::error::exit_status;
+use crate::daemon::mount_table::Mount;
 use crate::daemon::unmount::{connect, find, is_dead};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+const EVICT_TIMEOUT: Duration = Duration::from_secs(3600);
 const START_PATIENCE: Duration = Duration::from_secs(2);
 
 #[derive(Debug, clap::Args)]
@@ -62,6 +64,14 @@ fn patiently(connect: impl Fn() -> io::Result<Client>) -> io::Result<Client> {
     }
 }
 
+/// Evicting lasts as long as there are files to look at.
+fn patience_with(request: &Request) -> Duration {
+    match request {
+        Request::Evict { .. } => EVICT_TIMEOUT,
+        _ => ANSWER_TIMEOUT,
+    }
+}
+
 /// Asks the daemon of the mount at `mountpoint`; errors say what to do.
 pub fn ask(mountpoint: &Path, request: &Request) -> Result<Reply, String> {
     let shown = mountpoint.display();
@@ -71,11 +81,15 @@ pub fn ask(mountpoint: &Path, request: &Request) -> Result<Reply, String> {
         // One that is just ending still answers.
         None => Client::connect(&socket_directory(), &path),
     };
+    let owner = mount.as_ref().and_then(Mount::owner);
     let client = connected.map_err(|error| match (mount.is_some(), error.kind()) {
         (_, io::ErrorKind::PermissionDenied) => {
             format!("{shown}: only the user who mounted it and root may ask; try as that user, or as root")
         }
         (false, _) => format!("{shown}: not a mount of nfs-cachefs"),
+        (true, _) if owner.is_some_and(|owner| owner != nix::unistd::geteuid().as_raw()) => {
+            format!("{shown}: it is a mount of user {}, who alone may ask; try as that user", owner.unwrap_or_default())
+        }
         (true, _) => {
             format!("{shown}: its daemon is gone ({error}); `nfs-cachefs umount {shown}` cleans up")
         }
@@ -86,7 +100,7 @@ pub fn ask(mountpoint: &Path, request: &Request) -> Result<Reply, String> {
         ));
     }
     client
-        .ask(request, ANSWER_TIMEOUT)
+        .ask(request, patience_with(request))
         .map_err(|error| match error.kind() {
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
                 format!("{shown}: the daemon does not answer")

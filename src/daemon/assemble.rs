@@ -302,10 +302,12 @@ fn reader_threads(settings: &Settings) -> usize {
 
 fn mount_settings(settings: &Settings, prepared: &Prepared) -> MountSettings {
     let words = &settings.mount_flags;
+    // Whatever is made belongs to the daemon then.
+    let as_daemon = settings.identity == Identity::Daemon;
     let flags = [
         (words.read_only, MsFlags::MS_RDONLY),
-        (!words.allow_suid, MsFlags::MS_NOSUID),
-        (!words.allow_devices, MsFlags::MS_NODEV),
+        (!words.allow_suid || as_daemon, MsFlags::MS_NOSUID),
+        (!words.allow_devices || as_daemon, MsFlags::MS_NODEV),
         (!words.allow_exec, MsFlags::MS_NOEXEC),
         (!words.update_atime, MsFlags::MS_NOATIME),
         (words.sync, MsFlags::MS_SYNCHRONOUS),

@@ -32,6 +32,12 @@ impl Mount {
         self.options.split(',').any(|shown| shown == word)
     }
 
+    /// The user who mounted it.
+    pub fn owner(&self) -> Option<u32> {
+        let mut words = self.options.split(',');
+        words.find_map(|word| word.strip_prefix("user_id=")?.parse().ok())
+    }
+
     /// The directory of this FUSE connection under /sys/fs/fuse/connections: its device's minor number
     /// (the major of such devices is 0; Documentation/filesystems/fuse.rst).
     pub fn connection_directory(&self) -> PathBuf {

@@ -227,11 +227,13 @@ pub enum Liveness {
     Hung,
 }
 
-/// Asks the root of the mount at `mountpoint` for its attributes. The kernel may answer from its cache.
+/// Asks the mount at `mountpoint` for its space, which the kernel does not remember.
 pub fn liveness(mountpoint: &Path) -> io::Result<Liveness> {
     let path = mountpoint.to_owned();
     Ok(
-        match with_timeout(LIVENESS_TIMEOUT, move || path.metadata())? {
+        match with_timeout(LIVENESS_TIMEOUT, move || {
+            nix::sys::statvfs::statvfs(&path).map_err(io::Error::from)
+        })? {
             Some(Err(error))
                 if matches!(
                     error.raw_os_error(),

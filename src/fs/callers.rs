@@ -46,6 +46,14 @@ impl Callers {
         self.identity == Identity::Caller
     }
 
+    /// The mode of a new file. What others make as the daemon belongs to it, and must not run with its rights.
+    pub(super) fn mode_of_new(&self, caller: &Caller, mode: u32) -> u32 {
+        match self.identity {
+            Identity::Daemon(_) if caller.uid != 0 => mode & !(libc::S_ISUID | libc::S_ISGID),
+            _ => mode,
+        }
+    }
+
     /// The groups of the thread that asks; none where it has ended, or is of another pid namespace.
     fn groups_of(&self, caller: &Caller) -> Arc<[u32]> {
         let key = (caller.pid, caller.uid, caller.gid);
@@ -66,11 +74,16 @@ impl FileSystem {
     pub(super) fn credentials(&self, caller: &Caller) -> Credentials {
         match &self.callers.identity {
             Identity::Daemon(daemon) => daemon.clone(),
-            Identity::Caller => Credentials {
-                uid: caller.uid,
-                gid: caller.gid,
-                groups: self.callers.groups_of(caller),
-            },
+            Identity::Caller => self.own_credentials(caller),
+        }
+    }
+
+    /// The caller's own, whoever asks the backend.
+    pub(super) fn own_credentials(&self, caller: &Caller) -> Credentials {
+        Credentials {
+            uid: caller.uid,
+            gid: caller.gid,
+            groups: self.callers.groups_of(caller),
         }
     }
 }

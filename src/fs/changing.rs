@@ -156,6 +156,10 @@ impl FileSystem {
             Ok(parent) => parent,
             Err(error) => return done(Err(error)),
         };
+        let mut new = new;
+        if let NewNode::Node { mode, .. } | NewNode::Directory { mode, .. } = &mut new {
+            *mode = self.callers.mode_of_new(&context.caller, *mode);
+        }
         let name = name.to_owned();
         let (directory, made) = (parent.clone(), name.clone());
         self.change(

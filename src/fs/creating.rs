@@ -223,6 +223,8 @@ impl FileSystem {
             Ok(parent) => parent,
             Err(error) => return done(Err(error)),
         };
+        let mode = self.callers.mode_of_new(&context.caller, creation.mode);
+        let creation = Creation { mode, ..creation };
         let name = name.map(OsStr::to_owned);
         let claimed = name.iter().map(|name| Claim::Name(parent.id, name.clone()));
         self.change(

@@ -7,6 +7,9 @@ use crate::types::FileKind;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
+/// Files that leave the index in one commit.
+const EVICTED_AT_ONCE: usize = 4096;
+
 impl FileSystem {
     /// Drops cached data of paths relative to the root, directories with all beneath them; of everything where
     /// there are none. Files that are open or mapped stay. The error names the path. Blocks on the local disk and, for paths, on the backend.
@@ -55,47 +58,64 @@ impl FileSystem {
         Ok((place, kind))
     }
 
+    /// What goes away while the tree is walked has nothing to evict.
     fn evict_tree(&self, place: Place, kind: FileKind, total: &mut Evicted) -> io::Result<()> {
+        let mut files = Vec::new();
         let mut waiting = vec![(place, kind)];
+        let mut is_top = true;
         while let Some((place, kind)) = waiting.pop() {
             match kind {
-                FileKind::Regular => {
-                    let evicted = self.cache.evict_file(&place.key);
-                    total.files += evicted.files;
-                    total.bytes += evicted.bytes;
-                    total.in_use += evicted.in_use;
-                }
-                FileKind::Directory => {
-                    let mut stream = self.backend.open_directory(&place)?;
-                    loop {
-                        let mut names: Vec<ListedName> = Vec::new();
-                        stream.next_names(&mut names)?;
-                        if names.is_empty() {
-                            break;
-                        }
-                        for listed in names {
-                            let Ok(found) = stream.lookup(&listed.name) else {
-                                continue;
-                            };
-                            let below = Place {
-                                filesystem: found.filesystem,
-                                key: found.key,
-                                inode: found.attributes.inode,
-                                path: place.path.join(&listed.name),
-                                held: None,
-                                caller: None,
-                            };
-                            waiting.push((below, found.attributes.kind));
-                        }
-                    }
-                }
+                FileKind::Regular => files.push(place.key),
+                FileKind::Directory => match self.list_to_evict(&place, &mut waiting) {
+                    Err(error) if is_top || !is_gone(&error) => return Err(error),
+                    Ok(()) | Err(_) => {}
+                },
                 FileKind::Symlink
                 | FileKind::Fifo
                 | FileKind::Socket
                 | FileKind::CharDevice
                 | FileKind::BlockDevice => {}
             }
+            is_top = false;
+            if files.len() >= EVICTED_AT_ONCE || waiting.is_empty() {
+                let evicted = self.cache.evict_files(&std::mem::take(&mut files));
+                total.files += evicted.files;
+                total.bytes += evicted.bytes;
+                total.in_use += evicted.in_use;
+            }
         }
         Ok(())
     }
+
+    fn list_to_evict(&self, place: &Place, waiting: &mut Vec<(Place, FileKind)>) -> io::Result<()> {
+        let mut stream = self.backend.open_directory(place)?;
+        loop {
+            let mut names: Vec<ListedName> = Vec::new();
+            stream.next_names(&mut names)?;
+            if names.is_empty() {
+                return Ok(());
+            }
+            for listed in names {
+                let Ok(found) = stream.lookup(&listed.name) else {
+                    continue;
+                };
+                let below = Place {
+                    filesystem: found.filesystem,
+                    key: found.key,
+                    inode: found.attributes.inode,
+                    path: place.path.join(&listed.name),
+                    held: None,
+                    caller: None,
+                };
+                waiting.push((below, found.attributes.kind));
+            }
+        }
+    }
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ENOENT | libc::ESTALE | libc::ENOTDIR)
+    )
 }

@@ -68,9 +68,12 @@ impl FileSystem {
         if state.validated().is_some_and(|last| last > asked) {
             return;
         }
+        let links_before = node.attributes(&state).link_count;
         state.set_attributes(fresh);
         state.set_timeout(shortest);
         state.set_validated(Some(asked));
+        drop(state);
+        self.doubt_name(node, links_before, fresh);
     }
 }
 

@@ -8,7 +8,7 @@ use super::{FileSystem, LookupCache};
 use crate::backend::Found;
 use crate::backend::access::Access;
 use crate::events::Invalidation;
-use crate::types::NodeId;
+use crate::types::{Attributes, FileKind, NodeId};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
@@ -90,19 +90,35 @@ impl FileSystem {
     ) -> Arc<Node> {
         let timeout = self.first_timeout(found.attributes.kind);
         let (node, moved_from) = self.nodes.admit(parent, name, found, timeout);
-        if let Some((old_parent, old_name)) = moved_from
-            && found.attributes.link_count == 1
-        {
-            // Its only name is this one: what the kernel remembers under the other leads nowhere now.
+        if let Some((old_parent, old_name)) = moved_from {
             let name = OsStr::from_bytes(&old_name);
-            self.nodes.forget_name(old_parent.id, name);
-            self.invalidations.push(Invalidation::Entry {
-                parent: old_parent.id,
-                name: name.to_owned(),
-            });
+            let was_only_one = node.attributes(&node.state.lock()).link_count <= 1;
+            if found.attributes.link_count == 1 {
+                // Its only name is this one: what the kernel remembers under the other leads nowhere now.
+                self.nodes.forget_name(old_parent.id, name);
+            }
+            if found.attributes.link_count == 1 || was_only_one {
+                self.invalidations.push(Invalidation::Entry {
+                    parent: old_parent.id,
+                    name: name.to_owned(),
+                });
+            }
         }
         self.take_attributes(&node, found.attributes, asked);
         node
+    }
+
+    /// A file has got a second name. An open tells the node and not the name: the kernel is to ask for a name of such a
+    /// file each time, also for the one that it was told to believe.
+    pub(super) fn doubt_name(&self, node: &Node, links_before: u32, fresh: &Attributes) {
+        if links_before <= 1
+            && has_more_names(fresh)
+            && let Some((parent, name)) = node.parent_and_name()
+        {
+            let parent = parent.id;
+            self.invalidations
+                .push(Invalidation::Entry { parent, name });
+        }
     }
 
     /// How long the kernel may rely on a name in this directory.
@@ -125,6 +141,7 @@ impl FileSystem {
         self.nodes.count_lookup(node);
         let (attributes, attribute_ttl) = self.shown_attributes(node);
         let entry_ttl = match node.parent_and_name() {
+            _ if has_more_names(&attributes) => Duration::ZERO,
             Some((parent, _)) => self.entry_ttl(&parent),
             None => self.settings.directory_max,
         };
@@ -181,4 +198,8 @@ impl FileSystem {
             }
         });
     }
+}
+
+fn has_more_names(attributes: &Attributes) -> bool {
+    attributes.kind == FileKind::Regular && attributes.link_count > 1
 }

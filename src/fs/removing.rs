@@ -191,6 +191,7 @@ fn finish_loss(fs: &FileSystem, losing: Option<Losing>, outcome: &io::Result<()>
         fs.nodes.supersede(&losing.node);
         fs.listings.forget(&losing.node);
     }
+    fs.backend.forget_directory(&losing.node.place_for(&None));
     fs.expire(&losing.node);
     let open = losing.node.state.lock().open.clone();
     if let Some(open) = open {

@@ -36,6 +36,7 @@ impl FileSystem {
             // Overtaken by the answer to a later question.
             return;
         }
+        let links_before = node.attributes(&state).link_count;
         if state
             .open
             .as_ref()
@@ -46,6 +47,8 @@ impl FileSystem {
             state.set_first_seen(Instant::now());
             state.set_timeout(shortest);
             state.set_validated(Some(asked));
+            drop(state);
+            self.doubt_name(node, links_before, &fresh);
             return;
         }
         let changed = node.version(&state) != fresh.version();
@@ -65,6 +68,7 @@ impl FileSystem {
         let open = state.open.clone();
         let first_seen = state.first_seen();
         drop(state);
+        self.doubt_name(node, links_before, &fresh);
         let Some(open) = open.filter(|open| open.passthrough.is_none()) else {
             return;
         };

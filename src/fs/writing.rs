@@ -121,7 +121,8 @@ impl FileSystem {
             append: write.flags & libc::O_APPEND != 0 && !write.from_pages,
             durability,
             from_pages: write.from_pages,
-            writer: by_caller.then(|| self.credentials(&context.caller)),
+            // A write of the daemon's own would leave setuid and setgid.
+            writer: by_caller.then(|| self.own_credentials(&context.caller)),
         }
     }
 

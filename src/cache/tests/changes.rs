@@ -29,6 +29,7 @@ impl NameChanges for FakeBackend {
         unsupported()
     }
 
+    fn forget_directory(&self, _: &Place) {}
     fn hold(&self, _: &Place, _: &OsStr, _: &Credentials) -> io::Result<(Found, HeldFile)> {
         unsupported()
     }

@@ -43,7 +43,7 @@ fn work(world: &World, keys: &[FileKey], durable: &mut Durable) {
     held.push(part(world, &keys[4], (3, 8)));
     held.push(part(world, &keys[5], (0, 8)));
     durable.remove(&keys[2]);
-    world.cache.evict_file(&keys[2]);
+    world.cache.evict_files(&[keys[2].clone()]);
     durable.remove(&keys[3]);
     world.backend.change(&keys[3], Change::Rewrite);
     held.push(part(world, &keys[3], (0, 8)));
@@ -55,7 +55,7 @@ fn work(world: &World, keys: &[FileKey], durable: &mut Durable) {
     held.push(part(world, &keys[4], (2, 6)));
     durable.remove(&keys[5]);
     held.clear();
-    world.cache.evict_file(&keys[5]);
+    world.cache.evict_files(&[keys[5].clone()]);
     held.push(part(world, &keys[5], (4, 8)));
     held.push(part(world, &keys[1], (0, 8)));
     checkpoint(&held, durable);

@@ -31,7 +31,7 @@ fn use_at_random(world: &World, keys: &[FileKey], dice: &mut Dice) {
                 file.end_use();
             }
             6 => world.directory().checkpoint(),
-            7 => drop(world.cache.evict_file(key)),
+            7 => drop(world.cache.evict_files(std::slice::from_ref(key))),
             8 => world.simulation.drop_caches(),
             _ => {
                 let file = world.open(key);

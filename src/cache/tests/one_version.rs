@@ -68,7 +68,7 @@ fn worker(world: &World, keys: &[FileKey], seed: u64) {
                 Err(FetchError::Overloaded) => panic!("the lane is not that full"),
             },
             13..=15 if !open.is_empty() => open.swap_remove(some_open).end_use(),
-            16 => drop(world.cache.evict_file(key)),
+            16 => drop(world.cache.evict_files(std::slice::from_ref(key))),
             17 => drop(world.cache.evict_all()),
             18 => world.directory().checkpoint(),
             19 => world.backend.change(key, any_change(&mut dice)),
