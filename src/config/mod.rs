@@ -16,7 +16,7 @@
 
 pub use cache_size::{CacheSize, DiskShare};
 pub use error::ConfigError;
-pub use options::options_markdown;
+pub use options::{is_repeated, options_markdown};
 pub use parse::{Tolerance, parse_options};
 pub use settings::{
     Access, AttributeTimeouts, ChecksumKind, EngineChoice, EvictionPolicy, Identity, IoSettings,

@@ -3,7 +3,9 @@
 
 use super::control::{Reply, Request};
 use super::mount_table::Mount;
+use super::status::Status;
 use super::unmount::{connect, find};
+use crate::config::is_repeated;
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use std::path::{Path, PathBuf};
@@ -46,9 +48,13 @@ pub fn remount(mountpoint: &Path, words: &[String]) -> Result<(), RemountError> 
     };
     let (path, mounted) = find(mountpoint).map_err(|error| system(error.to_string()))?;
     let mounted = mounted.ok_or_else(|| RemountError::NotMounted(mountpoint.to_owned()))?;
-    let read_only = wanted(words, &mounted)?;
-    if !read_only && was_mounted_read_only(&mounted).map_err(system)? {
-        return Err(RemountError::MountedReadOnly);
+    let (read_only, others) = wanted(words, &mounted);
+    if !read_only || !others.is_empty() {
+        let status = status_of(&mounted).map_err(system)?;
+        refuse_changes(&others, &status)?;
+        if !read_only && status.read_only {
+            return Err(RemountError::MountedReadOnly);
+        }
     }
     let kept = KEPT_FLAGS
         .iter()
@@ -67,25 +73,38 @@ pub fn remount(mountpoint: &Path, words: &[String]) -> Result<(), RemountError> 
     }
 }
 
-/// Whether it is to be read-only: as it is, unless told. Words that would change anything else are errors.
-fn wanted(words: &[String], mounted: &Mount) -> Result<bool, RemountError> {
+/// Whether it is to be read-only (as it is, unless told), and the words that mean something else.
+fn wanted<'a>(words: &'a [String], mounted: &Mount) -> (bool, Vec<&'a str>) {
     let mut read_only = mounted.shows("ro");
+    let mut others = Vec::new();
     for word in words {
         match word.as_str() {
             "ro" => read_only = true,
             "rw" => read_only = false,
             "remount" | "" => {}
             other if mounted.shows(other) => {}
-            other => return Err(RemountError::Fixed(other.to_owned())),
+            other => others.push(other),
         }
     }
-    Ok(read_only)
+    (read_only, others)
 }
 
-fn was_mounted_read_only(mounted: &Mount) -> Result<bool, String> {
+/// mount(8) adds the words of /etc/fstab: those that are in effect may be repeated.
+fn refuse_changes(words: &[&str], status: &Status) -> Result<(), RemountError> {
+    let options = status.options.iter();
+    let in_effect: Vec<_> = options
+        .map(|option| (option.name.as_str(), option.value.as_str()))
+        .collect();
+    match words.iter().find(|word| !is_repeated(word, &in_effect)) {
+        Some(word) => Err(RemountError::Fixed((*word).to_owned())),
+        None => Ok(()),
+    }
+}
+
+fn status_of(mounted: &Mount) -> Result<Status, String> {
     let asked = connect(mounted).and_then(|client| client.ask(&Request::Status, ANSWER_TIMEOUT));
     match asked {
-        Ok(Reply::Status(status)) => Ok(status.read_only),
+        Ok(Reply::Status(status)) => Ok(*status),
         Ok(other) => Err(format!("unexpected answer {other:?}")),
         Err(error) => Err(format!("its daemon does not answer: {error}")),
     }
@@ -95,6 +114,7 @@ fn was_mounted_read_only(mounted: &Mount) -> Result<bool, String> {
 mod tests {
     use super::*;
     use crate::daemon::mount_table;
+    use crate::daemon::status::OptionStatus;
 
     fn words(text: &str) -> Vec<String> {
         text.split(',').map(str::to_owned).collect()
@@ -107,9 +127,22 @@ mod tests {
             .into_iter()
             .find(|mount| mount.mountpoint == Path::new("/proc"))
             .expect("/proc is mounted");
-        assert!(wanted(&words("rw,remount,ro"), &mounted).expect("known words"));
-        assert!(!wanted(&words("remount,ro,rw"), &mounted).expect("known words"));
-        let error = wanted(&words("remount,cache_size=1G"), &mounted).unwrap_err();
-        assert!(error.to_string().contains("cache_size=1G"), "{error}");
+        assert_eq!(wanted(&words("rw,remount,ro"), &mounted), (true, vec![]));
+        assert_eq!(wanted(&words("remount,ro,rw"), &mounted), (false, vec![]));
+        let status = Status {
+            options: vec![OptionStatus {
+                name: "passthrough".to_owned(),
+                value: "off".to_owned(),
+                no_effect_because: None,
+            }],
+            ..Status::default()
+        };
+        for same in ["passthrough=off", "_netdev", "x-systemd.automount"] {
+            refuse_changes(&[same], &status).expect("it is in effect");
+        }
+        for other in ["cache_size=1G", "passthrough=auto", "nosuid", "nonsense"] {
+            let error = refuse_changes(&["_netdev", other], &status).unwrap_err();
+            assert!(error.to_string().contains(other), "{error}");
+        }
     }
 }

@@ -17,6 +17,7 @@ mod mount;
 
 pub use kind::Kind;
 
+use super::parse::{Tolerance, parse_options};
 use super::settings::Settings;
 
 /// One option.
@@ -54,6 +55,32 @@ pub fn find(name: &str) -> Option<&'static OptionRow> {
         name
     };
     all().find(|row| row.name == family)
+}
+
+/// Whether a word is for mount(8) and others, and says nothing to us.
+fn is_passed_over(name: &str) -> bool {
+    find(name).is_some_and(|row| {
+        mount::PASSED_OVER
+            .iter()
+            .any(|other| other.name == row.name)
+    })
+}
+
+/// Whether a word of an option list says no more than what is `in_effect`, as [`Settings::in_effect`] tells it.
+pub fn is_repeated(word: &str, in_effect: &[(&str, &str)]) -> bool {
+    let name = word.split('=').next().unwrap_or_default();
+    let Ok(settings) = parse_options(&[word], Tolerance::Strict) else {
+        return false;
+    };
+    let defaults = Settings::default().in_effect();
+    let given = settings.in_effect();
+    let mut told = given
+        .iter()
+        .filter(|row| row.0 == name || !defaults.contains(row))
+        .peekable();
+    let says_something = told.peek().is_some();
+    let says_the_same = told.all(|(name, value)| in_effect.contains(&(*name, value.as_str())));
+    is_passed_over(name) || says_something && says_the_same
 }
 
 impl Settings {
