@@ -282,6 +282,16 @@ fn extent_of(root: &Path) -> (u64, u64) {
         })
 }
 
+/// The real tree at another place, read-only: whatever becomes of a test, its tree stays.
+fn show_real_tree(at: &Path) {
+    use nix::mount::{MsFlags, mount};
+    let none: Option<&str> = None;
+    let bind = MsFlags::MS_BIND;
+    mount(Some(&real_tree()), at, none, bind, none).expect("root may bind");
+    let read_only = bind | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+    mount(none, at, none, read_only, none).expect("root may make it read-only");
+}
+
 /// With CACHEFS_LONG=1.
 #[test]
 fn a_real_tree_reads_the_same_cold_warm_and_after_restarts() {
@@ -289,7 +299,9 @@ fn a_real_tree_reads_the_same_cold_warm_and_after_restarts() {
         return;
     }
     let scratch = Scratch::new("real-tree");
-    let backend = FaultBackend::start_on(&scratch, real_tree(), BackendOptions::default());
+    let tree = scratch.directory("tree");
+    show_real_tree(&tree);
+    let backend = FaultBackend::start_on(&scratch, tree, BackendOptions::default());
     check_tree(&scratch, &backend, Duration::from_secs(1200));
 }
 
@@ -299,9 +311,7 @@ fn mounted_over_the_backends_own_path_it_reads_the_same_and_umount_gives_the_bac
     let scratch = Scratch::new("own-path");
     let own = scratch.directory("own");
     if long_run() {
-        let none: Option<&str> = None;
-        let flags = nix::mount::MsFlags::MS_BIND;
-        nix::mount::mount(Some(&real_tree()), &own, none, flags, none).expect("root may bind");
+        show_real_tree(&own);
     } else {
         generate(&own, &mut Random::from_environment("own-path"));
         std::thread::sleep(Duration::from_millis(100));
