@@ -11,9 +11,9 @@ pub mod daemon;
 pub mod config;
 /// The kernel protocol: read, decode, dispatch, reply, passthrough ids, invalidation.
 pub mod fuse;
-/// File semantics: names, nodes, handles, attributes, reading, io modes, errno.
+/// File semantics: names, nodes, handles, attributes, access, reading, writing, sync, locks, io modes, errno.
 pub mod fs;
-/// Objects, extents, fill, index, eviction, recovery.
+/// Objects, extents, fill, what is written and kept, index, eviction, recovery.
 pub mod cache;
 /// Which bytes to fetch ahead: pure.
 pub mod readahead;

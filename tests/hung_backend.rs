@@ -157,7 +157,7 @@ fn ctrl_c_and_sigkill_end_whoever_waits() {
 
 /// Not a test: the process behind [`Waiter`].
 #[test]
-#[ignore]
+#[ignore = "run by others as their child"]
 fn waits_as_told() {
     waiter::serve();
 }

@@ -97,7 +97,7 @@ fn plain_umount_works_once_the_waiting_programs_are_killed_and_the_next_mount_fa
 
 /// Not a test: the process behind [`Waiter`].
 #[test]
-#[ignore]
+#[ignore = "run by others as their child"]
 fn waits_as_told() {
     support::waiter::serve();
 }

@@ -93,7 +93,7 @@ pub struct CacheDirectoryStatus {
     pub disk_bytes_available: u64,
 }
 
-/// Writing comes with a later version; until then everything here is zero.
+/// The journal comes with a later version; until then everything here is zero.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct JournalStatus {
     pub dirty_bytes: u64,
@@ -102,7 +102,7 @@ pub struct JournalStatus {
     pub degraded_devices: u64,
 }
 
-/// Writing comes with a later version; until then everything here is zero.
+/// The journal comes with a later version; until then everything here is zero.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct WritebackStatus {
     pub pending_files: u64,
