@@ -6,12 +6,14 @@ use super::protocol::{
 };
 use super::scratch::{ProcessList, Scratch, mount_at};
 use std::io::{BufRead, BufReader, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+const SOCKET: &str = "faultfs.sock";
 const START_LIMIT: Duration = Duration::from_secs(20);
 const CONTROL_LIMIT: Duration = Duration::from_secs(10);
 
@@ -48,9 +50,13 @@ impl FaultBackend {
     /// Serves an existing directory on `scratch`/backend.
     pub fn start_on(scratch: &Scratch, plain: PathBuf, options: BackendOptions) -> Self {
         let mountpoint = scratch.directory("backend");
-        let socket = scratch.path().join("faultfs.sock");
+        // The address of a socket has 108 bytes, which a path below a deep scratch folder exceeds:
+        // bound by its name alone, and reached through the open folder.
+        let folder = std::fs::File::open(scratch.path()).expect("the scratch folder opens");
+        let socket = PathBuf::from(format!("/proc/self/fd/{}/{SOCKET}", folder.as_raw_fd()));
         let mut command = std::process::Command::new(program());
-        command.arg(&plain).arg(&mountpoint).arg(&socket);
+        command.current_dir(scratch.path());
+        command.arg(&plain).arg(&mountpoint).arg(SOCKET);
         command.arg("--ttl-ms").arg(options.ttl_ms.to_string());
         if options.direct_io {
             command.arg("--direct-io");
