@@ -6,6 +6,8 @@ mod support;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use support::reading::{AlignedBuffer, Mapping, open_direct};
 use support::writing::{WritableMapping, allocate, copy_range, open_with};
@@ -13,6 +15,7 @@ use support::*;
 
 const LIMIT: Duration = Duration::from_secs(200);
 const SIZE: usize = 3 << 20;
+const READERS: usize = 16;
 
 /// One way to have the file open.
 enum Reader {
@@ -311,4 +314,54 @@ fn a_writer_killed_beside_a_passthrough_reader_leaves_nothing_wrong_in_the_cache
             "round {round}"
         );
     }
+}
+
+/// Reads the front half of a file again and again, which is 1s.
+fn read_until(done: &AtomicBool, file: &File, seed: u64) {
+    let mut random = Random::new(seed);
+    let mut buffer = AlignedBuffer::new(4096);
+    while !done.load(Ordering::Relaxed) {
+        let offset = 4096 * random.below(SIZE as u64 / 2 / 4096);
+        let read = file.read_at(buffer.bytes_mut(), offset).unwrap();
+        assert!(read == 4096 && buffer.bytes().iter().all(|byte| *byte == 1));
+    }
+}
+
+/// Many reads by a writer's handle, and by a reader's, are under way when its first change begins.
+fn reads_go_on_when_a_change_begins(test: &str, options: &[&str]) {
+    let pair = Pair::new(test, options);
+    pair.run(LIMIT, |seen, plain| {
+        let path = seen.join("file");
+        fs::write(plain.join("file"), vec![1; SIZE]).unwrap();
+        for _ in 0..sample_or_full(40, 400) {
+            assert!(fs::read(&path).unwrap()[..SIZE / 2] == vec![1; SIZE / 2]);
+            let writer = open_with(&path, libc::O_DIRECT).unwrap();
+            let reader = open_direct(&path).unwrap();
+            let (done, begun) = (AtomicBool::new(false), Barrier::new(READERS + 1));
+            std::thread::scope(|scope| {
+                for index in 0..READERS {
+                    let file = if index == 0 { &reader } else { &writer };
+                    let (done, begun) = (&done, &begun);
+                    scope.spawn(move || {
+                        begun.wait();
+                        read_until(done, file, index as u64);
+                    });
+                }
+                begun.wait();
+                let bytes = AlignedBuffer::new(4096);
+                writer.write_all_at(bytes.bytes(), SIZE as u64 / 2).unwrap();
+                done.store(true, Ordering::Relaxed);
+            });
+        }
+    });
+}
+
+#[test]
+fn reads_under_way_go_on_when_a_change_begins() {
+    reads_go_on_when_a_change_begins("change-begins", &[]);
+}
+
+#[test]
+fn reads_under_way_go_on_when_a_change_begins_without_passthrough() {
+    reads_go_on_when_a_change_begins("change-begins-daemon", &["passthrough=off"]);
 }
