@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 use support::reading::{AlignedBuffer, Mapping, open_direct};
 use support::writing::{WritableMapping, allocate, copy_range, open_with};
 use support::*;
@@ -364,4 +364,49 @@ fn reads_under_way_go_on_when_a_change_begins() {
 #[test]
 fn reads_under_way_go_on_when_a_change_begins_without_passthrough() {
     reads_go_on_when_a_change_begins("change-begins-daemon", &["passthrough=off"]);
+}
+
+/// Times that are set, as `cp -p` and `touch -d` do, make another version of the file and no other bytes.
+fn readers_see_a_writer_after_times_were_set(test: &str, options: &[&str]) {
+    let pair = Pair::new(test, options);
+    pair.run(LIMIT, |seen, _| {
+        for is_open in [true, false] {
+            let path = seen.join(format!("file{is_open}"));
+            fs::write(&path, vec![1; SIZE]).unwrap();
+            assert!(fs::read(&path).unwrap() == vec![1; SIZE]);
+            let file = File::open(&path).unwrap();
+            let mapping = Mapping::new(&file, MAPPED).unwrap();
+            let reader = is_open.then_some(file);
+            for round in 2..5 {
+                let time = UNIX_EPOCH + Duration::from_secs(round);
+                let times = fs::FileTimes::new().set_modified(time);
+                File::open(&path).unwrap().set_times(times).unwrap();
+                let bytes = vec![round as u8; 5000];
+                open_with(&path, 0)
+                    .unwrap()
+                    .write_all_at(&bytes, 3000)
+                    .unwrap();
+                assert!(mapping.read(3000, 5000) == bytes, "mapped, round {round}");
+                if let Some(file) = &reader {
+                    let mut read = vec![0; 5000];
+                    file.read_exact_at(&mut read, 3000).unwrap();
+                    assert!(read == bytes, "read, round {round}");
+                }
+            }
+            let shorter = SIZE as u64 - 5000;
+            nix::unistd::truncate(&path, shorter as i64).unwrap();
+            let length = |file: &File| file.metadata().unwrap().len();
+            assert_eq!(reader.as_ref().map_or(shorter, length), shorter);
+        }
+    });
+}
+
+#[test]
+fn readers_of_every_kind_see_a_writer_after_times_were_set() {
+    readers_see_a_writer_after_times_were_set("times-set", &[]);
+}
+
+#[test]
+fn readers_see_a_writer_after_times_were_set_without_passthrough() {
+    readers_see_a_writer_after_times_were_set("times-set-daemon", &["passthrough=off"]);
 }
