@@ -1,15 +1,22 @@
 //! fsx (File System eXerciser, `cargo install fsx`): random operations on one file through the mount, every read
-//! verified. Left out where the program is not installed. CACHEFS_SEED repeats a run.
+//! verified. In some modes this process reads, maps and evicts the file meanwhile. Left out where the program is not
+//! installed. CACHEFS_SEED repeats a run.
 
 mod support;
 
-use std::fs;
-use std::path::PathBuf;
+use std::fs::{self, File};
+use std::io::{self, Seek};
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
+use support::reading::Mapping;
 use support::*;
 
 const LIMIT: Duration = Duration::from_secs(1200);
+const EVICTION_LIMIT: Duration = Duration::from_secs(120);
 
 const MAPPED: &str = "mapread = 10\nmapwrite = 10\n";
 const UNMAPPED: &str = "mapread = 0\nmapwrite = 0\n";
@@ -23,8 +30,77 @@ fn program() -> Option<PathBuf> {
     in_path.chain(in_home).find(|path| path.exists())
 }
 
+/// Another program that uses the file: opens, reads, maps and evicts it until it is told to end.
+struct Onlooker {
+    done: Arc<AtomicBool>,
+    thread: JoinHandle<io::Result<u64>>,
+}
+
+impl Onlooker {
+    fn start(scratch: &Scratch, mount: &Mount) -> Self {
+        let done = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&done);
+        let (file, mountpoint) = (mount.join("file"), mount.path().to_owned());
+        let copy = File::create(scratch.path().join("seen")).unwrap();
+        let thread = std::thread::spawn(move || {
+            let mut rounds = 0;
+            while !told.load(Ordering::Relaxed) {
+                look_at(&file, &copy)?;
+                rounds += 1;
+                if rounds % 10 == 0 {
+                    evict(&mountpoint);
+                }
+            }
+            Ok(rounds)
+        });
+        Self { done, thread }
+    }
+
+    fn end(self) {
+        self.done.store(true, Ordering::Relaxed);
+        let rounds = self.thread.join().unwrap();
+        assert!(rounds.unwrap() > 0, "it has seen nothing");
+    }
+}
+
+/// Reads the file as it is, once by read(2) and once by a mapping, which may have lost its end meanwhile.
+fn look_at(path: &Path, mut copy: &File) -> io::Result<()> {
+    let file = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        opened => opened?,
+    };
+    io::copy(&mut &file, &mut io::sink())?;
+    let size = file.metadata()?.len() as usize;
+    if size == 0 {
+        return Ok(());
+    }
+    let mapping = Mapping::new(&file, size)?;
+    drop(file);
+    copy.rewind()?;
+    match mapping.write_to(copy, 0, size) {
+        Err(error) if error.raw_os_error() == Some(libc::EFAULT) => Ok(()),
+        written => written.map(|_| ()),
+    }
+}
+
+fn evict(mountpoint: &Path) {
+    let mut command = Command::new(mount::PROGRAM);
+    command.arg("evict").arg(mountpoint);
+    process::run(command, EVICTION_LIMIT);
+}
+
 /// Runs fsx with these weights on files of up to `size_bytes`.
 fn exercise(test: &str, options: &[&str], size_bytes: u64, weights: &str) {
+    run(test, options, size_bytes, weights, false);
+}
+
+/// The same while this process uses the file, too.
+fn exercise_watched(test: &str, options: &[&str]) {
+    let weights = format!("{MAPPED}{EVERYTHING}");
+    run(test, options, 1 << 20, &weights, true);
+}
+
+fn run(test: &str, options: &[&str], size_bytes: u64, weights: &str, is_watched: bool) {
     let Some(program) = program() else {
         eprintln!("fsx is not installed: left out");
         return;
@@ -42,6 +118,7 @@ fn exercise(test: &str, options: &[&str], size_bytes: u64, weights: &str) {
         size_bytes / 4
     );
     fs::write(&settings, text).unwrap();
+    let onlooker = is_watched.then(|| Onlooker::start(&scratch, &mount));
     let mut random = Random::from_environment(test);
     for _ in 0..sample_or_full(1, 5) {
         let seed = random.next() % (1 << 32);
@@ -63,11 +140,59 @@ fn exercise(test: &str, options: &[&str], size_bytes: u64, weights: &str) {
         let last: Vec<&str> = told.lines().rev().take(40).collect();
         assert!(output.status.success(), "fsx -S {seed}: {last:#?}");
     }
+    if let Some(onlooker) = onlooker {
+        onlooker.end();
+    }
 }
 
 #[test]
 fn fsx_finds_nothing() {
     exercise("fsx", &[], 256 << 10, &format!("{MAPPED}{EVERYTHING}"));
+}
+
+#[test]
+fn fsx_finds_nothing_with_reads_writes_and_mappings_alone() {
+    exercise("fsx-plain", &[], 256 << 10, MAPPED);
+}
+
+#[test]
+fn fsx_finds_nothing_without_io_uring() {
+    exercise(
+        "fsx-blocking",
+        &["io_engine=blocking", "small_file_size=1"],
+        1 << 20,
+        &format!("{MAPPED}{EVERYTHING}"),
+    );
+}
+
+#[test]
+fn fsx_finds_nothing_without_io_uring_and_passthrough() {
+    exercise(
+        "fsx-blocking-daemon",
+        &["io_engine=blocking", "passthrough=off"],
+        1 << 20,
+        &format!("{MAPPED}{EVERYTHING}"),
+    );
+}
+
+#[test]
+fn fsx_finds_nothing_while_another_program_reads_maps_and_evicts() {
+    exercise_watched("fsx-watched", &["small_file_size=1"]);
+}
+
+#[test]
+fn fsx_finds_nothing_while_another_reads_maps_and_evicts_without_passthrough() {
+    exercise_watched("fsx-watched-daemon", &["passthrough=off"]);
+}
+
+#[test]
+fn fsx_finds_nothing_while_another_reads_maps_and_evicts_without_io_uring() {
+    let options = [
+        "io_engine=blocking",
+        "small_file_size=1",
+        "keep_written=always",
+    ];
+    exercise_watched("fsx-watched-blocking", &options);
 }
 
 #[test]

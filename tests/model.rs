@@ -1,462 +1,161 @@
-//! The mount against a plain directory: the same random operations on both, with the same results, errors and
-//! contents after every step; and what is closed is what a second mount of the same backend reads. CACHEFS_SEED repeats a run, CACHEFS_MODEL_STEPS sets its length.
+//! The mount against a plain directory: the same random operations on both, by several threads at once, with the same results, errors
+//! and contents after every step. Each thread has a tree of its own, and shares with the others a directory, a log that
+//! all append to, and files of which each has a part; what a thread does is a function of the seed alone. When all
+//! have closed their files, a second mount of the same backend, with a cache of its own, shows the same; in some runs the
+//! threads go over to the other mount then.
+//!
+//! CACHEFS_SEED repeats a run's steps, CACHEFS_MODEL_STEPS sets how many they are.
 
 mod support;
 
+#[path = "model/side.rs"]
+mod side;
+#[path = "model/steps.rs"]
+mod steps;
+#[path = "model/tree.rs"]
+mod tree;
+
+use side::{Answer, LOG, Side, facts};
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
-use support::writing::{WritableMapping, allocate, copy_range};
+use steps::{Dice, SLOT_BYTES, Step};
 use support::*;
+use tree::{Tree, log_records};
 
-const LIMIT: Duration = Duration::from_secs(3600);
-const FILES: u64 = 5;
-const HANDLES_MAX: usize = 6;
-const SIZE_MAX: u64 = 700_000;
+const LIMIT: Duration = Duration::from_secs(7200);
+const THREADS: usize = 4;
+const HISTORY: usize = 60;
+/// Between two evictions of all that can go.
+const EVICTION_PAUSE: Duration = Duration::from_millis(300);
+const EVICTION_LIMIT: Duration = Duration::from_secs(120);
+/// What `keep_written=always` asks of whoever writes by another mount (docs/SEMANTICS.md, 3.).
+const AFTER_CLOSING: Duration = Duration::from_millis(20);
 
-/// What a step answers: a number or bytes, or its errno.
-type Answer = Result<Vec<u8>, i32>;
-
-/// One step, drawn once and made on both sides.
-#[derive(Clone, Debug)]
-enum Step {
-    Open {
-        name: String,
-        flags: i32,
-        mode: u32,
-    },
-    CloseAll,
-    Close {
-        handle: usize,
-    },
-    Read {
-        handle: usize,
-        offset: u64,
-        length: usize,
-    },
-    Write {
-        handle: usize,
-        offset: u64,
-        length: usize,
-        byte: u8,
-    },
-    WriteOn {
-        handle: usize,
-        length: usize,
-        byte: u8,
-    },
-    SetSize {
-        handle: usize,
-        size: u64,
-    },
-    Allocate {
-        handle: usize,
-        mode: i32,
-        offset: u64,
-        length: u64,
-    },
-    Copy {
-        from: usize,
-        to: usize,
-        offset: u64,
-        length: usize,
-    },
-    Map {
-        handle: usize,
-        byte: u8,
-    },
-    Sync {
-        handle: usize,
-    },
-    Stat {
-        handle: usize,
-    },
-    Truncate {
-        name: String,
-        size: u64,
-    },
-    Unlink {
-        name: String,
-    },
-    Rename {
-        from: String,
-        to: String,
-    },
-    Link {
-        from: String,
-        to: String,
-    },
-    Mkdir {
-        name: String,
-    },
-    Rmdir {
-        name: String,
-    },
-    Chmod {
-        name: String,
-        mode: u32,
-    },
-    /// Somebody else changes the file, on the server.
-    Foreign {
-        name: String,
-        byte: u8,
-    },
+/// One thread: its steps, and both sides of them.
+struct Actor {
+    thread: usize,
+    random: Random,
+    seen: Side,
+    model: Side,
+    made: u64,
+    records: u64,
+    history: Vec<String>,
+    worked: BTreeMap<String, u64>,
 }
 
-/// One side: a directory and its open files.
-struct Side {
-    root: PathBuf,
-    /// Where somebody else's changes are made.
-    behind: PathBuf,
-    handles: Vec<File>,
-    takes_direct: bool,
-}
-
-fn errno(error: &io::Error) -> i32 {
-    error.raw_os_error().unwrap_or(-1)
-}
-
-fn answer<T>(result: io::Result<T>, show: impl FnOnce(T) -> Vec<u8>) -> Answer {
-    result.map(show).map_err(|error| errno(&error))
-}
-
-fn nothing(result: io::Result<()>) -> Answer {
-    answer(result, |()| Vec::new())
-}
-
-fn number(value: u64) -> Vec<u8> {
-    value.to_string().into_bytes()
-}
-
-/// What both sides must agree on.
-fn facts(metadata: &fs::Metadata) -> Vec<u8> {
-    let size = if metadata.is_dir() { 0 } else { metadata.len() };
-    let links = if metadata.is_dir() {
-        0
-    } else {
-        metadata.nlink()
-    };
-    format!(
-        "{:o} {size} {links} {} {}",
-        metadata.mode(),
-        metadata.uid(),
-        metadata.gid()
-    )
-    .into_bytes()
-}
-
-impl Side {
-    fn make(&mut self, step: &Step) -> Answer {
-        match step {
-            Step::Open { name, flags, mode } => self.open(name, *flags, *mode),
-            Step::Close { handle } => {
-                drop(self.handles.remove(*handle));
-                Ok(Vec::new())
-            }
-            Step::CloseAll => {
-                self.handles.clear();
-                Ok(Vec::new())
-            }
-            Step::Read {
-                handle,
-                offset,
-                length,
-            } => {
-                let mut bytes = vec![0; *length];
-                let read = self.handles[*handle].read_at(&mut bytes, *offset);
-                answer(read, |count| bytes[..count].to_vec())
-            }
-            Step::Write {
-                handle,
-                offset,
-                length,
-                byte,
-            } => {
-                let written = self.handles[*handle].write_at(&vec![*byte; *length], *offset);
-                answer(written, |count| number(count as u64))
-            }
-            Step::WriteOn {
-                handle,
-                length,
-                byte,
-            } => {
-                let written = io::Write::write(&mut &self.handles[*handle], &vec![*byte; *length]);
-                answer(written, |count| number(count as u64))
-            }
-            Step::SetSize { handle, size } => nothing(self.handles[*handle].set_len(*size)),
-            Step::Allocate {
-                handle,
-                mode,
-                offset,
-                length,
-            } => nothing(allocate(&self.handles[*handle], *mode, *offset, *length)),
-            Step::Copy {
-                from,
-                to,
-                offset,
-                length,
-            } => {
-                let (from, to) = (&self.handles[*from], &self.handles[*to]);
-                // As programs do: the kernel copies no further than the size it was told last.
-                from.metadata().map_err(|error| errno(&error))?;
-                answer(copy_range(from, 0, to, *offset, *length), |count| {
-                    number(count as u64)
-                })
-            }
-            Step::Map { handle, byte } => self.map(*handle, *byte),
-            Step::Sync { handle } => nothing(self.handles[*handle].sync_all()),
-            Step::Stat { handle } => {
-                answer(self.handles[*handle].metadata(), |found| facts(&found))
-            }
-            _ => self.change_name(step),
+impl Actor {
+    fn new(thread: usize, seed: u64, places: &Places) -> Self {
+        let [first, _] = &places.mounts;
+        let reference = &places.reference;
+        Self {
+            thread,
+            random: Random::new(random::mix(seed ^ random::mix(thread as u64 + 1))),
+            seen: Side::new(first, &places.plain, thread, true),
+            model: Side::new(reference, reference, thread, false),
+            made: 0,
+            records: 0,
+            history: Vec::new(),
+            worked: BTreeMap::new(),
         }
     }
 
-    fn change_name(&self, step: &Step) -> Answer {
-        let at = |name: &String| self.root.join(name);
-        match step {
-            Step::Truncate { name, size } => {
-                let size = *size as i64;
-                nothing(nix::unistd::truncate(&at(name), size).map_err(io::Error::from))
+    /// From now on by this mount. Nothing is open.
+    fn go_to(&mut self, mounts: &[PathBuf; 2], which: usize, slots: String) {
+        self.seen.root = mounts[which].clone();
+        self.seen.other = mounts[1 - which].clone();
+        self.model.slots = slots.clone();
+        self.seen.slots = slots;
+    }
+
+    fn make_steps(&mut self, count: u64, failed: &AtomicBool) -> Result<(), String> {
+        for _ in 0..count {
+            if failed.load(Ordering::Relaxed) {
+                return Ok(());
             }
-            Step::Unlink { name } => nothing(fs::remove_file(at(name))),
-            Step::Rename { from, to } => nothing(fs::rename(at(from), at(to))),
-            Step::Link { from, to } => nothing(fs::hard_link(at(from), at(to))),
-            Step::Mkdir { name } => nothing(fs::create_dir(at(name))),
-            Step::Rmdir { name } => nothing(fs::remove_dir(at(name))),
-            Step::Chmod { name, mode } => nothing(fs::set_permissions(
-                at(name),
-                fs::Permissions::from_mode(*mode),
-            )),
-            Step::Foreign { name, byte } => {
-                let file = OpenOptions::new().write(true).open(self.behind.join(name));
-                nothing(file.and_then(|file| file.write_all_at(&[*byte; 3000], 500)))
-            }
-            other => panic!("{other:?} is no change of a name"),
+            self.make_step()
+                .inspect_err(|_| failed.store(true, Ordering::Relaxed))?;
+        }
+        self.seen.close_all();
+        self.model.close_all();
+        self.compare(true)
+    }
+
+    fn make_step(&mut self) -> Result<(), String> {
+        let step = Dice {
+            thread: self.thread,
+            threads: THREADS,
+            handles: self.model.handles.len(),
+            records: self.records,
+            random: &mut self.random,
+        }
+        .step();
+        self.made += 1;
+        self.records += u64::from(matches!(step, Step::Record { .. }));
+        let (here, there) = (self.seen.make(&step), self.model.make(&step));
+        self.note(&step, &there);
+        if here != there {
+            let handles = self.tell_handles();
+            return Err(self.tell(&format!("{} here. {handles}", shown(&here))));
+        }
+        match self.made {
+            made if made % 25 == 0 => self.compare(true),
+            made if made % 5 == 0 => self.compare(false),
+            _ => Ok(()),
         }
     }
 
-    fn open(&mut self, name: &str, flags: i32, mode: u32) -> Answer {
-        let flags = if self.takes_direct {
-            flags
-        } else {
-            flags & !libc::O_DIRECT
+    fn note(&mut self, step: &Step, there: &Answer) {
+        let told = format!("{}: {step:?} -> {}", self.made, shown(there));
+        let kind = told.split_whitespace().nth(1).unwrap_or_default();
+        *self.worked.entry(kind.to_owned()).or_default() += u64::from(there.is_ok());
+        self.history.push(told);
+        if self.history.len() > HISTORY {
+            self.history.remove(0);
+        }
+    }
+
+    fn compare(&self, with_contents: bool) -> Result<(), String> {
+        let show = |side: &Side| {
+            let tree = Tree::of_thread(&side.root, self.thread, with_contents);
+            tree.map_err(|error| self.tell(&error))
         };
-        let access = flags & libc::O_ACCMODE;
-        let opened = OpenOptions::new()
-            .read(access != libc::O_WRONLY)
-            .write(access != libc::O_RDONLY)
-            .mode(mode)
-            .custom_flags(flags & !libc::O_ACCMODE)
-            .open(self.root.join(name));
-        let file = opened.map_err(|error| errno(&error))?;
-        self.handles.push(file);
-        Ok(Vec::new())
-    }
-
-    fn map(&self, handle: usize, byte: u8) -> Answer {
-        let file = &self.handles[handle];
-        let size = file.metadata().map_err(|error| errno(&error))?.len() as usize;
-        if size == 0 {
-            return Ok(Vec::new());
-        }
-        let mapping = WritableMapping::new(file, size).map_err(|error| errno(&error))?;
-        let at = size / 3;
-        let seen = mapping.load(at, (size - at).min(2000));
-        mapping.store(at, &vec![byte; seen.len()]);
-        nothing(mapping.sync())?;
-        Ok(seen)
-    }
-
-    /// Every name with what is seen of it, and the contents of files.
-    fn tree(&self) -> Vec<(PathBuf, Vec<u8>, Vec<u8>)> {
-        let mut found = Vec::new();
-        self.walk(&self.root, &mut found);
-        found.sort();
-        found
-    }
-
-    fn walk(&self, directory: &Path, into: &mut Vec<(PathBuf, Vec<u8>, Vec<u8>)>) {
-        for entry in fs::read_dir(directory).unwrap() {
-            let path = entry.unwrap().path();
-            let metadata = fs::symlink_metadata(&path).unwrap();
-            let content = if metadata.is_file() {
-                fs::read(&path).unwrap()
-            } else {
-                Vec::new()
-            };
-            let name = path.strip_prefix(&self.root).unwrap().to_owned();
-            into.push((name, facts(&metadata), content));
-            if metadata.is_dir() {
-                self.walk(&path, into);
-            }
-        }
-    }
-}
-
-struct Dice<'a> {
-    random: &'a mut Random,
-    handles: usize,
-}
-
-impl Dice<'_> {
-    fn name(&mut self) -> String {
-        let file = format!("file{}", self.random.below(FILES));
-        match self.random.below(4) {
-            0 => format!("dir/{file}"),
-            _ => file,
+        match show(&self.seen)?.difference(&show(&self.model)?) {
+            None => Ok(()),
+            Some(difference) => Err(self.tell(&difference)),
         }
     }
 
-    fn directory(&mut self) -> String {
-        ["dir", "empty"][self.random.below(2) as usize].to_owned()
+    fn tell(&self, difference: &str) -> String {
+        format!(
+            "thread {} at its operation {}, by {}: {difference}; its last: {:#?}",
+            self.thread,
+            self.made,
+            self.seen.root.display(),
+            self.history
+        )
     }
 
-    fn handle(&mut self) -> usize {
-        self.random.below(self.handles as u64) as usize
-    }
-
-    fn offset(&mut self) -> u64 {
-        match self.random.below(3) {
-            0 => self.random.below(20) * 4096,
-            _ => self.random.below(SIZE_MAX),
-        }
-    }
-
-    fn length(&mut self) -> usize {
-        match self.random.below(3) {
-            0 => 4096 * (1 + self.random.below(8) as usize),
-            1 => 1 + self.random.below(300) as usize,
-            _ => 1 + self.random.below(150_000) as usize,
-        }
-    }
-
-    fn byte(&mut self) -> u8 {
-        self.random.next() as u8
-    }
-
-    fn flags(&mut self) -> i32 {
-        let mut flags =
-            [libc::O_RDONLY, libc::O_WRONLY, libc::O_RDWR][self.random.below(3) as usize];
-        let odds = [
-            (libc::O_CREAT, 2),
-            (libc::O_EXCL, 8),
-            (libc::O_TRUNC, 6),
-            (libc::O_APPEND, 4),
-            (libc::O_DIRECT, 5),
-            (libc::O_SYNC, 12),
-        ];
-        for (flag, one_in) in odds {
-            if self.random.below(one_in) == 0 {
-                flags |= flag;
-            }
-        }
-        flags
-    }
-
-    fn step(&mut self) -> Step {
-        if self.handles < HANDLES_MAX && self.random.below(4) == 0 {
-            let mode = [0o644, 0o600, 0o444, 0o755][self.random.below(4) as usize];
-            return Step::Open {
-                name: self.name(),
-                flags: self.flags(),
-                mode,
-            };
-        }
-        if self.random.below(150) == 0 {
-            return Step::CloseAll;
-        }
-        if self.handles == 0 || self.random.below(4) == 0 {
-            return self.step_on_names();
-        }
-        let handle = self.handle();
-        match self.random.below(12) {
-            0 => Step::Close { handle },
-            1 | 2 => Step::Read {
-                handle,
-                offset: self.offset(),
-                length: self.length(),
-            },
-            3 | 4 => Step::Write {
-                handle,
-                offset: self.offset(),
-                length: self.length(),
-                byte: self.byte(),
-            },
-            5 => Step::WriteOn {
-                handle,
-                length: self.length(),
-                byte: self.byte(),
-            },
-            6 => Step::SetSize {
-                handle,
-                size: self.offset(),
-            },
-            7 => Step::Allocate {
-                handle,
-                mode: [
-                    0,
-                    libc::FALLOC_FL_KEEP_SIZE,
-                    libc::FALLOC_FL_KEEP_SIZE | libc::FALLOC_FL_PUNCH_HOLE,
-                    libc::FALLOC_FL_ZERO_RANGE,
-                ][self.random.below(4) as usize],
-                offset: self.offset(),
-                length: self.length() as u64,
-            },
-            8 => Step::Copy {
-                from: self.handle(),
-                to: handle,
-                offset: SIZE_MAX + self.offset(),
-                length: self.length(),
-            },
-            9 => Step::Map {
-                handle,
-                byte: self.byte(),
-            },
-            10 => Step::Sync { handle },
-            _ => Step::Stat { handle },
-        }
-    }
-
-    fn step_on_names(&mut self) -> Step {
-        let name = self.name();
-        match self.random.below(9) {
-            0 => Step::Truncate {
-                name,
-                size: self.offset(),
-            },
-            1 => Step::Unlink { name },
-            2 => Step::Rename {
-                from: name,
-                to: self.name(),
-            },
-            3 => Step::Link {
-                from: name,
-                to: self.name(),
-            },
-            4 => Step::Mkdir {
-                name: self.directory(),
-            },
-            5 => Step::Rmdir {
-                name: self.directory(),
-            },
-            6 => Step::Chmod {
-                name,
-                mode: 0o600 | self.random.below(0o100) as u32,
-            },
-            // Not while it is open here: then only a revalidation shows it.
-            7 if self.handles == 0 => Step::Foreign {
-                name,
-                byte: self.byte(),
-            },
-            _ => Step::Truncate {
-                name,
-                size: self.offset(),
-            },
-        }
+    /// Which handles are of one file, and what both sides take it for.
+    fn tell_handles(&self) -> String {
+        let tell = |(here, there): (&File, &File)| {
+            let flags = nix::fcntl::fcntl(here, nix::fcntl::FcntlArg::F_GETFL);
+            let shown = |file: &File| file.metadata().map(|found| facts(&found));
+            format!(
+                "flags {:o}, {:?} here, {:?} there",
+                flags.unwrap_or(-1),
+                shown(here),
+                shown(there)
+            )
+        };
+        let both = self.seen.handles.iter().zip(&self.model.handles);
+        format!("{:#?}", both.map(tell).collect::<Vec<_>>())
     }
 }
 
@@ -468,146 +167,239 @@ fn shown(answer: &Answer) -> String {
     }
 }
 
-/// Which handles are of one file, and what both sides take it for.
-fn tell_handles(seen: &Side, model: &Side) {
-    for (index, (here, there)) in seen.handles.iter().zip(&model.handles).enumerate() {
-        let (here, there) = (here.metadata().unwrap(), there.metadata().unwrap());
-        let flags = nix::fcntl::fcntl(&seen.handles[index], nix::fcntl::FcntlArg::F_GETFL);
-        eprintln!(
-            "handle {index}: inode {} flags {:o} here {} there {}",
-            here.ino(),
-            flags.unwrap_or(-1),
-            String::from_utf8_lossy(&facts(&here)),
-            String::from_utf8_lossy(&facts(&there)),
-        );
+/// A file that the threads of one mount have a part of each.
+fn slots(number: usize) -> String {
+    format!("shared/slots{number}")
+}
+
+/// Where the same tree is seen.
+struct Places {
+    mounts: [PathBuf; 2],
+    plain: PathBuf,
+    reference: PathBuf,
+}
+
+impl Places {
+    fn prepare(&self) {
+        for root in [&self.plain, &self.reference] {
+            fs::create_dir(root.join("shared")).unwrap();
+            File::create_new(root.join(LOG)).unwrap();
+            for mount in 0..2 {
+                let file = File::create_new(root.join(slots(mount))).unwrap();
+                file.set_len(SLOT_BYTES * THREADS as u64).unwrap();
+            }
+            for thread in 0..THREADS {
+                fs::create_dir(root.join(format!("thread{thread}"))).unwrap();
+            }
+        }
+    }
+
+    /// With everything closed, it is the same everywhere.
+    fn compare_all(&self) -> Result<(), String> {
+        let reference = Tree::whole(&self.reference)?;
+        let records = log_records(&self.reference);
+        for root in [&self.plain, &self.mounts[0], &self.mounts[1]] {
+            let difference = Tree::whole(root)?.difference(&reference);
+            let log_differs = || (log_records(root) != records).then(|| "the log".to_owned());
+            if let Some(difference) = difference.or_else(log_differs) {
+                return Err(format!("{}: {difference}", root.display()));
+            }
+        }
+        Ok(())
     }
 }
 
-fn compare(round: u64, history: &[String], seen: &Side, model: &Side) {
-    let (seen, model) = (seen.tree(), model.tree());
-    let names = |tree: &[(PathBuf, Vec<u8>, Vec<u8>)]| {
-        tree.iter()
-            .map(|(name, facts, _)| {
-                format!("{} {}", name.display(), String::from_utf8_lossy(facts))
-            })
-            .collect::<Vec<_>>()
-    };
-    assert_eq!(names(&seen), names(&model), "round {round}: {history:#?}");
-    for ((name, _, here), (_, _, there)) in seen.iter().zip(&model) {
-        let first = here.iter().zip(there).position(|(a, b)| a != b);
-        assert!(
-            here == there,
-            "round {round}: {} differs at {first:?}: {history:#?}",
-            name.display()
-        );
-    }
+/// Who works where.
+#[derive(Clone, Copy, PartialEq)]
+enum Mounts {
+    /// All at the first, and the second looks on.
+    One,
+    /// Half of the threads at each, and they change over whenever all is closed.
+    InTurn,
 }
 
 /// A second mount of the backend, with a cache of its own, that believes no names.
-fn second_mount(scratch: &Scratch, plain: &Path) -> Mount {
+fn second_mount(scratch: &Scratch, plain: &Path, options: &[&str]) -> Mount {
     let cache = scratch.path().join("cache2");
     mount::private_directory(&cache);
-    let mut options = MountOptions::new(scratch)
-        .with("actimeo=0")
-        .with("lookupcache=none");
-    options.mountpoint = scratch.directory("mount2");
-    options.cache_dirs = vec![cache];
-    Mount::start(scratch, plain, options)
+    let mut mount_options = MountOptions::new(scratch).with("actimeo=0");
+    for option in options {
+        mount_options = mount_options.with(option);
+    }
+    mount_options.mountpoint = scratch.directory("mount2");
+    mount_options.cache_dirs = vec![cache];
+    Mount::start(scratch, plain, mount_options)
 }
 
-fn the_mount_does_what_a_directory_does(test: &str, options: &[&str]) {
+fn steps_wanted() -> u64 {
+    match std::env::var("CACHEFS_MODEL_STEPS") {
+        Ok(text) => text.parse().expect("CACHEFS_MODEL_STEPS is a number"),
+        Err(_) => sample_or_full(1200, 100_000),
+    }
+}
+
+/// All threads for so many steps each, to the end.
+fn make_phase(actors: &mut [Actor], steps: u64) {
+    let failed = AtomicBool::new(false);
+    let failed = &failed;
+    let differences: Vec<String> = std::thread::scope(|scope| {
+        let threads: Vec<_> = actors
+            .iter_mut()
+            .map(|actor| scope.spawn(move || actor.make_steps(steps, failed)))
+            .collect();
+        let ended = threads.into_iter().map(|thread| thread.join());
+        ended
+            .filter_map(|end| end.expect("an actor ends with a word").err())
+            .collect()
+    });
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
+}
+
+fn make_run(actors: &mut [Actor], places: &Places, mounts: Mounts) {
+    let phase = sample_or_full(100, 500);
+    let phases = steps_wanted().div_ceil(phase * THREADS as u64);
+    for number in 0..phases as usize {
+        for actor in actors.iter_mut() {
+            let which = match mounts {
+                Mounts::One => 0,
+                Mounts::InTurn => (actor.thread + number) % 2,
+            };
+            actor.go_to(&places.mounts, which, slots((which + number) % 2));
+        }
+        make_phase(actors, phase);
+        places
+            .compare_all()
+            .unwrap_or_else(|difference| panic!("after {number} phases: {difference}"));
+        if mounts == Mounts::InTurn {
+            std::thread::sleep(AFTER_CLOSING);
+        }
+    }
+}
+
+/// Evicts all that can go from these mounts, again and again until it is dropped.
+struct Evictor {
+    done: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Evictor {
+    fn start(mountpoints: [PathBuf; 2]) -> Self {
+        let done = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&done);
+        let thread = std::thread::spawn(move || {
+            while !told.load(Ordering::Relaxed) {
+                for mountpoint in &mountpoints {
+                    let mut command = Command::new(mount::PROGRAM);
+                    command.arg("evict").arg(mountpoint);
+                    process::run(command, EVICTION_LIMIT);
+                }
+                std::thread::park_timeout(EVICTION_PAUSE);
+            }
+        });
+        Self {
+            done,
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for Evictor {
+    fn drop(&mut self) {
+        self.done.store(true, Ordering::Relaxed);
+        let thread = self.thread.take().expect("it is dropped once");
+        thread.thread().unpark();
+        let _ = thread.join();
+    }
+}
+
+fn what_worked(actors: &[Actor]) -> BTreeMap<String, u64> {
+    let mut worked = BTreeMap::new();
+    for (kind, count) in actors.iter().flat_map(|actor| &actor.worked) {
+        *worked.entry(kind.clone()).or_default() += count;
+    }
+    worked
+}
+
+fn the_mount_does_what_a_directory_does(test: &str, mounts: Mounts, options: &[&str]) {
     let scratch = Scratch::new(test);
-    let (plain, reference) = (scratch.directory("plain"), scratch.directory("reference"));
+    let plain = scratch.directory("plain");
     let mut mount_options = MountOptions::new(&scratch);
     for option in options {
         mount_options = mount_options.with(option);
     }
-    let mount = Mount::start(&scratch, &plain, mount_options);
-    let second = second_mount(&scratch, &plain);
-    let other = Side {
-        root: second.path().to_owned(),
-        behind: plain.clone(),
-        handles: Vec::new(),
-        takes_direct: true,
+    if mounts == Mounts::InTurn {
+        mount_options = mount_options.with("actimeo=0");
+    }
+    let first = Mount::start(&scratch, &plain, mount_options);
+    let second = second_mount(&scratch, &plain, options);
+    let places = Places {
+        mounts: [first.path().to_owned(), second.path().to_owned()],
+        plain,
+        reference: scratch.directory("reference"),
     };
-    let mut random = Random::from_environment(test);
-    let steps = match std::env::var("CACHEFS_MODEL_STEPS") {
-        Ok(text) => text.parse().expect("CACHEFS_MODEL_STEPS is a number"),
-        Err(_) => sample_or_full(1500, 100_000),
-    };
-    let mut seen = Side {
-        root: mount.path().to_owned(),
-        behind: plain,
-        handles: Vec::new(),
-        takes_direct: true,
-    };
-    let mut model = Side {
-        root: reference.clone(),
-        behind: reference,
-        handles: Vec::new(),
-        takes_direct: false,
-    };
-    with_time_limit(&scratch, LIMIT, move || {
-        let mut history = Vec::new();
-        let mut worked: BTreeMap<String, u64> = BTreeMap::new();
-        for round in 1..=steps {
-            let handles = model.handles.len();
-            let step = Dice {
-                random: &mut random,
-                handles,
-            }
-            .step();
-            let (here, there) = (seen.make(&step), model.make(&step));
-            let told = format!("{step:?} -> {}", shown(&there));
-            let kind = told.split_whitespace().next().unwrap_or_default();
-            *worked.entry(kind.to_owned()).or_default() += u64::from(there.is_ok());
-            history.push(told);
-            let last = &history[history.len().saturating_sub(sample_or_full(40, 400))..];
-            if here != there {
-                tell_handles(&seen, &model);
-            }
-            assert!(
-                here == there,
-                "round {round}: {} here: {last:#?}",
-                shown(&here)
-            );
-            if round % 5 == 0 {
-                compare(round, last, &seen, &model);
-            }
-            let has_closed = matches!(step, Step::Close { .. } | Step::CloseAll);
-            if has_closed && model.handles.is_empty() {
-                compare(round, last, &other, &model);
-            }
-        }
-        println!("steps that worked: {worked:?}");
-        assert!(
-            steps < 50_000 || worked.values().all(|count| *count > 0),
-            "{worked:?}"
-        );
+    let _evictor = Evictor::start(places.mounts.clone());
+    let seed = Random::from_environment(test).next();
+    let worked = with_time_limit(&scratch, LIMIT, move || {
+        places.prepare();
+        let act = |thread| Actor::new(thread, seed, &places);
+        let mut actors: Vec<Actor> = (0..THREADS).map(act).collect();
+        make_run(&mut actors, &places, mounts);
+        what_worked(&actors)
     });
+    println!("steps that worked: {worked:?}");
+    let each_worked = worked.values().all(|count| *count > 0);
+    assert!(steps_wanted() < 50_000 || each_worked, "{worked:?}");
 }
 
 #[test]
 fn random_operations_do_what_they_do_on_a_plain_directory() {
-    the_mount_does_what_a_directory_does("model", &[]);
+    the_mount_does_what_a_directory_does("model", Mounts::One, &[]);
 }
 
 #[test]
 fn random_operations_do_what_they_do_with_all_that_is_written_kept() {
-    the_mount_does_what_a_directory_does("model-kept", &["keep_written=always"]);
+    the_mount_does_what_a_directory_does("model-kept", Mounts::One, &["keep_written=always"]);
 }
 
 #[test]
 fn random_operations_do_what_they_do_with_nothing_that_is_written_kept() {
-    the_mount_does_what_a_directory_does("model-not-kept", &["keep_written=never"]);
+    the_mount_does_what_a_directory_does("model-not-kept", Mounts::One, &["keep_written=never"]);
 }
 
 #[test]
 fn random_operations_do_what_they_do_without_passthrough() {
-    the_mount_does_what_a_directory_does("model-daemon", &["passthrough=off"]);
+    the_mount_does_what_a_directory_does("model-daemon", Mounts::One, &["passthrough=off"]);
 }
 
 #[test]
 fn random_operations_do_what_they_do_with_passthrough_of_small_files() {
-    the_mount_does_what_a_directory_does("model-passthrough", &["small_file_size=1"]);
+    let options = ["small_file_size=1"];
+    the_mount_does_what_a_directory_does("model-passthrough", Mounts::One, &options);
+}
+
+#[test]
+fn random_operations_do_what_they_do_with_direct_io() {
+    the_mount_does_what_a_directory_does("model-direct", Mounts::One, &["direct_io"]);
+}
+
+#[test]
+fn two_mounts_in_turn_do_what_a_plain_directory_does() {
+    the_mount_does_what_a_directory_does("model-two", Mounts::InTurn, &[]);
+}
+
+#[test]
+fn two_mounts_in_turn_do_so_with_all_that_is_written_kept() {
+    let options = ["keep_written=always", "small_file_size=1"];
+    the_mount_does_what_a_directory_does("model-two-kept", Mounts::InTurn, &options);
+}
+
+#[test]
+fn two_mounts_in_turn_do_so_without_passthrough() {
+    let options = ["keep_written=never", "passthrough=off"];
+    the_mount_does_what_a_directory_does("model-two-daemon", Mounts::InTurn, &options);
+}
+
+#[test]
+fn two_mounts_in_turn_do_so_with_direct_io() {
+    the_mount_does_what_a_directory_does("model-two-direct", Mounts::InTurn, &["direct_io"]);
 }

@@ -6,13 +6,16 @@ mod support;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, UNIX_EPOCH};
 use support::reading::{AlignedBuffer, Mapping, open_direct};
 use support::writing::{WritableMapping, allocate, copy_range, open_with};
 use support::*;
 
 const LIMIT: Duration = Duration::from_secs(200);
 const SIZE: usize = 3 << 20;
+const READERS: usize = 16;
 
 /// One way to have the file open.
 enum Reader {
@@ -311,4 +314,99 @@ fn a_writer_killed_beside_a_passthrough_reader_leaves_nothing_wrong_in_the_cache
             "round {round}"
         );
     }
+}
+
+/// Reads the front half of a file again and again, which is 1s.
+fn read_until(done: &AtomicBool, file: &File, seed: u64) {
+    let mut random = Random::new(seed);
+    let mut buffer = AlignedBuffer::new(4096);
+    while !done.load(Ordering::Relaxed) {
+        let offset = 4096 * random.below(SIZE as u64 / 2 / 4096);
+        let read = file.read_at(buffer.bytes_mut(), offset).unwrap();
+        assert!(read == 4096 && buffer.bytes().iter().all(|byte| *byte == 1));
+    }
+}
+
+/// Many reads by a writer's handle, and by a reader's, are under way when its first change begins.
+fn reads_go_on_when_a_change_begins(test: &str, options: &[&str]) {
+    let pair = Pair::new(test, options);
+    pair.run(LIMIT, |seen, plain| {
+        let path = seen.join("file");
+        fs::write(plain.join("file"), vec![1; SIZE]).unwrap();
+        for _ in 0..sample_or_full(40, 400) {
+            assert!(fs::read(&path).unwrap()[..SIZE / 2] == vec![1; SIZE / 2]);
+            let writer = open_with(&path, libc::O_DIRECT).unwrap();
+            let reader = open_direct(&path).unwrap();
+            let (done, begun) = (AtomicBool::new(false), Barrier::new(READERS + 1));
+            std::thread::scope(|scope| {
+                for index in 0..READERS {
+                    let file = if index == 0 { &reader } else { &writer };
+                    let (done, begun) = (&done, &begun);
+                    scope.spawn(move || {
+                        begun.wait();
+                        read_until(done, file, index as u64);
+                    });
+                }
+                begun.wait();
+                let bytes = AlignedBuffer::new(4096);
+                writer.write_all_at(bytes.bytes(), SIZE as u64 / 2).unwrap();
+                done.store(true, Ordering::Relaxed);
+            });
+        }
+    });
+}
+
+#[test]
+fn reads_under_way_go_on_when_a_change_begins() {
+    reads_go_on_when_a_change_begins("change-begins", &[]);
+}
+
+#[test]
+fn reads_under_way_go_on_when_a_change_begins_without_passthrough() {
+    reads_go_on_when_a_change_begins("change-begins-daemon", &["passthrough=off"]);
+}
+
+/// Times that are set, as `cp -p` and `touch -d` do, make another version of the file and no other bytes.
+fn readers_see_a_writer_after_times_were_set(test: &str, options: &[&str]) {
+    let pair = Pair::new(test, options);
+    pair.run(LIMIT, |seen, _| {
+        for is_open in [true, false] {
+            let path = seen.join(format!("file{is_open}"));
+            fs::write(&path, vec![1; SIZE]).unwrap();
+            assert!(fs::read(&path).unwrap() == vec![1; SIZE]);
+            let file = File::open(&path).unwrap();
+            let mapping = Mapping::new(&file, MAPPED).unwrap();
+            let reader = is_open.then_some(file);
+            for round in 2..5 {
+                let time = UNIX_EPOCH + Duration::from_secs(round);
+                let times = fs::FileTimes::new().set_modified(time);
+                File::open(&path).unwrap().set_times(times).unwrap();
+                let bytes = vec![round as u8; 5000];
+                open_with(&path, 0)
+                    .unwrap()
+                    .write_all_at(&bytes, 3000)
+                    .unwrap();
+                assert!(mapping.read(3000, 5000) == bytes, "mapped, round {round}");
+                if let Some(file) = &reader {
+                    let mut read = vec![0; 5000];
+                    file.read_exact_at(&mut read, 3000).unwrap();
+                    assert!(read == bytes, "read, round {round}");
+                }
+            }
+            let shorter = SIZE as u64 - 5000;
+            nix::unistd::truncate(&path, shorter as i64).unwrap();
+            let length = |file: &File| file.metadata().unwrap().len();
+            assert_eq!(reader.as_ref().map_or(shorter, length), shorter);
+        }
+    });
+}
+
+#[test]
+fn readers_of_every_kind_see_a_writer_after_times_were_set() {
+    readers_see_a_writer_after_times_were_set("times-set", &[]);
+}
+
+#[test]
+fn readers_see_a_writer_after_times_were_set_without_passthrough() {
+    readers_see_a_writer_after_times_were_set("times-set-daemon", &["passthrough=off"]);
 }

@@ -197,7 +197,8 @@ fn make_in(directory: BorrowedFd<'_>, name: &OsStr, new: &NewNode) -> io::Result
 
 /// In this order, because a new owner takes setuid and setgid away, and every change but the last moves times.
 fn change_attributes(file: BorrowedFd<'_>, change: &AttributeChange) -> io::Result<()> {
-    if change.uid.is_some() || change.gid.is_some() {
+    // Nothing at all is chown(2) that names neither: set-id bits go, and the change time moves.
+    if change.uid.is_some() || change.gid.is_some() || change.is_nothing() {
         names::set_owner(file, change.uid, change.gid)?;
     }
     if let Some(permissions) = change.permissions {

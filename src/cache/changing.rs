@@ -11,6 +11,7 @@ use super::directory::CacheDirectory;
 use super::fetch::FetchError;
 use super::file::CachedFile;
 use super::kept::{Keep, Kept};
+use super::own_times::has_bytes_of;
 use super::record::{FileRecord, ObjectId, occupied};
 use crate::io::IoFile;
 use crate::types::{ByteRange, FileKey, Version};
@@ -36,8 +37,8 @@ pub(super) struct Follower {
     directory: Arc<CacheDirectory>,
     object: ObjectId,
     /// Nobody may have it in use as a file any more: a mapping outlives all handles.
-    user: Weak<CachedFile>,
-    version: Version,
+    pub(super) user: Weak<CachedFile>,
+    pub(super) version: Version,
 }
 
 /// What was in the cache of a file that is about to be changed.
@@ -102,7 +103,7 @@ impl Cache {
 }
 
 impl CacheDirectory {
-    fn keep_following(&self, follower: Follower) {
+    pub(super) fn keep_following(&self, follower: Follower) {
         let key = follower.key.clone();
         self.following.lock().entry(key).or_default().push(follower);
     }
@@ -116,16 +117,16 @@ impl CacheDirectory {
         });
     }
 
-    /// A file gives way to another version: the kernel may go on reading its object, and the difference may be
-    /// one of attributes only.
-    pub(super) fn may_follow(self: &Arc<Self>, file: &Arc<CachedFile>) {
+    /// A file gives way to another version: the kernel may go on reading its object, which has the bytes of `version`, and
+    /// the difference may be one of attributes only.
+    pub(super) fn may_follow(self: &Arc<Self>, file: &Arc<CachedFile>, version: Version) {
         if let Some(object) = file.complete_object() {
             self.keep_following(Follower {
                 key: file.key.clone(),
                 directory: self.clone(),
                 object,
                 user: Arc::downgrade(file),
-                version: file.version(),
+                version,
             });
         }
     }
@@ -242,7 +243,11 @@ impl CacheDirectory {
     }
 
     /// The object of a file nobody has open: only a mapping can hold it.
-    fn still_mapped(self: &Arc<Self>, key: &FileKey, record: &FileRecord) -> Option<OpenFollower> {
+    pub(super) fn still_mapped(
+        self: &Arc<Self>,
+        key: &FileKey,
+        record: &FileRecord,
+    ) -> Option<OpenFollower> {
         let whole = ByteRange::new(0, record.version.size_bytes);
         let opened = self.open_object(record.object).ok()?;
         let is_held = record.extents.contains(whole) && !opened.is_exclusive();
@@ -276,13 +281,8 @@ impl Followers {
 
     /// Those with other bytes than the backend has now stay as they are.
     pub fn keep_only(&mut self, present: &Version) {
-        // Another mode, owner or name changes ctime and no byte.
-        self.shown.retain(|(follower, _)| {
-            Version {
-                ctime: present.ctime,
-                ..follower.version
-            } == *present
-        });
+        self.shown
+            .retain(|(follower, _)| has_bytes_of(&follower.version, present));
         for (follower, _) in &self.shown {
             follower.show(Following::Present);
         }

@@ -237,7 +237,7 @@ impl CacheDirectory {
             Some(file) if fits(&file) => Ok((Some(file), record)),
             Some(file) => {
                 // Older handles go on with what they opened; its object goes when they are done.
-                self.may_follow(&file);
+                self.may_follow(&file, file.version());
                 self.retire(&file);
                 Ok((None, self.look_up(key)?.1))
             }

@@ -16,6 +16,7 @@
 //! - `changing`: what becomes of a file that is changed through this mount
 //! - `kept`: what is kept of it meanwhile; `content`: whose an object is then
 //! - `keeping`: content kept over changes of attributes
+//! - `own_times`: times set through this mount
 //! - `letting_go`: files about to lose their name
 //! - `layout`: names on disk and the format mark
 //! - `extents`: which bytes are there
@@ -58,6 +59,7 @@ mod keeping;
 mod kept;
 mod letting_go;
 mod objects;
+mod own_times;
 mod pieces;
 mod reading;
 mod reclaim;

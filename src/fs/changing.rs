@@ -11,7 +11,7 @@ use super::operations::{AttributesReply, Done, Entry, RequestContext};
 use super::pending::Pending;
 use crate::backend::Place;
 use crate::events::Invalidation;
-use crate::types::{AttributeChange, Credentials, NewNode, NodeId};
+use crate::types::{AttributeChange, Credentials, NewNode, NodeId, TimeChange};
 use std::ffi::OsStr;
 use std::io;
 use std::sync::Arc;
@@ -232,10 +232,14 @@ impl FileSystem {
             vec![Claim::Inode(id)],
             done,
             move |fs, caller| {
-                fs.change_keeping(&node, caller, || {
+                let set = || {
                     let place = fs.place(&node, caller);
                     fs.backend.set_attributes(&place, &change, caller)
-                })?;
+                };
+                match change.modify_time {
+                    TimeChange::Keep => fs.change_keeping(&node, caller, set)?,
+                    TimeChange::Now | TimeChange::To(_) => fs.change_times(&node, caller, set)?,
+                }
                 fs.take_fresh_attributes(&node, caller)
             },
             move |fs, ()| fs.attributes_reply(&changed),

@@ -150,7 +150,7 @@ impl FileSystem {
             });
             let _ = told.recv_timeout(FORGET_TIMEOUT);
         }
-        match node.is_superseded() {
+        match node.is_superseded() && !node.is_nameless() {
             true => Err(FsError::Stale),
             false => Ok(()),
         }

@@ -36,6 +36,10 @@ impl FileSystem {
             Err(error) => return done(Err(error)),
         };
         let caller = self.asker(&node, &context.caller);
+        if node.is_superseded() {
+            // Removed here, while programs stand in it.
+            return done(Ok(self.known_directory(node, caller, Arc::default())));
+        }
         let asking = Asking::to(&node, Access::Read, &caller);
         let remembered = self.listings.get(&node);
         let (fresh, version) = {

@@ -47,6 +47,29 @@ impl FileSystem {
         outcome
     }
 
+    /// The same for one that sets the modification time: nothing is kept, but what follows the file's changes goes on to.
+    pub(super) fn change_times(
+        &self,
+        node: &Node,
+        caller: &Credentials,
+        change: impl FnOnce() -> io::Result<()>,
+    ) -> io::Result<()> {
+        let ask = || self.backend.attributes(&self.place(node, caller));
+        let before = self.cache.may_follow(&node.key).then(ask);
+        let outcome = change();
+        self.expire(node);
+        if outcome.is_ok()
+            && let Some(Ok(before)) = before
+            && let Ok(after) = ask()
+            && before.inode == after.inode
+            && before.size_bytes == after.size_bytes
+        {
+            let (before, after) = (before.version(), after.version());
+            self.cache.times_set(&node.key, &before, &after);
+        }
+        outcome
+    }
+
     /// The content to keep, if there is any.
     fn content_of(&self, node: &Node) -> Option<Arc<CachedFile>> {
         let version = {

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 /// Who waits for a lock that another client of the backend holds asks again after this, and then less and less often.
 const ASK_AGAIN_FIRST: Duration = Duration::from_millis(2);
 const ASK_AGAIN_LAST: Duration = Duration::from_millis(256);
-/// Any signal ends the wait for a lock; see [`super::pending::PendingTable::begin_patient`].
+/// Any signal ends the wait for a lock; see [`super::pending::Pending`].
 const ANY_SIGNAL: u32 = 0;
 
 /// A request for a lock, on its way.

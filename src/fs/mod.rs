@@ -233,8 +233,9 @@ impl FileSystem {
     }
 
     fn begin<T: Send + 'static>(&self, context: RequestContext, done: Done<T>) -> Arc<Pending<T>> {
+        let (unique, thread) = (context.unique, context.caller.pid);
         self.pending
-            .begin(context.unique, self.settings.backend_timeout, done)
+            .begin(unique, thread, self.settings.backend_timeout, done)
     }
 
     /// A request that may move any amount of data: it lasts as long as the backend is there, and `backend_timeout` longer.

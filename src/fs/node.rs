@@ -168,6 +168,11 @@ impl Node {
         self.superseded.load(Ordering::Acquire)
     }
 
+    /// It has lost its last name here while programs have it open. Who opens it now knows one of them (/proc/self/fd).
+    pub fn is_nameless(&self) -> bool {
+        self.is_superseded() && self.held().is_some()
+    }
+
     pub(super) fn set_superseded(&self) {
         self.superseded.store(true, Ordering::Release);
     }

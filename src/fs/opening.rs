@@ -95,18 +95,14 @@ impl FileSystem {
         let Some((parent, name)) = node.parent_and_name() else {
             return Ok(());
         };
+        if node.is_nameless() {
+            let fresh = self.backend.attributes(&node.place_for(caller));
+            return self.take_at_open(node, fresh.map_err(failed)?, asked);
+        }
         let found = self.backend.lookup(&parent.place_for(caller), &name);
         self.note_access(&parent, Access::Search, caller, asked, &found);
         match found {
-            Ok(found) if node.is_of(&found) => {
-                let before = node.attributes(&node.state.lock());
-                self.take_attributes(node, found.attributes, asked);
-                if rights(&before) == rights(&found.attributes) {
-                    Ok(())
-                } else {
-                    Err(FsError::Stale)
-                }
-            }
+            Ok(found) if node.is_of(&found) => self.take_at_open(node, found.attributes, asked),
             Ok(_) => {
                 self.nodes.forget_name(parent.id, &name);
                 Err(FsError::Stale)
@@ -116,6 +112,21 @@ impl FileSystem {
                 Err(FsError::Stale)
             }
             Err(error) => Err(failed(error)),
+        }
+    }
+
+    /// `Stale` where the kernel has let the caller pass by other rights.
+    fn take_at_open(
+        &self,
+        node: &Arc<Node>,
+        fresh: Attributes,
+        asked: Instant,
+    ) -> Result<(), FsError> {
+        let before = node.attributes(&node.state.lock());
+        self.take_attributes(node, fresh, asked);
+        match rights(&before) == rights(&fresh) {
+            true => Ok(()),
+            false => Err(FsError::Stale),
         }
     }
 
@@ -278,6 +289,7 @@ impl FileSystem {
         flags: i32,
         pending: &Arc<Pending<OpenReply>>,
     ) {
+        let is_nameless = node.is_nameless();
         let mut state = node.state.lock();
         let still_open = state
             .open
@@ -286,8 +298,8 @@ impl FileSystem {
         let file = open.file.load_full();
         let present = node.version(&state);
         let same = present == file.shown_version(&present) && !file.is_changed();
-        // What is being changed here has no version to differ from.
-        if !still_open || !(same || open.changing().is_some()) {
+        // What is being changed here has no version to differ from, and what has no name no other node to go to.
+        if !still_open || !(same || open.changing().is_some() || is_nameless) {
             drop(state);
             let pending = pending.clone();
             let refuse = move || {

@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 const SHARDS: usize = 16;
 /// Whether a thread that was sent a signal is about to end is looked at this often.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(250);
+/// How much longer a question waits whose program handles the signal. Of files, programs expect no EINTR (signal(7)), but
+/// that Ctrl-C ends what hangs.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// The requests that wait now, by their unique id.
 pub(super) struct PendingTable {
@@ -32,9 +35,10 @@ trait Interruptible: Send + Sync {
 /// One waiting request. Dropped without a result, it ends with an error of its own.
 pub(super) struct Pending<T: Send + 'static> {
     unique: u64,
-    /// Who asks, where only its end is a reason to give up: a program that handles its signals does not expect a
-    /// write of a file to fail for one (signal(7)).
-    patient: Option<u32>,
+    /// Who asks. Thread 0 is of another pid namespace, and nobody can tell whether it is about to end.
+    thread: u32,
+    /// How long it waits on when its thread was sent a signal and goes on.
+    patience: Duration,
     table: Arc<PendingTable>,
     state: Mutex<State<T>>,
 }
@@ -63,40 +67,43 @@ impl PendingTable {
         &self.shards[(unique / 2) as usize % SHARDS]
     }
 
-    /// Registers a request that ends with `BackendTimeout` after `timeout` at the latest.
+    /// Registers a request of a thread that ends with `BackendTimeout` after `timeout` at the latest.
     pub(super) fn begin<T: Send + 'static>(
         self: &Arc<Self>,
         unique: u64,
+        thread: u32,
         timeout: Duration,
         done: Done<T>,
     ) -> Arc<Pending<T>> {
-        let pending = self.register(unique, None, done);
+        let pending = self.register(unique, thread, PATIENCE, done);
         pending.after(timeout, |pending| {
             pending.finish(Err(FsError::BackendTimeout));
         });
         pending
     }
 
-    /// Registers a request without a deadline, of a thread that must be about to end for a signal to interrupt it.
-    /// Thread 0 is of another pid namespace, and nobody can tell.
+    /// Registers a request without a deadline, of a thread that must be about to end for a signal to interrupt it: what
+    /// it asks for cannot be asked for again.
     pub(super) fn begin_patient<T: Send + 'static>(
         self: &Arc<Self>,
         unique: u64,
         thread: u32,
         done: Done<T>,
     ) -> Arc<Pending<T>> {
-        self.register(unique, (thread != 0).then_some(thread), done)
+        self.register(unique, thread, Duration::MAX, done)
     }
 
     fn register<T: Send + 'static>(
         self: &Arc<Self>,
         unique: u64,
-        patient: Option<u32>,
+        thread: u32,
+        patience: Duration,
         done: Done<T>,
     ) -> Arc<Pending<T>> {
         let pending = Arc::new(Pending {
             unique,
-            patient,
+            thread,
+            patience,
             table: self.clone(),
             state: Mutex::new(State {
                 done: Some(done),
@@ -216,14 +223,20 @@ impl<T: Send + 'static> Pending<T> {
 
 impl<T: Send + 'static> Interruptible for Pending<T> {
     fn interrupt(self: Arc<Self>) {
-        match self.patient {
-            // The kernel tells of the first signal only: a later one may end the thread.
-            Some(thread) if !process::is_ending(thread) => {
-                self.after(LOOK_AGAIN_AFTER, |pending| pending.clone().interrupt());
-            }
-            _ => {
-                self.finish(Err(FsError::Interrupted));
-            }
+        self.give_up_in_time(Instant::now());
+    }
+}
+
+impl<T: Send + 'static> Pending<T> {
+    /// Its thread was sent a signal at `sent`. The kernel tells of the first one only: a later one may end the thread.
+    fn give_up_in_time(self: &Arc<Self>, sent: Instant) {
+        let goes_on = self.thread != 0 && !process::is_ending(self.thread);
+        if goes_on && sent.elapsed() < self.patience {
+            self.after(LOOK_AGAIN_AFTER, move |pending| {
+                pending.give_up_in_time(sent);
+            });
+        } else {
+            self.finish(Err(FsError::Interrupted));
         }
     }
 }

@@ -136,9 +136,9 @@ impl FileSystem {
                         length_bytes,
                     }));
                 }
-                Err(FetchError::Changed) => match handle.open.changing() {
+                Err(FetchError::Changed) => match handle.open.writes.load_full() {
                     Some(writes) => {
-                        this.read_backend(handle, &writes, plan.offset, plan.length_bytes, &pending)
+                        this.changed_beside_writers(handle, writes, reader, plan, pending, tries)
                     }
                     None => this.version_gone(handle, &reader, plan, pending, tries),
                 },
@@ -146,6 +146,41 @@ impl FileSystem {
                     pending.finish(Err(fetch_failed(error)));
                 }
             }),
+        );
+    }
+
+    /// The bytes asked for are gone because a change of ours has begun, if it is not for somebody else's.
+    fn changed_beside_writers(
+        &self,
+        handle: Arc<Handle>,
+        writes: Arc<FileWrites>,
+        gone: Arc<CachedFile>,
+        plan: ReadPlan,
+        pending: Arc<Pending<ReadReply>>,
+        tries: u32,
+    ) {
+        let range = ByteRange::at(plan.offset, plan.length_bytes as u64);
+        let attached = writes.clone();
+        self.in_order(
+            &writes,
+            range,
+            Touch::Reads,
+            &pending,
+            move |fs, pending| {
+                // Until then the cache may have given the file up, and the writers not be told.
+                drop(attached.turning.lock());
+                let present = handle.open.file.load_full();
+                match handle.open.changing() {
+                    Some(writes) => {
+                        fs.read_backend(handle, &writes, plan.offset, plan.length_bytes, &pending)
+                    }
+                    None if tries > 0 && !Arc::ptr_eq(&present, &gone) => {
+                        let buffer = fs.cache.buffer(plan.length_bytes);
+                        fs.read_version(handle, present, plan, buffer, false, pending, tries - 1);
+                    }
+                    None => fs.version_gone(handle, &gone, plan, pending, tries),
+                }
+            },
         );
     }
 

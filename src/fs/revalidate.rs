@@ -85,7 +85,8 @@ impl FileSystem {
         self.invalidations.push(Invalidation::Node(node.id));
     }
 
-    /// The attributes to show the kernel: of the version that is open where it reads that by itself.
+    /// The attributes to show the kernel. Where it reads a version by itself that has another size, they are that
+    /// version's; else times are as they are now, which a program may just have set.
     pub(super) fn shown_attributes(&self, node: &Node) -> (Attributes, Duration) {
         let mut state = node.state.lock();
         state.kernel_behind = false;
@@ -95,7 +96,7 @@ impl FileSystem {
             && open.passthrough.is_some()
         {
             let version = open.file.load().shown_version(&attributes.version());
-            if version != attributes.version() {
+            if version.size_bytes != attributes.size_bytes {
                 attributes.size_bytes = version.size_bytes;
                 attributes.mtime = version.mtime;
                 attributes.ctime = version.ctime;

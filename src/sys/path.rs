@@ -168,10 +168,10 @@ pub fn advise_random(fd: BorrowedFd<'_>) -> io::Result<()> {
     }
 }
 
-/// lseek(2) with SEEK_DATA or SEEK_HOLE; moves the descriptor's own offset.
+/// lseek(2) with SEEK_DATA or SEEK_HOLE; moves the descriptor's own offset. A negative offset, as one past the end, is
+/// ENXIO.
 pub fn seek(fd: BorrowedFd<'_>, offset: u64, whence: i32) -> io::Result<u64> {
-    let offset =
-        i64::try_from(offset).map_err(|_| io::Error::from_raw_os_error(libc::EOVERFLOW))?;
+    let offset = i64::try_from(offset).map_err(|_| io::Error::from_raw_os_error(libc::ENXIO))?;
     // SAFETY: no memory is involved.
     checked(unsafe { libc::lseek(fd.as_raw_fd(), offset, whence) }).map(|found| found as u64)
 }

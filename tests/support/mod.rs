@@ -6,6 +6,7 @@
 //! - `backend`: [`FaultBackend`], the faultfs process and its control socket
 //! - `mount`: [`Mount`], the nfs-cachefs process under test
 //! - `content`: bytes that tell file, version and offset
+//! - `pair`: [`Pair`], a mount and the directory behind it
 //! - `scene`: [`Scene`], a mount with things known, half known and unknown
 //! - `disk`: [`SmallDisk`], a disk that can be filled
 //! - `locking`: fcntl(2) locks
@@ -23,6 +24,7 @@ pub mod content;
 pub mod disk;
 pub mod locking;
 pub mod mount;
+pub mod pair;
 pub mod process;
 #[path = "../faultfs/protocol.rs"]
 pub mod protocol;
@@ -38,6 +40,7 @@ pub use backend::{BackendOptions, FaultBackend};
 pub use content::Content;
 pub use disk::SmallDisk;
 pub use mount::{Mount, MountOptions};
+pub use pair::Pair;
 pub use protocol::{Action, Counters, InodeNumbers, Network, Operation, Rule, Times};
 pub use random::Random;
 pub use scene::Scene;

@@ -116,6 +116,23 @@ impl Mapping {
         bytes
     }
 
+    /// Writes bytes as they are now to `to`. Past the end of the file that is EFAULT, where a load is SIGBUS.
+    pub fn write_to(&self, to: &File, offset: usize, length_bytes: usize) -> io::Result<usize> {
+        assert!(offset + length_bytes <= self.length_bytes);
+        // SAFETY: the source lies in the mapping, as asserted; the kernel only reads it.
+        let written = unsafe {
+            libc::write(
+                to.as_raw_fd(),
+                self.address.add(offset).cast(),
+                length_bytes,
+            )
+        };
+        match written {
+            ..0 => Err(io::Error::last_os_error()),
+            count => Ok(count as usize),
+        }
+    }
+
     /// Drops the pages this process has mapped, so that the next access faults again.
     pub fn forget_pages(&self) {
         // SAFETY: the range is this mapping; a shared file mapping gets the same bytes again.
