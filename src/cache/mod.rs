@@ -18,6 +18,7 @@
 //! - `keeping`: content kept over changes of attributes
 //! - `letting_go`: files about to lose their name
 //! - `layout`: names on disk and the format mark
+//! - `names`: what is known of the backend's names, kept over restarts
 //! - `extents`: which bytes are there
 //! - `space`: the limit; `room`: a disk that others fill
 //! - `reclaim`: eviction; `recovery`: the sweep after start-up; `spread`: which directory holds what
@@ -56,6 +57,7 @@ mod layout;
 mod keeping;
 mod kept;
 mod letting_go;
+pub mod names;
 mod objects;
 mod pieces;
 mod reading;

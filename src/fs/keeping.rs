@@ -69,6 +69,7 @@ impl FileSystem {
             return;
         }
         let links_before = node.attributes(&state).link_count;
+        self.note_attributes(&node.key, fresh);
         state.set_attributes(fresh);
         state.set_timeout(shortest);
         state.set_validated(Some(asked));
