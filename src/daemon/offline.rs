@@ -49,7 +49,7 @@ struct Known {
 impl Known {
     fn recall(names: &Names, name: &Path) -> Option<Self> {
         let backend = names.backend(name)?;
-        let attributes = names.file(&backend.root)?;
+        let attributes = names.root(&backend.root)?;
         let filesystems = names.filesystems();
         let is_of_root = |one: &KnownFilesystem| backend.root.0.starts_with(&one.id);
         filesystems.iter().find(|one| is_of_root(one))?;

@@ -107,7 +107,7 @@ impl Reporter {
             bytes_written: metrics.bytes_written.get(),
             ops: metrics.operations.get(),
             path: self.backend_path.display().to_string(),
-            filesystem: root.map_or(String::new(), |root| {
+            filesystem: root.map_or("not found yet".to_owned(), |root| {
                 format!("{} {}", root.fstype, root.source)
             }),
             errors: metrics.errors.get(),
@@ -231,7 +231,8 @@ impl Reporter {
                 no_effect_because: Some(reason.clone()),
             });
         }
-        let is_remote = self.backend.filesystems().iter().all(|one| one.remote);
+        let filesystems = self.backend.filesystems();
+        let is_remote = !filesystems.is_empty() && filesystems.iter().all(|one| one.remote);
         if self.settings.keep_written == KeepWritten::Proven && is_remote {
             options.push(OptionStatus {
                 name: "keep_written".to_owned(),

@@ -62,18 +62,18 @@ impl FileSystem {
     }
 
     /// Takes attributes over of which nothing has changed that the kernel's pages depend on.
-    fn take_own_change(&self, node: &Node, fresh: &Attributes, asked: Instant) {
+    fn take_own_change(&self, node: &Arc<Node>, fresh: &Attributes, asked: Instant) {
         let shortest = self.first_timeout(fresh.kind);
         let mut state = node.state.lock();
         if state.validated().is_some_and(|last| last > asked) {
             return;
         }
         let links_before = node.attributes(&state).link_count;
-        self.note_attributes(&node.key, fresh);
         state.set_attributes(fresh);
         state.set_timeout(shortest);
         state.set_validated(Some(asked));
         drop(state);
+        self.note_attributes(node, fresh);
         self.doubt_name(node, links_before, fresh);
     }
 }

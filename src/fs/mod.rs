@@ -207,7 +207,7 @@ impl FileSystem {
             // Known, and asked for anew by the first use.
             false => (Duration::ZERO, parts.names.space()),
         };
-        parts.names.note_file(&place.key, &attributes);
+        parts.names.note_root(&place.key, &attributes);
         let nodes = NodeTable::new(place, attributes, timeout);
         let fs = Arc::new_cyclic(|me| Self {
             nodes,

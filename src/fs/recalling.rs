@@ -188,10 +188,10 @@ impl FileSystem {
     }
 
     fn find_known(&self, parent: &Node, name: &OsStr) -> Option<Found> {
-        let key = self.names.name(&parent.key, name)?;
+        let (key, attributes) = self.names.name(&parent.key, name)?;
         Some(Found {
             filesystem: self.backend.filesystem_of(&key)?,
-            attributes: self.names.file(&key)?,
+            attributes,
             key,
         })
     }

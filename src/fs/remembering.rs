@@ -4,7 +4,7 @@
 use super::FileSystem;
 use super::node::Node;
 use crate::backend::{FilesystemIndex, Found};
-use crate::types::{Attributes, FileKey, RenameMode};
+use crate::types::{Attributes, NodeId, RenameMode};
 use std::ffi::OsStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,12 +29,23 @@ impl FileSystem {
     /// A name leads to a file.
     pub(super) fn note_found(&self, parent: &Node, name: &OsStr, found: &Found) {
         self.note_filesystem(found.filesystem);
-        self.names.note_name(&parent.key, name, &found.key);
-        self.names.note_file(&found.key, &found.attributes);
+        self.names
+            .note_name(&parent.key, name, &found.key, &found.attributes);
     }
 
-    pub(super) fn note_attributes(&self, file: &FileKey, attributes: &Attributes) {
-        self.names.note_file(file, attributes);
+    /// Of a file that has its name still.
+    pub(super) fn note_attributes(&self, node: &Arc<Node>, attributes: &Attributes) {
+        let Some((parent, name)) = node.parent_and_name() else {
+            if node.id == NodeId::ROOT {
+                self.names.note_root(&node.key, attributes);
+            }
+            return;
+        };
+        let named = self.nodes.by_name(parent.id, &name);
+        if named.is_some_and(|named| Arc::ptr_eq(&named, node)) {
+            self.names
+                .note_name(&parent.key, &name, &node.key, attributes);
+        }
     }
 
     pub(super) fn note_filesystem(&self, filesystem: FilesystemIndex) {
@@ -62,7 +73,11 @@ impl FileSystem {
         let exchanged = met.as_ref().filter(|_| mode == RenameMode::Exchange);
         for ((parent, name), file) in [(from, exchanged), (to, moved.as_ref())] {
             match file {
-                Some(file) => self.names.note_name(&parent.key, name, &file.key),
+                Some(file) => {
+                    let attributes = file.attributes(&file.state.lock());
+                    self.names
+                        .note_name(&parent.key, name, &file.key, &attributes);
+                }
                 None => self.names.forget_name(&parent.key, name),
             }
         }

@@ -32,13 +32,16 @@ impl FileSystem {
     /// client does it. A node that is open with a new version moves on, unless the kernel reads it by itself.
     pub(super) fn take_attributes(&self, node: &Arc<Node>, fresh: Attributes, asked: Instant) {
         self.cache.observe_clock(node.filesystem, fresh.ctime);
+        let last = node.state.lock().validated();
+        if last.is_none_or(|last| last <= asked) {
+            self.note_attributes(node, &fresh);
+        }
         let (shortest, longest) = self.timeouts(fresh.kind);
         let mut state = node.state.lock();
         if state.validated().is_some_and(|last| last > asked) {
             // Overtaken by the answer to a later question.
             return;
         }
-        self.note_attributes(&node.key, &fresh);
         let links_before = node.attributes(&state).link_count;
         if state
             .open

@@ -17,12 +17,12 @@ const BACKEND: u8 = 1;
 const FILESYSTEM: u8 = 2;
 const SPACE: u8 = 3;
 const ABSENCE: u8 = 4;
+const ROOT: u8 = 5;
 const NAME: u8 = KINDS_THAT_STAY;
-const FILE: u8 = KINDS_THAT_STAY + 1;
-const LINK: u8 = KINDS_THAT_STAY + 2;
-const LISTING: u8 = KINDS_THAT_STAY + 3;
-const XATTR: u8 = KINDS_THAT_STAY + 4;
-const DECISION: u8 = KINDS_THAT_STAY + 5;
+const LINK: u8 = KINDS_THAT_STAY + 1;
+const LISTING: u8 = KINDS_THAT_STAY + 2;
+const XATTR: u8 = KINDS_THAT_STAY + 3;
+const DECISION: u8 = KINDS_THAT_STAY + 4;
 
 /// Decisions on users of more groups are not kept.
 const GROUPS_MAX: usize = 256;
@@ -87,8 +87,19 @@ fn decision_key(file: &FileKey, access: Access, caller: &Credentials) -> Vec<u8>
 }
 
 impl Names {
-    pub fn note_name(&self, parent: &FileKey, name: &OsStr, file: &FileKey) {
-        self.put(name_key(parent, name), file.0.to_vec());
+    /// A name leads to a file. Both together, so that what is noted of a directory lies together.
+    pub fn note_name(
+        &self,
+        parent: &FileKey,
+        name: &OsStr,
+        file: &FileKey,
+        attributes: &Attributes,
+    ) {
+        let value = Writer::default().text(&file.0);
+        self.put(
+            name_key(parent, name),
+            write_attributes(value, attributes).0,
+        );
     }
 
     pub fn forget_name(&self, parent: &FileKey, name: &OsStr) {
@@ -96,17 +107,20 @@ impl Names {
     }
 
     /// The file last found under a name. This and what follows may wait for the local disk.
-    pub fn name(&self, parent: &FileKey, name: &OsStr) -> Option<FileKey> {
+    pub fn name(&self, parent: &FileKey, name: &OsStr) -> Option<(FileKey, Attributes)> {
         let found = self.get(&name_key(parent, name))?;
-        Some(FileKey(found.0.into()))
+        let mut reader = Reader(&found.0);
+        let file = FileKey(reader.text()?.into());
+        Some((file, read_attributes(&mut reader)?))
     }
 
-    pub fn note_file(&self, file: &FileKey, attributes: &Attributes) {
-        self.put(key_of(FILE, file).0, encode_attributes(attributes));
+    pub fn note_root(&self, root: &FileKey, attributes: &Attributes) {
+        let value = write_attributes(Writer::default(), attributes);
+        self.put(key_of(ROOT, root).0, value.0);
     }
 
-    pub fn file(&self, file: &FileKey) -> Option<Attributes> {
-        decode_attributes(&self.get(&key_of(FILE, file).0)?.0)
+    pub fn root(&self, root: &FileKey) -> Option<Attributes> {
+        read_attributes(&mut Reader(&self.get(&key_of(ROOT, root).0)?.0))
     }
 
     /// The target of a symbolic link, which is the same as long as `version` is.
@@ -337,8 +351,8 @@ fn read_version(reader: &mut Reader<'_>) -> Option<Version> {
     })
 }
 
-fn encode_attributes(attributes: &Attributes) -> Vec<u8> {
-    let row = Writer::default()
+fn write_attributes(row: Writer, attributes: &Attributes) -> Writer {
+    let row = row
         .u64(attributes.inode)
         .u32(attributes.kind.mode_bits() | attributes.permissions & 0o7777)
         .u32(attributes.link_count)
@@ -349,11 +363,10 @@ fn encode_attributes(attributes: &Attributes) -> Vec<u8> {
         .u64(attributes.blocks_512)
         .u32(attributes.block_size_bytes);
     let row = write_time(row, attributes.atime);
-    write_time(write_time(row, attributes.mtime), attributes.ctime).0
+    write_time(write_time(row, attributes.mtime), attributes.ctime)
 }
 
-fn decode_attributes(bytes: &[u8]) -> Option<Attributes> {
-    let mut reader = Reader(bytes);
+fn read_attributes(reader: &mut Reader<'_>) -> Option<Attributes> {
     let inode = reader.u64()?;
     let mode = reader.u32()?;
     Some(Attributes {
@@ -367,8 +380,8 @@ fn decode_attributes(bytes: &[u8]) -> Option<Attributes> {
         size_bytes: reader.u64()?,
         blocks_512: reader.u64()?,
         block_size_bytes: reader.u32()?,
-        atime: read_time(&mut reader)?,
-        mtime: read_time(&mut reader)?,
-        ctime: read_time(&mut reader)?,
+        atime: read_time(reader)?,
+        mtime: read_time(reader)?,
+        ctime: read_time(reader)?,
     })
 }

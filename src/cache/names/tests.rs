@@ -82,8 +82,8 @@ fn everything_noted_comes_back_in_the_next_life_and_not_after_it_was_forgotten()
         resolved: "/srv/nfs".into(),
     };
     let filesystem = KnownFilesystem::from_bits([3; 8], 5, "nfs4".to_owned()).unwrap();
-    names.note_name(&directory, name, &file);
-    names.note_file(&file, &facts);
+    names.note_name(&directory, name, &file, &facts);
+    names.note_root(&directory, &facts);
     names.note_link(&file, &version, b"target");
     names.note_listing(&directory, &version, &listing);
     names.note_xattr(&file, Some(name), &version, Ok(b"value"));
@@ -95,8 +95,8 @@ fn everything_noted_comes_back_in_the_next_life_and_not_after_it_was_forgotten()
     names.note_absence(Some(Duration::from_secs(50)));
 
     let is_all_there = |names: &Names| {
-        assert_eq!(names.name(&directory, name), Some(file.clone()));
-        assert_eq!(names.file(&file), Some(facts));
+        assert_eq!(names.name(&directory, name), Some((file.clone(), facts)));
+        assert_eq!(names.root(&directory), Some(facts));
         assert_eq!(names.link(&file, &version).unwrap(), b"target");
         let listed = names.listing(&directory).unwrap();
         assert_eq!((listed.version, listed.names.len()), (version, 1));
@@ -137,6 +137,16 @@ fn everything_noted_comes_back_in_the_next_life_and_not_after_it_was_forgotten()
     assert_eq!(names.report().records, 8);
 }
 
+fn note_file(names: &Names, number: u64, facts: &Attributes) {
+    let name = number.to_string();
+    names.note_name(&key(0), name.as_ref(), &key(number), facts);
+}
+
+fn file(names: &Names, number: u64) -> Option<Attributes> {
+    let (_, facts) = names.name(&key(0), number.to_string().as_ref())?;
+    Some(facts)
+}
+
 /// Notes in rounds; all that a round noted has its number.
 fn note_round(names: &Names, round: u64) {
     for number in 0..20 {
@@ -144,7 +154,7 @@ fn note_round(names: &Names, round: u64) {
             size_bytes: round,
             ..attributes(number)
         };
-        names.note_file(&key(number), &facts);
+        note_file(names, number, &facts);
     }
     names.commit();
 }
@@ -169,13 +179,13 @@ fn a_power_cut_at_any_operation_leaves_what_some_commit_left() {
         let names = open(&simulation);
         let context = format!("cut at operation {operation}, CACHEFS_SEED={seed}");
         assert_eq!(names.report().failure, None, "{context}");
-        let round = names.file(&key(0)).map(|facts| facts.size_bytes);
+        let round = file(&names, 0).map(|facts| facts.size_bytes);
         for number in 1..20 {
-            let other = names.file(&key(number)).map(|facts| facts.size_bytes);
+            let other = file(&names, number).map(|facts| facts.size_bytes);
             assert_eq!(other, round, "{context}");
         }
         note_round(&names, 9);
-        assert_eq!(names.file(&key(7)).unwrap().size_bytes, 9, "{context}");
+        assert_eq!(file(&names, 7).unwrap().size_bytes, 9, "{context}");
     }
     assert!(cuts > 50, "only {cuts} operations were cut");
 }
@@ -186,13 +196,13 @@ fn a_file_that_is_no_store_is_set_aside_and_one_of_a_newer_format_left_alone() {
     let disk = simulation.device("disk");
     for contents in [&[][..], &[7; 100], &[7; 100_000]] {
         let _ = disk.remove_file(NAMES_FILE);
-        let file = disk.open(NAMES_FILE, OpenMode::CreateNew).unwrap();
-        file.write_all_at(contents, 0).unwrap();
-        drop(file);
+        let made = disk.open(NAMES_FILE, OpenMode::CreateNew).unwrap();
+        made.write_all_at(contents, 0).unwrap();
+        drop(made);
         let names = open(&simulation);
         assert_eq!(names.notices().len(), 1, "{:?}", names.notices());
         note_round(&names, 1);
-        assert!(names.file(&key(1)).is_some());
+        assert!(file(&names, 1).is_some());
         let mut aside = Vec::new();
         disk.list(".", &mut |name| {
             aside.extend(name.starts_with(DAMAGED_PREFIX).then(|| name.to_owned()));
@@ -209,7 +219,7 @@ fn a_file_that_is_no_store_is_set_aside_and_one_of_a_newer_format_left_alone() {
         "{:?}",
         names.notices()
     );
-    assert_eq!(names.file(&key(30)), None);
+    assert_eq!(file(&names, 30), None);
 }
 
 #[test]
@@ -221,7 +231,7 @@ fn what_was_not_confirmed_for_longest_goes_when_there_is_too_much() {
         let mut changes = Changes::new();
         for number in numbers {
             let facts = attributes(number);
-            names.note_file(&key(number), &facts);
+            note_file(&names, number, &facts);
         }
         changes.extend(std::mem::take(&mut names.waiting.lock().changes));
         names.file.apply(&changes, when);
@@ -234,7 +244,7 @@ fn what_was_not_confirmed_for_longest_goes_when_there_is_too_much() {
     note(900..1100, now);
     let records = names.report().records;
     assert!((500..=1000).contains(&records), "{records}");
-    let is_there = |number: u64| names.file(&key(number)).is_some();
+    let is_there = |number: u64| file(&names, number).is_some();
     assert!((0..100).chain(400..1100).all(is_there));
     assert!(!(100..400).all(is_there));
 }
@@ -244,7 +254,7 @@ fn no_more_waits_to_be_written_than_is_allowed() {
     let simulation = Simulation::deterministic(seed_of_this_run());
     let names = open(&simulation);
     for number in 0..40_000 {
-        names.note_file(&key(number), &attributes(number));
+        note_file(&names, number, &attributes(number));
     }
     let report = names.report();
     assert_eq!(report.waiting as usize, super::WAITING_RECORDS_MAX);
