@@ -2,8 +2,9 @@
 //! confirmed. What was not confirmed for longest goes when there are too many.
 
 use super::{Changes, codec};
+use crate::cache::layout::{self, Layout};
 use crate::cache::storage;
-use crate::io::{Io, is_no_room};
+use crate::io::{Io, OpenMode, is_no_room};
 use parking_lot::{Mutex, RwLock};
 use redb::{Database, Durability, ReadableDatabase, TableDefinition, TableError};
 use std::sync::Arc;
@@ -31,8 +32,8 @@ const RECORDS_MIN: u64 = 100_000;
 const REMOVED_AT_ONCE: usize = 10_000;
 /// A record that says the same as before is written again only after this.
 const CONFIRMED_AGAIN_AFTER_S: i64 = 600;
-/// Checksum, time confirmed.
-const HEADER_BYTES: usize = 12;
+/// With less nothing is written.
+const ROOM_BYTES_MIN: u64 = 16 << 20;
 /// Records of these kinds (the first byte of a key) are few and stay.
 pub const KINDS_THAT_STAY: u8 = 16;
 
@@ -66,6 +67,8 @@ pub fn records_max(disk: &dyn Io) -> u64 {
 }
 
 enum OpenError {
+    /// There is no cache in the directory yet, or no room for a new file.
+    NotYet,
     Redb(Failure),
     Newer(u64),
 }
@@ -110,6 +113,9 @@ impl NamesFile {
     }
 
     fn begin(&self) {
+        // One at a time has the file.
+        let closed = self.database.write().take();
+        drop(closed);
         let opened = match self.try_open() {
             Err(OpenError::Redb(error)) if !is_want_of_room(&error) => {
                 self.set_aside(&error).and_then(|()| self.try_open())
@@ -123,6 +129,7 @@ impl NamesFile {
                 state.failure = None;
                 state.lacks_room = false;
             }
+            Err(OpenError::NotYet) => self.wait_for_room(),
             Err(OpenError::Redb(error)) => self.fail(&error),
             Err(OpenError::Newer(found)) => {
                 self.state.lock().failure = Some(format!(
@@ -133,6 +140,13 @@ impl NamesFile {
     }
 
     fn try_open(&self) -> Result<Database, OpenError> {
+        // A directory without its mark is to stay empty.
+        if !matches!(layout::check(&*self.disk), Ok(Layout::Cache)) {
+            return Err(OpenError::NotYet);
+        }
+        if !self.has_room() && self.disk.open(NAMES_FILE, OpenMode::Read).is_err() {
+            return Err(OpenError::NotYet);
+        }
         let mut builder = Database::builder();
         builder.set_cache_size(PAGE_CACHE_BYTES);
         let database =
@@ -161,6 +175,18 @@ impl NamesFile {
             self.name
         ));
         Ok(())
+    }
+
+    fn has_room(&self) -> bool {
+        let space = self.disk.space();
+        space.is_ok_and(|space| space.available_bytes >= ROOM_BYTES_MIN)
+    }
+
+    /// What is stored can be read; nothing is written.
+    fn wait_for_room(&self) {
+        let mut state = self.state.lock();
+        state.lacks_room = true;
+        state.failure = Some("no room on the cache disk".to_owned());
     }
 
     fn fail(&self, error: &Failure) {
@@ -204,7 +230,11 @@ impl NamesFile {
 
     /// Makes changes durable. What cannot be written is forgotten.
     pub fn apply(&self, changes: &Changes, now: i64) {
-        if self.state.lock().lacks_room {
+        if !self.has_room() {
+            return self.wait_for_room();
+        }
+        let lacked_room = self.state.lock().lacks_room;
+        if lacked_room {
             self.begin();
         }
         let outcome = {
@@ -216,6 +246,10 @@ impl NamesFile {
         };
         if let Err(error) = outcome {
             self.fail(&error);
+            if is_want_of_room(&error) {
+                // As of its last commit.
+                self.begin();
+            }
         }
     }
 
@@ -376,7 +410,6 @@ fn believed<'a>(key: &[u8], stored: &'a [u8]) -> Option<(i64, &'a [u8])> {
         return None;
     }
     let confirmed = reader.i64()?;
-    debug_assert_eq!(stored.len() - reader.0.len(), HEADER_BYTES);
     Some((confirmed, reader.0))
 }
 

@@ -5,7 +5,8 @@ use super::{Changes, KnownBackend, KnownDecision, Names};
 use crate::backend::access::Access;
 use crate::backend::expected::KnownFilesystem;
 use crate::backend::{BackendSpace, ListedName};
-use crate::io::simulator::{Simulation, seed_of_this_run};
+use crate::cache::layout;
+use crate::io::simulator::{FaultPlan, Simulation, seed_of_this_run};
 use crate::io::{Io, OpenMode};
 use crate::types::{Attributes, Credentials, FileKey, FileKind, Timestamp};
 use std::ffi::OsStr;
@@ -16,7 +17,14 @@ use std::time::Duration;
 const MANY: u64 = 1_000_000;
 
 fn open(simulation: &Simulation) -> Arc<Names> {
-    Names::open_with(simulation.device("disk"), "disk", MANY)
+    open_with(simulation, MANY)
+}
+
+fn open_with(simulation: &Simulation, records_max: u64) -> Arc<Names> {
+    let disk = simulation.device("disk");
+    // The power may be out.
+    let _ = layout::prepare(&*disk);
+    Names::open_with(disk, "disk", records_max)
 }
 
 fn key(number: u64) -> FileKey {
@@ -165,6 +173,7 @@ fn a_power_cut_at_any_operation_leaves_what_some_commit_left() {
     let mut cuts = 0;
     for operation in 1.. {
         let simulation = Simulation::deterministic(seed.wrapping_add(operation));
+        layout::prepare(&*simulation.device("disk")).unwrap();
         simulation.crash_at(simulation.operations() + operation);
         let names = open(&simulation);
         for round in 1..4 {
@@ -194,6 +203,7 @@ fn a_power_cut_at_any_operation_leaves_what_some_commit_left() {
 fn a_file_that_is_no_store_is_set_aside_and_one_of_a_newer_format_left_alone() {
     let simulation = Simulation::deterministic(seed_of_this_run());
     let disk = simulation.device("disk");
+    layout::prepare(&*disk).unwrap();
     for contents in [&[][..], &[7; 100], &[7; 100_000]] {
         let _ = disk.remove_file(NAMES_FILE);
         let made = disk.open(NAMES_FILE, OpenMode::CreateNew).unwrap();
@@ -223,9 +233,42 @@ fn a_file_that_is_no_store_is_set_aside_and_one_of_a_newer_format_left_alone() {
 }
 
 #[test]
+fn a_directory_that_is_no_cache_yet_is_left_empty_until_it_is() {
+    let simulation = Simulation::deterministic(seed_of_this_run());
+    let disk = simulation.device("disk");
+    let names = Names::open_with(disk.clone(), "disk", MANY);
+    note_round(&names, 1);
+    disk.list(".", &mut |name| panic!("{name} is there"))
+        .unwrap();
+    assert!(names.report().failure.is_some());
+    layout::prepare(&*disk).unwrap();
+    note_round(&names, 2);
+    assert_eq!(names.report().failure, None);
+    assert_eq!(file(&names, 3).unwrap().size_bytes, 2);
+}
+
+#[test]
+fn on_a_full_disk_what_is_stored_is_known_and_nothing_is_written() {
+    let simulation = Simulation::deterministic(seed_of_this_run());
+    let names = open(&simulation);
+    note_round(&names, 1);
+    simulation.set_faults(FaultPlan::none().with_capacity_bytes(8 << 20));
+    note_round(&names, 2);
+    assert_eq!(file(&names, 3).unwrap().size_bytes, 1);
+    assert!(names.notices()[0].contains("no room"));
+    drop(names);
+    let names = open(&simulation);
+    assert_eq!(file(&names, 3).unwrap().size_bytes, 1);
+    simulation.set_faults(FaultPlan::none());
+    note_round(&names, 3);
+    assert_eq!(file(&names, 3).unwrap().size_bytes, 3);
+    assert_eq!(names.report().failure, None);
+}
+
+#[test]
 fn what_was_not_confirmed_for_longest_goes_when_there_is_too_much() {
     let simulation = Simulation::deterministic(seed_of_this_run());
-    let names = Names::open_with(simulation.device("disk"), "disk", 1000);
+    let names = open_with(&simulation, 1000);
     let now = 1_000_000;
     let note = |numbers: std::ops::Range<u64>, when: i64| {
         let mut changes = Changes::new();
