@@ -42,6 +42,8 @@ pub struct BackendMetrics {
     pub timeouts: Counter,
     /// Threads that wait in a call past its deadline now.
     pub threads_lost: Gauge,
+    /// Answers from what was known in the backend's stead.
+    pub stale_answers: Counter,
 }
 
 /// Reads served by the daemon, and where from.

@@ -1,6 +1,7 @@
 //! [`Backend`] on a real directory, held by descriptor: a mount over its path, or a rename of it, changes
 //! nothing for us.
 
+use super::expected::KnownFilesystem;
 use super::filesystems::FilesystemDescription;
 use super::locate::{Located, Tree, check_name};
 use super::source::DirectoryFile;
@@ -14,12 +15,13 @@ use crate::io::FillSource;
 use crate::metrics::BackendMetrics;
 use crate::sys::stat::{self, Freshness};
 use crate::sys::{path, xattr};
-use crate::types::{Attributes, Credentials, FileKind};
+use crate::types::{Attributes, Credentials, FileKey, FileKind};
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 pub struct DirectoryBackend {
     pub(super) tree: Arc<Tree>,
@@ -42,6 +44,44 @@ impl DirectoryBackend {
             tree: Arc::new(Tree::new(root)?),
             metrics,
         }))
+    }
+
+    /// A tree that was there before and is away: `filesystems` are those that were met then. Calls that need its root wait
+    /// for it until `patience` is over, then fail.
+    pub fn awaited(
+        root: FileKey,
+        filesystems: &[KnownFilesystem],
+        patience: Duration,
+        metrics: Arc<BackendMetrics>,
+    ) -> Arc<DirectoryBackend> {
+        let of_root = |one: &&KnownFilesystem| root.0.starts_with(&one.id);
+        let (first, others): (Vec<_>, Vec<_>) = filesystems.iter().partition(of_root);
+        let filesystems: Vec<_> = first.into_iter().chain(others).cloned().collect();
+        Arc::new(Self {
+            tree: Arc::new(Tree::awaited(root, &filesystems, patience)),
+            metrics,
+        })
+    }
+
+    /// Takes a directory open for reading for the root awaited; false if it is another. Blocks on the filesystem.
+    pub fn arrive(&self, root: OwnedFd) -> io::Result<bool> {
+        self.tree.arrive(root)
+    }
+
+    /// Numbers filesystems of an earlier life, so that what is known of their files can be told.
+    pub fn expect(&self, filesystems: &[KnownFilesystem]) {
+        self.tree.filesystems.expect(filesystems);
+    }
+
+    /// The root's key, whether or not it is there.
+    pub fn root_key(&self) -> &FileKey {
+        self.tree.root_key()
+    }
+
+    /// What the root's directory is called now; `None` while it is awaited. Asks nobody: the kernel keeps its name.
+    pub fn present_path(&self) -> Option<PathBuf> {
+        let root = self.tree.root_if_there()?;
+        std::fs::read_link(format!("/proc/self/fd/{}", root.as_raw_fd())).ok()
     }
 
     /// From now on files of local filesystems can be held alone. Called once, where every thread has SIGIO blocked.
@@ -71,7 +111,7 @@ impl DirectoryBackend {
 impl Backend for DirectoryBackend {
     fn root(&self) -> io::Result<(Place, Attributes)> {
         self.counted(|| {
-            let stat = stat::stat(self.tree.root(), Freshness::Server)?;
+            let stat = stat::stat(self.tree.root()?, Freshness::Server)?;
             let place = Place {
                 filesystem: FilesystemIndex(0),
                 key: self.tree.root_key().clone(),
@@ -195,6 +235,20 @@ impl Backend for DirectoryBackend {
             let located = self.tree.locate(place)?;
             place.as_caller(|| xattr::get(located.fd.as_fd(), name))
         })
+    }
+
+    fn known_filesystem(&self, filesystem: FilesystemIndex) -> Option<KnownFilesystem> {
+        let filesystem = self.tree.filesystems.get(filesystem)?;
+        let fstype = &filesystem.mount.fstype;
+        Some(KnownFilesystem::new(
+            filesystem.id,
+            filesystem.traits,
+            fstype,
+        ))
+    }
+
+    fn filesystem_of(&self, key: &FileKey) -> Option<FilesystemIndex> {
+        self.tree.filesystems.of_key(key)
     }
 
     fn has_local_clock(&self, filesystem: FilesystemIndex) -> bool {

@@ -2,6 +2,7 @@
 //! through which its handles are opened (and which keeps an automounted one mounted).
 
 use super::FilesystemIndex;
+use super::expected::{self, KnownFilesystem};
 use super::identity::{self, FilesystemId, Traits};
 use crate::sys::mountinfo::{self, Mount};
 use crate::sys::stat::{self, Stat};
@@ -137,13 +138,44 @@ impl Filesystems {
         self.known.read().all.get(usize::from(index.0)).cloned()
     }
 
+    /// Those that were met, expected ones left out.
     pub fn descriptions(&self) -> Vec<FilesystemDescription> {
         self.known
             .read()
             .all
             .iter()
+            .filter(|one| !expected::is_expected(&one.mount))
             .map(|one| one.description())
             .collect()
+    }
+
+    /// Numbers filesystems of an earlier life, those that were not met before they were expected.
+    pub fn expect(&self, filesystems: &[KnownFilesystem]) {
+        let _adding = self.adding.lock();
+        let mut known = self.known.write();
+        for one in filesystems {
+            let is_new = known.all.iter().all(|other| other.id.0 != one.id);
+            if let (true, Ok(index)) = (is_new, u16::try_from(known.all.len())) {
+                known.all.push(Arc::new(Filesystem {
+                    index: FilesystemIndex(index),
+                    id: FilesystemId(one.id),
+                    traits: one.traits,
+                    device: (0, 0),
+                    opens_handles: AtomicBool::new(false),
+                    refuses_direct: AtomicBool::new(false),
+                    directory: None,
+                    mount: one.mount(),
+                }));
+            }
+        }
+    }
+
+    /// The filesystem whose files' keys begin like this one.
+    pub fn of_key(&self, key: &FileKey) -> Option<FilesystemIndex> {
+        let known = self.known.read();
+        let mut all = known.all.iter();
+        let found = all.find(|one| key.0.starts_with(&one.id.0));
+        found.map(|one| one.index)
     }
 
     /// The filesystem of what `fd` refers to, whose attributes are `stat`; numbered now if it is new. The
@@ -219,11 +251,11 @@ impl Filesystems {
             id = identity::distinguished(id, mount);
         }
         let former = known.all.iter().find(|one| {
-            one.id == id
-                && one.index != FilesystemIndex(0)
+            let is_mounted_anew = one.index != FilesystemIndex(0)
                 && one.mount.root == mount.root
                 && one.mount.mount_point == mount.mount_point
-                && !is_mounted(one)
+                && !is_mounted(one);
+            one.id == id && (is_mounted_anew || expected::is_expected(&one.mount))
         });
         let index = match former {
             Some(former) => former.index,

@@ -92,6 +92,8 @@ struct Calls {
     gone: Option<String>,
     state: HealthState,
     since: Instant,
+    /// How long an absence had lasted already when this life began.
+    absent_before: Duration,
     latency: Histogram<u64>,
 }
 
@@ -124,6 +126,7 @@ impl Health {
                 gone: None,
                 state: HealthState::Reachable,
                 since: Instant::now(),
+                absent_before: Duration::ZERO,
                 latency: Histogram::new_with_bounds(1, LATENCY_MAX_US, 2)
                     .expect("1 us to an hour with two digits are valid bounds"),
             }),
@@ -212,6 +215,29 @@ impl Health {
         Some((silent_since + self.settings.backend_timeout).saturating_duration_since(now))
     }
 
+    /// The backend was found away before any call could be made, as it had been for `absent_before` in an earlier life.
+    pub fn begin_away(&self, reason: String, absent_before: Duration) {
+        let mut calls = self.calls.lock();
+        calls.gone = Some(reason);
+        calls.absent_before = absent_before;
+        self.refresh(&mut calls, Instant::now());
+    }
+
+    /// Why a backend that is away is so, as it turned out since.
+    pub fn explain_absence(&self, reason: String) {
+        if let Some(gone) = &mut self.calls.lock().gone {
+            *gone = reason;
+        }
+    }
+
+    /// How long the backend has been away, over restarts of the daemon; `None` while it is there, be it slow.
+    pub fn absent_for(&self) -> Option<Duration> {
+        let mut calls = self.calls.lock();
+        self.refresh(&mut calls, Instant::now());
+        let is_away = calls.state == HealthState::Away;
+        is_away.then(|| calls.absent_before + calls.since.elapsed())
+    }
+
     /// When the present state began.
     pub fn since(&self) -> Instant {
         let mut calls = self.calls.lock();
@@ -270,6 +296,9 @@ impl Health {
             HealthState::Reachable => tracing::info!("the backend answers again"),
             HealthState::Slow => tracing::warn!(reason, "the backend is slow"),
             HealthState::Away => tracing::warn!(reason, "the backend is away"),
+        }
+        if calls.state == HealthState::Away {
+            calls.absent_before = Duration::ZERO;
         }
         calls.state = state;
         calls.since = now;
@@ -379,6 +408,11 @@ impl Calls {
     }
 }
 
+/// Whether an error says that the server, rather than a file, is out of reach.
+pub fn says_away(error: &io::Error) -> bool {
+    judge(error) != Verdict::Answered || error.raw_os_error() == Some(libc::ESTALE)
+}
+
 fn judge(error: &io::Error) -> Verdict {
     match error.raw_os_error() {
         Some(
@@ -412,6 +446,7 @@ mod tests {
             gone: None,
             state: HealthState::Reachable,
             since: now,
+            absent_before: Duration::ZERO,
             latency: Histogram::new(2).unwrap(),
         }
     }
@@ -565,6 +600,20 @@ mod tests {
         hung.end(None);
         assert_eq!(health.patience_left(), None);
         late.end(None);
+    }
+
+    #[test]
+    fn an_absence_lasts_over_restarts_and_ends_with_an_answer() {
+        let health = health(AWAY_AFTER);
+        assert_eq!(health.absent_for(), None);
+        health.begin_away("not mounted".to_owned(), Duration::from_secs(100));
+        assert_eq!(health.reason().as_deref(), Some("not mounted"));
+        assert!(health.absent_for().unwrap() >= Duration::from_secs(100));
+        health.observe(CallKind::Prompt, || Ok(())).unwrap();
+        assert_eq!(health.absent_for(), None);
+        let gone = error(libc::EHOSTDOWN);
+        health.begin(CallKind::Prompt).end(Some(&gone));
+        assert!(health.absent_for().unwrap() < Duration::from_secs(100));
     }
 
     #[test]

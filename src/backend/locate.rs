@@ -2,6 +2,7 @@
 //! the root whose end must have the key expected. All descriptors here are O_PATH ones.
 
 use super::alone::Leases;
+use super::expected::{KnownFilesystem, Root};
 use super::filesystems::{Filesystem, Filesystems};
 use super::{FilesystemIndex, Found, HeldFile, Place};
 use crate::sys::credentials::as_caller;
@@ -17,6 +18,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Directories whose descriptors are kept for the next lookup in them.
 const OPEN_DIRECTORIES_MAX: NonZeroUsize = NonZeroUsize::new(256).expect("not zero");
@@ -32,7 +34,7 @@ pub struct Located {
 
 /// The backend directory and what is below it.
 pub struct Tree {
-    root: Arc<OwnedFd>,
+    root: Root,
     root_key: FileKey,
     pub filesystems: Filesystems,
     pub leases: Arc<Leases>,
@@ -46,17 +48,45 @@ impl Tree {
         let stat = stat::stat(root.as_fd(), Freshness::Server)?;
         let filesystem = filesystems.of(root.as_fd(), &stat)?;
         let root_key = filesystem.key(root.as_fd(), &stat)?;
-        Ok(Self {
-            root: Arc::new(root),
+        Ok(Self::with(Root::there(root), root_key, filesystems))
+    }
+
+    /// One whose root was there before and is awaited: `filesystems` are those that were met then, the root's own
+    /// first. Calls that need the root wait for it until `patience` is over, then fail.
+    pub fn awaited(root_key: FileKey, filesystems: &[KnownFilesystem], patience: Duration) -> Self {
+        let expected = Filesystems::default();
+        expected.expect(filesystems);
+        Self::with(Root::awaited(patience), root_key, expected)
+    }
+
+    fn with(root: Root, root_key: FileKey, filesystems: Filesystems) -> Self {
+        Self {
+            root,
             root_key,
             filesystems,
             leases: Arc::default(),
             directories: Mutex::new(LruCache::new(OPEN_DIRECTORIES_MAX)),
-        })
+        }
     }
 
-    pub fn root(&self) -> BorrowedFd<'_> {
-        self.root.as_fd()
+    /// Takes a directory for the root awaited, if it is the same as before; whether it is.
+    pub fn arrive(&self, root: OwnedFd) -> io::Result<bool> {
+        let stat = stat::stat(root.as_fd(), Freshness::Server)?;
+        let filesystem = self.filesystems.of(root.as_fd(), &stat)?;
+        let is_same = filesystem.key(root.as_fd(), &stat)? == self.root_key;
+        if is_same {
+            self.root.arrive(root);
+        }
+        Ok(is_same)
+    }
+
+    /// ETIMEDOUT while it is awaited.
+    pub fn root(&self) -> io::Result<BorrowedFd<'_>> {
+        self.root.descriptor()
+    }
+
+    pub fn root_if_there(&self) -> Option<&Arc<OwnedFd>> {
+        self.root.if_there()
     }
 
     pub fn root_key(&self) -> &FileKey {
@@ -67,9 +97,10 @@ impl Tree {
     pub fn locate(&self, place: &Place) -> io::Result<Located> {
         let filesystem = self.filesystems.get(place.filesystem).ok_or_else(stale)?;
         if place.key == self.root_key {
-            let stat = stat::stat(self.root(), Freshness::Known)?;
+            let root = self.root.get()?;
+            let stat = stat::stat(root.as_fd(), Freshness::Known)?;
             return Ok(Located {
-                fd: self.root.clone(),
+                fd: root.clone(),
                 filesystem,
                 stat,
                 is_fresh: false,
@@ -128,7 +159,8 @@ impl Tree {
             return Err(stale());
         }
         let flags = libc::O_PATH | libc::O_NOFOLLOW;
-        let walk = || path::open_beneath(self.root(), place.path.as_os_str(), flags);
+        let root = self.root()?;
+        let walk = || path::open_beneath(root, place.path.as_os_str(), flags);
         let fd = place.as_caller(walk).map_err(|error| {
             if leads_elsewhere(&error) {
                 stale()
@@ -160,7 +192,7 @@ impl Tree {
         mut action: impl FnMut(BorrowedFd<'_>) -> io::Result<T>,
     ) -> io::Result<T> {
         if place.key == self.root_key {
-            return action(self.root());
+            return action(self.root()?);
         }
         let id = (place.filesystem, place.key.clone());
         let kept = self.directories.lock().get(&id).cloned();

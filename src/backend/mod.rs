@@ -14,11 +14,13 @@
 //! - `writing`: the calls that change bytes; `writable`: a file open for writing
 //! - `alone`: files that nobody else has open
 //! - `filesystems`: the filesystems of the tree: submounts, nested exports
+//! - `expected`: a backend that was there before and is away now
 //! - `identity`: filesystem ids, which filesystems keep their handles, file keys
 //! - `lanes`: expendable threads; `watchdog`: who notices that they are overdue
 //! - `health`: reachable, slow or away; `observed`: tells it of every call; `probe`: asks while nobody else does
 //! - `deadline`: timers
 
+use self::expected::KnownFilesystem;
 use crate::io::FillSource;
 use crate::metrics::BackendMetrics;
 use crate::types::{
@@ -39,6 +41,7 @@ pub mod deadline;
 pub mod directory;
 #[cfg(test)]
 mod directory_tests;
+pub mod expected;
 pub mod filesystems;
 pub mod health;
 pub mod identity;
@@ -125,6 +128,14 @@ pub trait Backend:
     /// Whether this filesystem's clock is this machine's (ext4, xfs, btrfs, tmpfs...), so that the age of a
     /// timestamp can be told exactly.
     fn has_local_clock(&self, filesystem: FilesystemIndex) -> bool;
+    /// What to keep of a filesystem for a later life. Does not block.
+    fn known_filesystem(&self, _filesystem: FilesystemIndex) -> Option<KnownFilesystem> {
+        None
+    }
+    /// The filesystem of a file of an earlier life, if it was met again or expected. Does not block.
+    fn filesystem_of(&self, _key: &FileKey) -> Option<FilesystemIndex> {
+        None
+    }
 }
 
 /// Changes of names and attributes, made with the rights of `caller`. They block like all else of a backend, and are

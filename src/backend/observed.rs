@@ -3,6 +3,7 @@
 
 use super::access::{Access, AccessDecisions};
 use super::alone::Alone;
+use super::expected::KnownFilesystem;
 use super::health::{CallKind, Health};
 use super::locking::{LockFile, Locks};
 use super::writing::{Durability, NewFile, Opened, WritableFile, WriteAccess, Writes};
@@ -12,8 +13,8 @@ use super::{
 };
 use crate::io::FillSource;
 use crate::types::{
-    AttributeChange, Attributes, ByteRange, Conflict, Credentials, LockKind, NewNode, RangeLock,
-    Removal, RenameMode,
+    AttributeChange, Attributes, ByteRange, Conflict, Credentials, FileKey, LockKind, NewNode,
+    RangeLock, Removal, RenameMode,
 };
 use std::ffi::OsStr;
 use std::io;
@@ -79,6 +80,14 @@ impl Backend for ObservedBackend {
     fn get_xattr(&self, place: &Place, name: &OsStr) -> io::Result<Vec<u8>> {
         self.health
             .observe(CallKind::Cacheable, || self.inner.get_xattr(place, name))
+    }
+
+    fn known_filesystem(&self, filesystem: FilesystemIndex) -> Option<KnownFilesystem> {
+        self.inner.known_filesystem(filesystem)
+    }
+
+    fn filesystem_of(&self, key: &FileKey) -> Option<FilesystemIndex> {
+        self.inner.filesystem_of(key)
     }
 
     fn has_local_clock(&self, filesystem: FilesystemIndex) -> bool {

@@ -155,7 +155,7 @@ impl CacheDirectory {
     }
 
     fn begin_anew(&self, error: &redb::Error) -> Result<(), OpenError> {
-        let aside = set_index_aside(&*self.io)?;
+        let aside = set_aside(&*self.io, layout::INDEX_FILE, DAMAGED_PREFIX)?;
         self.notices.lock().push(format!(
             "cache directory {}: the index could not be read ({error}); it was set aside as {aside} and a new one \
              begun, the cached data is fetched again",
@@ -301,14 +301,14 @@ impl CacheDirectory {
 }
 
 /// Under a name that says when; those set aside before are removed, or they would pile up.
-fn set_index_aside(io: &dyn Io) -> io::Result<String> {
-    let aside = format!("{DAMAGED_PREFIX}{}", crate::clock::wall_clock().seconds);
+pub(super) fn set_aside(io: &dyn Io, file: &str, prefix: &str) -> io::Result<String> {
+    let aside = format!("{prefix}{}", crate::clock::wall_clock().seconds);
     let mut before = Vec::new();
     io.list(".", &mut |name| {
-        before.extend((name.starts_with(DAMAGED_PREFIX) && name != aside).then(|| name.to_owned()));
+        before.extend((name.starts_with(prefix) && name != aside).then(|| name.to_owned()));
         true
     })?;
-    io.rename(layout::INDEX_FILE, &aside)?;
+    io.rename(file, &aside)?;
     for name in before {
         io.remove_file(&name)?;
     }

@@ -19,6 +19,7 @@
 //! - `own_times`: times set through this mount
 //! - `letting_go`: files about to lose their name
 //! - `layout`: names on disk and the format mark
+//! - `names`: what is known of the backend's names, kept over restarts
 //! - `extents`: which bytes are there
 //! - `space`: the limit; `room`: a disk that others fill
 //! - `reclaim`: eviction; `recovery`: the sweep after start-up; `spread`: which directory holds what
@@ -58,6 +59,7 @@ mod layout;
 mod keeping;
 mod kept;
 mod letting_go;
+pub mod names;
 mod objects;
 mod own_times;
 mod pieces;

@@ -142,6 +142,7 @@ fn every_option_sets_what_it_names() {
         }),
         ("revalidate_timeout=0", |s| s.revalidate_timeout.is_zero()),
         ("stale=1h", |s| s.stale == Duration::from_secs(3600)),
+        ("stale=off", |s| s.stale.is_zero()),
         ("clock_skew=2s", |s| s.clock_skew == Duration::from_secs(2)),
         ("fuse_threads=4", |s| s.fuse_threads == Some(4)),
         ("log=debug", |s| s.log == LogLevel::Debug),

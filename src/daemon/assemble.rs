@@ -1,17 +1,17 @@
 //! Which component gets which setting: the only place where all of them are known.
 
 use super::control::{Evict, Evicted};
-use super::disks::{in_memory, open_disks, refuse_untouched, set_limits, warnings};
-use super::error::StartError;
-use super::prepare::{Prepared, with_timeout};
+use super::disks::{Disk, in_memory, open_disks, refuse_untouched, set_limits, warnings};
+use super::offline::{find_backend, look_for};
+use super::prepare::Prepared;
 use super::report::Reporter;
 use super::status::Status;
 use crate::backend::Backend;
-use crate::backend::DirectoryBackend;
 use crate::backend::deadline::Timers;
 use crate::backend::health::{Health, HealthSettings};
 use crate::backend::lanes::{Lane, LaneSettings};
 use crate::backend::observed::ObservedBackend;
+use crate::cache::names::Names;
 use crate::cache::{Cache, CacheParts, CacheSettings};
 use crate::config::{
     Access, EngineChoice, Identity, KeepWritten, LockPlace, LookupCache, PassthroughChoice,
@@ -79,14 +79,12 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
         },
         backend_metrics.clone(),
     );
-    let root = prepared
-        .backend_root
-        .try_clone()
-        .context("the backend's descriptor")?;
-    let metrics = backend_metrics.clone();
-    let directory = bounded(settings, prepared, move || {
-        DirectoryBackend::from_root(root, metrics)
-    })?;
+    let names = open_names(&disks)?;
+    let found = find_backend(settings, prepared, &names, &backend_metrics)?;
+    if let Some(reason) = &found.absence {
+        health.begin_away(reason.clone(), names.absent_for());
+    }
+    let directory = found.directory;
     directory
         .watch_leases()
         .context("starting a thread for leases")?;
@@ -126,24 +124,37 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
         health: health.clone(),
         timers,
         cache: cache.clone(),
+        names: names.clone(),
+        root: found.root,
         metrics: cache_metrics.clone(),
         invalidations,
         registry,
     };
-    let filesystem = bounded(settings, prepared, move || FileSystem::new(parts))?;
+    let filesystem = FileSystem::new(parts);
     health
         .start_probe(backend)
         .context("starting the backend's probe")?;
+    let told = health.clone();
+    names
+        .start(move || told.absent_for())
+        .context("starting the thread that keeps names")?;
+    if found.absence.is_some() {
+        let path = prepared.backend_name.clone();
+        look_for(path, directory.clone(), health.clone()).context("looking for the backend")?;
+    }
     let serving = channel.serve(filesystem.clone(), invalidated)?;
 
-    let warnings = warnings(prepared, &disks, &lost);
+    let away = found.absence.map(away_at_start);
+    let warnings = away.into_iter().chain(warnings(prepared, &disks, &lost));
+    let warnings = warnings.collect();
     let reporter = Reporter {
-        backend_path: prepared.backend_path.clone(),
+        backend_path: found.path,
         backend: directory,
         backend_metrics,
         health,
         cache: cache.clone(),
         cache_metrics,
+        names: names.clone(),
         disks: disks.iter().map(|disk| disk.local.clone()).collect(),
         lost,
         engine: engine.clone(),
@@ -151,10 +162,6 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
         filesystem: filesystem.clone(),
         settings: settings.clone(),
         in_memory: in_memory(prepared),
-        root: prepared
-            .backend_root
-            .try_clone()
-            .context("the backend's descriptor")?,
         reader_threads: reader_threads(settings),
     };
     let evicting = filesystem;
@@ -164,6 +171,7 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
         wait: Box::new(move || serving.wait().map_err(anyhow::Error::from)),
         shutdown: Box::new(move || {
             cache.shutdown();
+            names.shutdown();
             engine.shutdown();
         }),
         status: Box::new(move || reporter.status()),
@@ -187,20 +195,14 @@ fn identity(settings: &Settings) -> std::io::Result<fs::Identity> {
     Ok(fs::Identity::Daemon(credentials::own()?))
 }
 
-/// Calls the backend on a thread that can be lost to it, for `backend_timeout` at most.
-fn bounded<T: Send + 'static>(
-    settings: &Settings,
-    prepared: &Prepared,
-    call: impl FnOnce() -> std::io::Result<T> + Send + 'static,
-) -> anyhow::Result<T> {
-    let path = &prepared.backend_path;
-    match with_timeout(settings.backend_timeout, call).context("starting a thread")? {
-        Some(outcome) => outcome.with_context(|| format!("backend {}", path.display())),
-        None => Err(anyhow::Error::new(StartError::BackendHung {
-            path: path.clone(),
-            seconds: settings.backend_timeout.as_secs(),
-        })),
-    }
+/// In the first cache directory that works.
+fn open_names(disks: &[Disk]) -> anyhow::Result<Arc<Names>> {
+    let disk = disks.first().context("no cache directory is open")?;
+    Ok(Names::open(disk.local.clone(), &disk.cache.name))
+}
+
+fn away_at_start(reason: String) -> String {
+    format!("the backend is away: {reason}; what is known is served until it is there")
 }
 
 fn lane(name: &'static str, threads: usize, health: &Arc<Health>) -> Arc<Lane> {

@@ -66,6 +66,14 @@ impl ResolvedPath {
         }
     }
 
+    /// A path that is known by its name alone.
+    pub fn unseen(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            identities: Vec::new(),
+        }
+    }
+
     /// Whether this is `outer` or lies beneath it.
     pub fn is_within(&self, outer: &Self) -> bool {
         match outer.identities.first() {
@@ -200,7 +208,7 @@ fn open_problem(path: &Path, errno: nix::errno::Errno) -> Problem {
     }
 }
 
-fn check_apart(path: &Path, neighbours: Neighbours<'_>) -> Result<(), Problem> {
+pub(super) fn check_apart(path: &Path, neighbours: Neighbours<'_>) -> Result<(), Problem> {
     let Neighbours {
         backend,
         mountpoint,

@@ -1,7 +1,7 @@
 //! The life of one mount: paths are checked, the process goes into the background, the parts are put
 //! together, requests are served, everything ends within a bounded time.
 //!
-//! What always holds: the backend's root is opened before anything is mounted; no thread starts
+//! What always holds: the backend's root is opened before anything is mounted, or known to be away; no thread starts
 //! before the last fork; the one who called learns of success or of the error text and exit
 //! status, never both, never neither; unmounting ends.
 //!
@@ -10,6 +10,7 @@
 //!   who holds one
 //! - `background`: going into the background and telling the caller how it went
 //! - `assemble`: which component gets which setting; `disks`: the cache directories
+//! - `offline`: a backend that is away at the start
 //! - `report`: the components' state, for `status`
 //! - `run`: serving until the end, signals, shutdown
 //! - `control`: the socket that `status`, `evict` and `umount` talk to
@@ -30,6 +31,7 @@ pub mod error;
 pub mod log;
 pub mod machine;
 pub mod mount_table;
+mod offline;
 pub mod prepare;
 pub mod remount;
 pub mod report;

@@ -1,11 +1,15 @@
 //! Checks of backend, mountpoint and cache directories, and what they yield: open descriptors, so that
 //! nothing later depends on names.
 
-use super::cache_directory::{CacheDirectory, Neighbours, ResolvedPath};
+use super::cache_directory::{CacheDirectory, Neighbours, ResolvedPath, check_apart};
 use super::control::{Client, socket_directory};
 use super::error::{CacheDirectoryProblem, StartError};
+use super::offline::FOUND_WITHIN;
 use super::{mount_table, unmount};
+use crate::backend::health::says_away;
+use crate::cache::names::NAMES_FILE;
 use crate::config::Settings;
+use crossbeam_channel::Receiver;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open};
 use nix::sys::stat::{Mode, fstatat};
@@ -26,9 +30,10 @@ const LIVENESS_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct Prepared {
     /// What the mount table shows as source.
     pub source: OsString,
-    /// The backend's root, opened before anything is mounted over it.
-    pub backend_root: OwnedFd,
-    /// Resolved, for messages only.
+    /// As it was given, made absolute: what is known of it is kept under this name.
+    pub backend_name: PathBuf,
+    pub backend: BackendRoot,
+    /// Resolved where it is there, for messages only.
     pub backend_path: PathBuf,
     /// Resolved.
     pub mountpoint: PathBuf,
@@ -36,6 +41,25 @@ pub struct Prepared {
     pub cache_directories: Vec<CacheDirectory>,
     pub lost_cache_directories: Vec<LostCacheDirectory>,
 }
+
+/// The backend's root.
+#[derive(Debug)]
+pub enum BackendRoot {
+    /// Opened before anything is mounted over it.
+    There(OwnedFd),
+    Away(Away),
+}
+
+/// A backend that could not be opened, and may be known from an earlier mount.
+#[derive(Debug)]
+pub struct Away {
+    pub errno: Errno,
+    /// Brings the root when it is opened after all, where it just takes long.
+    pub opening: Option<Receiver<Opened>>,
+}
+
+/// The outcome of opening the backend's root.
+type Opened = Result<(OwnedFd, ResolvedPath), Errno>;
 
 /// A cache directory whose disk does not work: its share is a miss.
 #[derive(Clone, Debug)]
@@ -77,26 +101,28 @@ pub fn prepare(
         .as_deref()
         .or(backend)
         .ok_or(StartError::NoBackend)?;
+    let backend_name = std::path::absolute(backend)
+        .map_err(|error| StartError::System(format!("{}: {error}", backend.display())))?;
     let mountpoint = find_mountpoint(mountpoint, settings.backend_timeout)?;
-    let (backend_root, backend) = open_backend(backend, settings.backend_timeout)?;
-    if mountpoint.path != backend.path
-        && mountpoint.is_within(&backend)
-        && !backend.is_within(&mountpoint)
-    {
-        return Err(StartError::MountpointInsideBackend {
-            mountpoint: mountpoint.path,
-            backend: backend.path,
-        });
-    }
+    let default_parent = default_cache_parent();
+    let may_be_known = cache_paths(settings, &backend_name, &default_parent)
+        .iter()
+        .any(|path| path.join(NAMES_FILE).exists());
+    let (backend_root, backend) = match may_be_known {
+        true => open_backend_or_wait(&backend_name, settings.backend_timeout)?,
+        false => open_backend(&backend_name, settings.backend_timeout)?,
+    };
+    refuse_inside(&mountpoint, &backend)?;
     let neighbours = Neighbours {
         backend: &backend,
         mountpoint: &mountpoint,
     };
     let (cache_directories, lost_cache_directories) =
-        open_cache_directories(settings, neighbours, &default_cache_parent())?;
+        open_cache_directories(settings, neighbours, &default_parent)?;
     Ok(Prepared {
         source,
-        backend_root,
+        backend_name,
+        backend: backend_root,
         backend_path: backend.path,
         mountpoint: mountpoint.path,
         cache_directories,
@@ -119,29 +145,94 @@ pub(super) fn with_timeout<T: Send + 'static>(
     Ok(receiver.recv_timeout(timeout).ok())
 }
 
-fn open_backend(path: &Path, timeout: Duration) -> Result<(OwnedFd, ResolvedPath), StartError> {
+fn refuse_inside(mountpoint: &ResolvedPath, backend: &ResolvedPath) -> Result<(), StartError> {
+    if mountpoint.path != backend.path
+        && mountpoint.is_within(backend)
+        && !backend.is_within(mountpoint)
+    {
+        return Err(StartError::MountpointInsideBackend {
+            mountpoint: mountpoint.path.clone(),
+            backend: backend.path.clone(),
+        });
+    }
+    Ok(())
+}
+
+impl Prepared {
+    /// The checks of a backend that has only now been opened.
+    pub(super) fn refuse_neighbours(&self, backend: &ResolvedPath) -> Result<(), StartError> {
+        let mountpoint = ResolvedPath::look_at(&self.mountpoint);
+        refuse_inside(&mountpoint, backend)?;
+        let neighbours = Neighbours {
+            backend,
+            mountpoint: &mountpoint,
+        };
+        for directory in &self.cache_directories {
+            let path = &directory.path;
+            check_apart(path, neighbours).map_err(|problem| StartError::CacheDirectory {
+                path: path.clone(),
+                problem,
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// Begins to open it, on a thread that can be lost.
+fn begin_to_open(path: &Path) -> Result<Receiver<Opened>, StartError> {
     let opening = path.to_owned();
-    let opened = with_timeout(timeout, move || open_directory(&opening))
+    let (sender, receiver) = crossbeam_channel::bounded(1);
+    std::thread::Builder::new()
+        .name("bounded-call".to_owned())
+        .spawn(move || {
+            let _ = sender.send(open_backend_root(&opening));
+        })
         .map_err(|error| StartError::System(format!("starting a thread: {error}")))?;
-    let path = path.to_owned();
-    match opened {
-        Some(Ok(opened)) => Ok(opened),
-        None => Err(StartError::BackendHung {
-            path,
+    Ok(receiver)
+}
+
+fn open_backend(path: &Path, timeout: Duration) -> Result<(BackendRoot, ResolvedPath), StartError> {
+    match begin_to_open(path)?.recv_timeout(timeout) {
+        Ok(Ok((root, resolved))) => Ok((BackendRoot::There(root), resolved)),
+        Ok(Err(errno)) => Err(backend_problem(path, errno)),
+        Err(_) => Err(StartError::BackendHung {
+            path: path.to_owned(),
             seconds: timeout.as_secs(),
-        }),
-        Some(Err(Errno::ENOENT)) => Err(StartError::BackendMissing(path)),
-        Some(Err(Errno::ENOTDIR)) => Err(StartError::BackendNotDirectory(path)),
-        Some(Err(errno)) => Err(StartError::BackendNotReadable {
-            path,
-            uid: nix::unistd::geteuid().as_raw(),
-            source: errno.into(),
         }),
     }
 }
 
-/// Opens a directory that can be listed and searched, and finds its resolved name.
-fn open_directory(path: &Path) -> Result<(OwnedFd, ResolvedPath), Errno> {
+/// One that may be known is waited for only as long as a mount may take to come up without it.
+fn open_backend_or_wait(
+    path: &Path,
+    timeout: Duration,
+) -> Result<(BackendRoot, ResolvedPath), StartError> {
+    let opening = begin_to_open(path)?;
+    let (errno, opening) = match opening.recv_timeout(FOUND_WITHIN.min(timeout)) {
+        Ok(Ok((root, resolved))) => return Ok((BackendRoot::There(root), resolved)),
+        Ok(Err(errno)) if errno == Errno::ENOENT || says_away(&errno.into()) => (errno, None),
+        Ok(Err(errno)) => return Err(backend_problem(path, errno)),
+        Err(_) => (Errno::ETIMEDOUT, Some(opening)),
+    };
+    let away = BackendRoot::Away(Away { errno, opening });
+    Ok((away, ResolvedPath::unseen(path)))
+}
+
+pub(super) fn backend_problem(path: &Path, errno: Errno) -> StartError {
+    let path = path.to_owned();
+    match errno {
+        Errno::ENOENT => StartError::BackendMissing(path),
+        Errno::ENOTDIR => StartError::BackendNotDirectory(path),
+        errno => StartError::BackendNotReadable {
+            path,
+            uid: nix::unistd::geteuid().as_raw(),
+            source: errno.into(),
+        },
+    }
+}
+
+/// Opens a directory that can be listed and searched, and finds its resolved name. Blocks on it.
+pub(super) fn open_backend_root(path: &Path) -> Opened {
     let flags = OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_CLOEXEC;
     let root = open(path, flags, Mode::empty())?;
     fstatat(&root, ".", AtFlags::empty())?;
@@ -248,6 +339,13 @@ pub fn liveness(mountpoint: &Path) -> io::Result<Liveness> {
     )
 }
 
+fn cache_paths(settings: &Settings, backend: &Path, default_parent: &Path) -> Vec<PathBuf> {
+    match settings.cache_directories.is_empty() {
+        true => vec![default_parent.join(mount_table::path_as_name(backend))],
+        false => settings.cache_directories.clone(),
+    }
+}
+
 type OpenedDirectories = (Vec<CacheDirectory>, Vec<LostCacheDirectory>);
 
 fn open_cache_directories(
@@ -256,11 +354,7 @@ fn open_cache_directories(
     default_parent: &Path,
 ) -> Result<OpenedDirectories, StartError> {
     let by_default = settings.cache_directories.is_empty();
-    let paths = if by_default {
-        vec![default_parent.join(mount_table::path_as_name(&neighbours.backend.path))]
-    } else {
-        settings.cache_directories.clone()
-    };
+    let paths = cache_paths(settings, &neighbours.backend.path, default_parent);
     let mut opened: Vec<CacheDirectory> = Vec::new();
     let mut lost = Vec::new();
     for path in paths {

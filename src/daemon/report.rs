@@ -2,11 +2,12 @@
 
 use super::prepare::LostCacheDirectory;
 use super::status::{
-    BackendStatus, CacheDirectoryStatus, CacheStatus, EngineStatus, FuseStatus, OptionStatus,
-    State, Status,
+    BackendStatus, CacheDirectoryStatus, CacheStatus, EngineStatus, FuseStatus, NamesStatus,
+    OptionStatus, State, Status,
 };
 use crate::backend::DirectoryBackend;
 use crate::backend::health::{Health, HealthState};
+use crate::cache::names::Names;
 use crate::cache::{Cache, CacheDirectory};
 use crate::config::{Identity, KeepWritten, PassthroughChoice, Settings};
 use crate::fs::FileSystem;
@@ -14,7 +15,6 @@ use crate::fuse::ProtocolReport;
 use crate::io::engine::Engine;
 use crate::io::local::LocalDisk;
 use crate::metrics::{BackendMetrics, CacheMetrics};
-use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -31,6 +31,7 @@ pub struct Reporter {
     pub health: Arc<Health>,
     pub cache: Arc<Cache>,
     pub cache_metrics: Arc<CacheMetrics>,
+    pub names: Arc<Names>,
     pub disks: Vec<Arc<LocalDisk>>,
     pub lost: Vec<LostCacheDirectory>,
     pub engine: Arc<Engine>,
@@ -39,7 +40,6 @@ pub struct Reporter {
     pub settings: Settings,
     /// What to know of cache directories that are no disk's.
     pub in_memory: Vec<String>,
-    pub root: OwnedFd,
     pub reader_threads: usize,
 }
 
@@ -47,7 +47,8 @@ impl Reporter {
     /// Waits for the local disks, never for the backend.
     pub fn status(&self) -> Status {
         let directories = self.directories();
-        let reachable = self.health.state() != HealthState::Away;
+        let health = self.health.state();
+        let reachable = health != HealthState::Away;
         let broken = directories.iter().any(|directory| directory.state != "ok");
         let engine = self.engine.report();
         Status {
@@ -56,7 +57,8 @@ impl Reporter {
             } else {
                 State::Degraded
             },
-            backend: self.backend_status(reachable),
+            backend: self.backend_status(health),
+            names: self.names_status(),
             cache: self.cache_status(directories),
             engine: EngineStatus {
                 name: engine.engine.to_owned(),
@@ -84,17 +86,28 @@ impl Reporter {
         }
     }
 
-    fn backend_status(&self, reachable: bool) -> BackendStatus {
+    fn backend_status(&self, health: HealthState) -> BackendStatus {
         let metrics = &self.backend_metrics;
         let root = self.backend.filesystems().into_iter().next();
         let latency = self.health.latency();
         BackendStatus {
-            reachable,
+            reachable: health != HealthState::Away,
+            state: match health {
+                HealthState::Reachable => "reachable",
+                HealthState::Slow => "slow",
+                HealthState::Away => "away",
+            }
+            .to_owned(),
+            away_seconds: self
+                .health
+                .absent_for()
+                .map(|absent_for| absent_for.as_secs()),
+            stale_answers: metrics.stale_answers.get(),
             bytes_read: metrics.bytes_read.get(),
             bytes_written: metrics.bytes_written.get(),
             ops: metrics.operations.get(),
             path: self.backend_path.display().to_string(),
-            filesystem: root.map_or(String::new(), |root| {
+            filesystem: root.map_or("not found yet".to_owned(), |root| {
                 format!("{} {}", root.fstype, root.source)
             }),
             errors: metrics.errors.get(),
@@ -103,6 +116,16 @@ impl Reporter {
             threads_lost: metrics.threads_lost.get().max(0) as u64,
             latency_p50_us: latency.p50.as_micros() as u64,
             latency_p99_us: latency.p99.as_micros() as u64,
+        }
+    }
+
+    fn names_status(&self) -> NamesStatus {
+        let report = self.names.report();
+        NamesStatus {
+            records: report.records,
+            waiting: report.waiting,
+            not_noted: report.not_noted,
+            state: report.failure.unwrap_or_else(|| "ok".to_owned()),
         }
     }
 
@@ -146,10 +169,24 @@ impl Reporter {
         working.chain(lost).collect()
     }
 
+    fn absence(&self) -> String {
+        let absent_for = self.health.absent_for().unwrap_or_default();
+        let left = self.settings.stale.saturating_sub(absent_for);
+        format!(
+            "the backend does not answer since {} s ago ({}); {}",
+            absent_for.as_secs(),
+            self.health.reason().unwrap_or_default(),
+            match (self.settings.stale.is_zero(), left.is_zero()) {
+                (true, _) => "what is known is not served, with stale=off".to_owned(),
+                (_, true) => "longer than `stale`: what is known is EIO".to_owned(),
+                _ => format!("what is known is served for {} s more", left.as_secs()),
+            }
+        )
+    }
+
     /// The backend's directory is served wherever it is by now. Asks nobody: the kernel keeps its name.
     fn moved_root(&self) -> Option<String> {
-        let link = format!("/proc/self/fd/{}", self.root.as_raw_fd());
-        let present = std::fs::read_link(link).ok()?;
+        let present = self.backend.present_path()?;
         let named = &self.backend_path;
         (present != *named).then(|| {
             format!(
@@ -194,7 +231,8 @@ impl Reporter {
                 no_effect_because: Some(reason.clone()),
             });
         }
-        let is_remote = self.backend.filesystems().iter().all(|one| one.remote);
+        let filesystems = self.backend.filesystems();
+        let is_remote = !filesystems.is_empty() && filesystems.iter().all(|one| one.remote);
         if self.settings.keep_written == KeepWritten::Proven && is_remote {
             options.push(OptionStatus {
                 name: "keep_written".to_owned(),
@@ -217,12 +255,9 @@ impl Reporter {
     fn warnings(&self, reachable: bool) -> Vec<String> {
         let mut warnings = Vec::new();
         if !reachable {
-            let reason = self.health.reason().unwrap_or_default();
-            warnings.push(format!(
-                "the backend does not answer since {} s ago ({reason}); what is known is served for up to `stale`",
-                self.health.since().elapsed().as_secs()
-            ));
+            warnings.push(self.absence());
         }
+        warnings.extend(self.names.notices());
         warnings.extend(self.moved_root());
         warnings.extend(self.in_memory.iter().cloned());
         for cache in self.cache.directories() {

@@ -9,6 +9,8 @@ pub struct Status {
     pub state: State,
     pub backend: BackendStatus,
     pub cache: CacheStatus,
+    #[serde(default)]
+    pub names: NamesStatus,
     pub journal: JournalStatus,
     pub writeback: WritebackStatus,
     /// Version of the daemon.
@@ -47,7 +49,17 @@ pub enum State {
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct BackendStatus {
+    /// False when it is away.
     pub reachable: bool,
+    /// "reachable", "slow" or "away".
+    #[serde(default)]
+    pub state: String,
+    /// For how long it has been away, over restarts of the daemon; absent while it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub away_seconds: Option<u64>,
+    /// Answers from what was known in its stead.
+    #[serde(default)]
+    pub stale_answers: u64,
     /// File data bytes.
     pub bytes_read: u64,
     pub bytes_written: u64,
@@ -91,6 +103,20 @@ pub struct CacheDirectoryStatus {
     pub bytes_used: u64,
     pub disk_bytes_total: u64,
     pub disk_bytes_available: u64,
+}
+
+/// What is known of the backend's names, for a time when it is away.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NamesStatus {
+    /// Stored, as of the last commit.
+    pub records: u64,
+    /// Not stored yet: a second old, usually.
+    pub waiting: u64,
+    /// Not kept, because too much waited to be stored.
+    pub not_noted: u64,
+    /// "ok", or why nothing is kept.
+    pub state: String,
 }
 
 /// The journal comes with a later version; until then everything here is zero.
@@ -200,10 +226,10 @@ impl Status {
             "  backend   {} ({}), {}: {} read in {} calls (median {} us), {} errors, {} timeouts{}",
             backend.path,
             backend.filesystem,
-            if backend.reachable {
-                "reachable"
-            } else {
-                "NOT REACHABLE"
+            match (backend.reachable, backend.state.as_str()) {
+                (false, _) => "NOT REACHABLE",
+                (true, "slow") => "slow",
+                (true, _) => "reachable",
             },
             bytes(backend.bytes_read),
             backend.ops,
@@ -214,7 +240,10 @@ impl Status {
                 0 => String::new(),
                 lost => format!(", {lost} calls hang"),
             }
-        )
+        ) + &match backend.stale_answers {
+            0 => String::new(),
+            answers => format!(", {answers} answers from what was known"),
+        }
     }
 
     fn cache_in_words(&self) -> String {

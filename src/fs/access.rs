@@ -6,11 +6,10 @@
 //! answer is EACCES.
 
 use super::FileSystem;
-use super::error::FsError;
 use super::node::{DEPTH_MAX, Node};
-use super::pending::Pending;
 use crate::backend::access::{Access, is_refusal};
 use crate::backend::{FilesystemIndex, Place};
+use crate::cache::names::KnownDecision;
 use crate::types::{Attributes, Caller, Credentials, FileKind, Timestamp};
 use lru::LruCache;
 use parking_lot::Mutex;
@@ -55,13 +54,41 @@ impl Rights {
             ctime: (!names_changed).then_some(attributes.ctime),
         }
     }
+
+    fn known(decision: &KnownDecision) -> Self {
+        Self {
+            permissions: decision.permissions,
+            uid: decision.uid,
+            gid: decision.gid,
+            ctime: decision.ctime,
+        }
+    }
 }
 
 #[derive(Clone, Copy)]
 struct Decision {
     is_granted: bool,
     rights: Rights,
-    asked: Instant,
+    /// `None`: in an earlier life.
+    asked: Option<Instant>,
+}
+
+impl Decision {
+    fn known(&self) -> KnownDecision {
+        let Rights {
+            permissions,
+            uid,
+            gid,
+            ctime,
+        } = self.rights;
+        KnownDecision {
+            is_granted: self.is_granted,
+            permissions,
+            uid,
+            gid,
+            ctime,
+        }
+    }
 }
 
 /// The backend's decisions.
@@ -128,6 +155,10 @@ impl Asking {
         }
     }
 
+    pub(super) fn node(&self) -> &Arc<Node> {
+        &self.node
+    }
+
     /// Where the backend is asked, and for what.
     fn innermost(&self) -> Option<(Arc<Node>, Access)> {
         match self.access {
@@ -190,29 +221,32 @@ impl FileSystem {
     /// What the backend has said within the attributes' timeout.
     pub(super) fn decided(&self, asking: &Asking) -> Option<bool> {
         // What a change of ours has outdated, its owner or mode perhaps, is asked for right after it.
-        self.known_decision(asking, |level| {
-            level.timeout.max(self.first_timeout(level.kind))
+        self.known_decision(asking, |level, decision| {
+            let good_for = level.timeout.max(self.first_timeout(level.kind));
+            let is_young = |asked: Instant| asked.elapsed() < good_for;
+            decision.asked.is_some_and(is_young)
         })
     }
 
     /// What it has said last, whenever that was.
     pub(super) fn last_decided(&self, asking: &Asking) -> Option<bool> {
-        self.known_decision(asking, |_| self.settings.stale)
+        self.known_decision(asking, |_, _| true)
     }
 
     fn known_decision(
         &self,
         asking: &Asking,
-        good_for: impl Fn(&Level) -> Duration,
+        is_good: impl Fn(&Level, &Decision) -> bool,
     ) -> Option<bool> {
         let Some(caller) = &asking.caller else {
             return Some(true);
         };
         let (mut is_refused, mut is_known) = (false, true);
         asking.each_level(caller, |level| {
-            let known = self.decisions.get(&level.question).filter(|decision| {
-                decision.rights == level.rights && decision.asked.elapsed() < good_for(&level)
-            });
+            let known = self
+                .decisions
+                .get(&level.question)
+                .filter(|decision| decision.rights == level.rights && is_good(&level, decision));
             match known {
                 Some(decision) => is_refused |= !decision.is_granted,
                 None => is_known = false,
@@ -291,25 +325,33 @@ impl FileSystem {
         let decision = Decision {
             is_granted,
             rights: level.rights,
-            asked,
+            asked: Some(asked),
         };
+        let Question { access, caller, .. } = &level.question;
+        self.names
+            .note_decision(&level.node.key, *access, caller, &decision.known());
         self.decisions.put(level.question.clone(), decision);
     }
 
-    /// [`FileSystem::or_known`] for those who may have what is known. Whoever never asked before is refused while the backend
-    /// is away.
-    pub(super) fn or_known_to<T: Send + 'static>(
-        &self,
-        asking: Asking,
-        pending: &Arc<Pending<T>>,
-        known: impl FnOnce(&Arc<FileSystem>, &Arc<Pending<T>>) -> bool + Send + 'static,
-    ) -> bool {
-        self.or_known(pending, move |fs, pending| match fs.last_decided(&asking) {
-            Some(true) => known(fs, pending),
-            // Silence is no decision yet, and an error has more to say than a refusal.
-            None if !fs.health.is_away() || pending.has_failed() => false,
-            Some(false) | None => pending.finish(Err(FsError::Backend(refused()))),
-        })
+    /// Takes decisions of an earlier life back, where there is none of this. Waits for the local disk.
+    pub(super) fn recall_decisions(&self, asking: &Asking) {
+        let Some(caller) = &asking.caller else {
+            return;
+        };
+        asking.each_level(caller, |level| {
+            let Question { access, caller, .. } = &level.question;
+            if self.decisions.get(&level.question).is_none()
+                && let Some(known) = self.names.decision(&level.node.key, *access, caller)
+            {
+                // Known, and not fresh: asked for anew once the backend is back.
+                let decision = Decision {
+                    is_granted: known.is_granted,
+                    rights: Rights::known(&known),
+                    asked: None,
+                };
+                self.decisions.put(level.question, decision);
+            }
+        });
     }
 }
 

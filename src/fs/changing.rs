@@ -119,6 +119,7 @@ impl FileSystem {
     /// The names in a directory are others now.
     pub(super) fn names_changed(&self, directory: &Node) {
         self.listings.forget(directory);
+        self.names.forget_listing(&directory.key);
         self.expire(directory);
     }
 
@@ -286,7 +287,7 @@ impl FileSystem {
                         None => fs.backend.remove_xattr(&place, &name, caller),
                     }
                 });
-                fs.xattrs.forget(&node, &name);
+                fs.xattrs.forget(&node, &name, &fs.names);
                 outcome
             },
             |_, ()| (),

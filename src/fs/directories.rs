@@ -9,6 +9,7 @@ use super::node::Node;
 use super::open_file::{DirectoryHandle, DirectoryReading, Streaming};
 use super::operations::{DirectoryBudget, DirectoryItem, Done, RequestContext};
 use super::pending::Pending;
+use super::recalling::Wanted;
 use crate::backend::access::Access;
 use crate::backend::{DirectoryStream, ListedName};
 use crate::types::{Credentials, FileKind, HandleId, NodeId};
@@ -60,18 +61,15 @@ impl FileSystem {
         }
         let pending = self.begin(context, done);
         let (known, known_caller) = (node.clone(), caller.clone());
-        if self.or_known_to(asking.clone(), &pending, move |fs, pending| {
-            fs.listings
-                .get(&known)
-                .filter(|listing| listing.read_at.elapsed() < fs.settings.stale)
-                .is_some_and(|listing| {
-                    pending
-                        .finish_with(|| Ok(fs.known_directory(known, known_caller, listing.names)))
-                })
-        }) {
-            return;
-        }
-        self.on_backend(&pending, move |fs, pending| {
+        let known = move |fs: &Arc<FileSystem>, pending: &Arc<Pending<HandleId>>| {
+            let listing = fs.listings.get(&known);
+            listing.is_some_and(|listing| {
+                let (node, opener) = (known.clone(), known_caller.clone());
+                pending.finish_with(|| Ok(fs.known_directory(node, opener, listing.names)))
+            })
+        };
+        let wanted = Wanted::Listing;
+        self.ask_or_known(asking, wanted, &pending, known, move |fs, pending| {
             if let Err(error) = fs.open_stream(&node, &caller, remembered, &pending) {
                 fs.fail(&pending, FsError::Backend(error));
             }
@@ -271,12 +269,14 @@ impl FileSystem {
             return;
         }
         self.take_attributes(node, after, asked);
+        if !self.listings.changed_since(node, began) {
+            self.names.note_listing(&node.key, &before, &names);
+        }
         self.listings.put(
             node,
             Remembered {
                 names: Arc::new(names),
                 version: before,
-                read_at: asked,
                 settled: first_seen.elapsed() > SETTLED_AFTER || self.is_long_unchanged(node),
             },
             began,

@@ -15,6 +15,8 @@ pub enum FsError {
     Stale,
     #[error("the backend did not answer within backend_timeout")]
     BackendTimeout,
+    #[error("the backend has been away for longer than `stale`")]
+    Outdated,
     #[error("interrupted by a signal")]
     Interrupted,
     #[error("the handle was not opened for writing")]
@@ -59,7 +61,7 @@ impl FsError {
             Self::TooManyOpen => libc::ENFILE,
             Self::Stopping => libc::ENOTCONN,
             Self::Backend(error) => error.raw_os_error().filter(|e| *e > 0).unwrap_or(libc::EIO),
-            Self::Disk(_) => libc::EIO,
+            Self::Disk(_) | Self::Outdated => libc::EIO,
         }
     }
 }

@@ -85,7 +85,7 @@ impl FileSystem {
     }
 
     /// Takes attributes over of which nothing has changed that the kernel's pages depend on.
-    fn take_own_change(&self, node: &Node, fresh: &Attributes, asked: Instant) {
+    fn take_own_change(&self, node: &Arc<Node>, fresh: &Attributes, asked: Instant) {
         let shortest = self.first_timeout(fresh.kind);
         let mut state = node.state.lock();
         if state.validated().is_some_and(|last| last > asked) {
@@ -96,6 +96,7 @@ impl FileSystem {
         state.set_timeout(shortest);
         state.set_validated(Some(asked));
         drop(state);
+        self.note_attributes(node, fresh);
         self.doubt_name(node, links_before, fresh);
     }
 }

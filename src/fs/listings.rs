@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use std::ffi::OsStr;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Names in all remembered listings together.
 const REMEMBERED_NAMES_MAX: usize = 100_000;
@@ -30,7 +30,6 @@ struct Held {
 pub(super) struct Remembered {
     pub names: Arc<Vec<ListedName>>,
     pub version: Version,
-    pub read_at: Instant,
     /// May answer while the backend is there; others only while it is away.
     pub settled: bool,
 }
@@ -87,11 +86,9 @@ impl ListingCache {
             .is_some_and(|changed| *changed >= when)
     }
 
-    /// A listing read no longer ago than `stale` is complete and has no such name.
-    pub(super) fn lacks(&self, node: &Node, name: &OsStr, stale: Duration) -> bool {
-        self.get(node).is_some_and(|listing| {
-            listing.read_at.elapsed() < stale
-                && !listing.names.iter().any(|listed| listed.name == name)
-        })
+    /// The listing is known, and has no such name.
+    pub(super) fn lacks(&self, node: &Node, name: &OsStr) -> bool {
+        self.get(node)
+            .is_some_and(|listing| !listing.names.iter().any(|listed| listed.name == name))
     }
 }

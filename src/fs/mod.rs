@@ -9,6 +9,7 @@
 //! - `node`, `nodes`: what the kernel knows; `open_file`: open files, directories, handles
 //! - `pending`: requests that wait
 //! - `revalidate`: attributes and their timeouts, versions that move on
+//! - `remembering`: what is noted for a time when the backend is away; `recalling`: taken back then
 //! - `opener`: who opens a file
 //! - `names`: lookup, readlink; `directories`, `listings`: listings; `opening`: open and io modes; `reading`: read, seek
 //! - `callers`: as whom the backend is asked; `access`: what it lets them do
@@ -33,17 +34,18 @@ use self::shares::{HandleShares, Holding};
 use crate::backend::deadline::Timers;
 use crate::backend::health::Health;
 use crate::backend::lanes::{Lane, LaneFull};
-use crate::backend::{Backend, BackendSpace};
+use crate::backend::{Backend, BackendSpace, FilesystemIndex, Place};
 use crate::cache::Cache;
+use crate::cache::names::Names;
 use crate::events::InvalidationQueue;
 use crate::metrics::CacheMetrics;
 use crate::readahead;
 use crate::types::{
-    AttributeChange, ByteRange, Conflict, HandleId, NewNode, NodeId, Removal, RenameMode,
+    AttributeChange, Attributes, ByteRange, Conflict, HandleId, NewNode, NodeId, Removal,
+    RenameMode,
 };
 use parking_lot::Mutex;
 use std::ffi::OsStr;
-use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -71,6 +73,8 @@ pub mod operations;
 mod order;
 mod pending;
 mod reading;
+mod recalling;
+mod remembering;
 mod removing;
 mod revalidate;
 mod shares;
@@ -105,7 +109,7 @@ pub struct FsSettings {
     pub close_to_open: bool,
     pub revalidate_timeout: Duration,
     pub backend_timeout: Duration,
-    /// How old an answer may be that stands in for an absent backend.
+    /// How long an absence of the backend may last for what is known to stand in for it.
     pub stale: Duration,
     /// Files up to this size are filled whole before open replies, and never passed through.
     pub small_file_bytes: u64,
@@ -120,6 +124,15 @@ pub struct FsSettings {
     pub sync_names: bool,
     /// Descriptors the daemon may have.
     pub descriptors_max: usize,
+}
+
+/// The backend's root.
+#[derive(Clone, Debug)]
+pub struct KnownRoot {
+    pub place: Place,
+    pub attributes: Attributes,
+    /// As it is now; else as an earlier life has known it.
+    pub is_fresh: bool,
 }
 
 /// What the file semantics are made of.
@@ -139,6 +152,8 @@ pub struct FsParts {
     pub health: Arc<Health>,
     pub timers: Arc<Timers>,
     pub cache: Arc<Cache>,
+    pub names: Arc<Names>,
+    pub root: KnownRoot,
     pub metrics: Arc<CacheMetrics>,
     pub invalidations: InvalidationQueue,
     /// `None`: the kernel or our privileges do not allow passthrough.
@@ -155,6 +170,8 @@ pub struct FileSystem {
     local_lane: Arc<Lane>,
     health: Arc<Health>,
     cache: Arc<Cache>,
+    names: Arc<Names>,
+    noted_filesystems: remembering::NotedFilesystems,
     metrics: Arc<CacheMetrics>,
     invalidations: InvalidationQueue,
     registry: Option<Arc<dyn BackingRegistry>>,
@@ -178,11 +195,22 @@ pub struct FileSystem {
 }
 
 impl FileSystem {
-    /// Reads the root's attributes. Blocks on the backend.
-    pub fn new(parts: FsParts) -> io::Result<Arc<Self>> {
-        let (root, attributes) = parts.backend.root()?;
-        Ok(Arc::new_cyclic(|me| Self {
-            nodes: NodeTable::new(root, attributes, parts.settings.directory_min),
+    /// May wait for the local disk.
+    pub fn new(parts: FsParts) -> Arc<Self> {
+        let KnownRoot {
+            place,
+            attributes,
+            is_fresh,
+        } = parts.root;
+        let (timeout, space) = match is_fresh {
+            true => (parts.settings.directory_min, None),
+            // Known, and asked for anew by the first use.
+            false => (Duration::ZERO, parts.names.space()),
+        };
+        parts.names.note_root(&place.key, &attributes);
+        let nodes = NodeTable::new(place, attributes, timeout);
+        let fs = Arc::new_cyclic(|me| Self {
+            nodes,
             shares: Arc::new(HandleShares::new(parts.settings.descriptors_max)),
             settings: parts.settings,
             backend: parts.backend,
@@ -193,6 +221,8 @@ impl FileSystem {
             local_lane: parts.local_lane,
             health: parts.health,
             cache: parts.cache,
+            names: parts.names,
+            noted_filesystems: remembering::NotedFilesystems::default(),
             metrics: parts.metrics,
             invalidations: parts.invalidations,
             registry: parts.registry,
@@ -208,9 +238,11 @@ impl FileSystem {
             descriptors: Arc::default(),
             locks: lock_table::LockTable::new(),
             timers: parts.timers,
-            last_space: Mutex::new(None),
+            last_space: Mutex::new(space),
             me: me.clone(),
-        }))
+        });
+        fs.note_filesystem(FilesystemIndex(0));
+        fs
     }
 
     /// Nodes the kernel knows.

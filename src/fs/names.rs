@@ -4,6 +4,8 @@ use super::access::Asking;
 use super::error::FsError;
 use super::node::Node;
 use super::operations::{Done, Entry, LookupReply, RequestContext};
+use super::pending::Pending;
+use super::recalling::Wanted;
 use super::{FileSystem, LookupCache};
 use crate::backend::Found;
 use crate::backend::access::Access;
@@ -31,25 +33,23 @@ impl FileSystem {
         let name = name.to_owned();
         let (known_parent, known_name) = (parent.clone(), name.clone());
         let search = Asking::to(&parent, Access::Search, &caller);
-        if self.or_known_to(search, &pending, move |fs, pending| {
-            match fs.nodes.by_name(known_parent.id, &known_name) {
-                Some(node) => {
-                    fs.is_known(&node)
-                        && pending.finish_with(|| Ok(LookupReply::Found(fs.give_entry(&node))))
-                }
-                None => {
-                    let stale = fs.settings.stale;
-                    let absent = LookupReply::Absent {
-                        ttl: Duration::ZERO,
-                    };
-                    fs.listings.lacks(&known_parent, &known_name, stale)
-                        && pending.finish(Ok(absent))
-                }
+        let known = move |fs: &Arc<FileSystem>, pending: &Arc<Pending<LookupReply>>| match fs
+            .nodes
+            .by_name(known_parent.id, &known_name)
+        {
+            Some(node) => {
+                fs.is_known(&node)
+                    && pending.finish_with(|| Ok(LookupReply::Found(fs.give_entry(&node))))
             }
-        }) {
-            return;
-        }
-        self.on_backend(&pending, move |fs, pending| {
+            None => {
+                let absent = LookupReply::Absent {
+                    ttl: Duration::ZERO,
+                };
+                fs.listings.lacks(&known_parent, &known_name) && pending.finish(Ok(absent))
+            }
+        };
+        let wanted = Wanted::Name(name.clone());
+        self.ask_or_known(search, wanted, &pending, known, move |fs, pending| {
             if let Err(error) = fs.ask(&Asking::way_to(&parent, &caller)) {
                 return fs.fail(&pending, FsError::Backend(error));
             }
@@ -66,7 +66,7 @@ impl FileSystem {
                     }
                 }
                 Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
-                    fs.nodes.forget_name(parent.id, &name);
+                    fs.name_is_gone(&parent, &name);
                     let ttl = match fs.settings.lookup_cache {
                         LookupCache::All => fs.entry_ttl(&parent),
                         LookupCache::Positive | LookupCache::None => Duration::ZERO,
@@ -89,13 +89,14 @@ impl FileSystem {
         asked: Instant,
     ) -> Arc<Node> {
         let timeout = self.first_timeout(found.attributes.kind);
+        self.note_found(parent, name, found);
         let (node, moved_from) = self.nodes.admit(parent, name, found, timeout);
         if let Some((old_parent, old_name)) = moved_from {
             let name = OsStr::from_bytes(&old_name);
             let was_only_one = node.attributes(&node.state.lock()).link_count <= 1;
             if found.attributes.link_count == 1 {
                 // Its only name is this one: what the kernel remembers under the other leads nowhere now.
-                self.nodes.forget_name(old_parent.id, name);
+                self.name_is_gone(&old_parent, name);
             }
             if found.attributes.link_count == 1 || was_only_one {
                 self.invalidations.push(Invalidation::Entry {
@@ -126,12 +127,14 @@ impl FileSystem {
         match self.settings.lookup_cache {
             LookupCache::None => Duration::ZERO,
             LookupCache::All | LookupCache::Positive => {
-                // A directory not looked at for long still vouches for a name just asked for, for its shortest time.
-                parent
-                    .state
-                    .lock()
-                    .fresh_for()
-                    .max(self.settings.directory_min)
+                let fresh_for = parent.state.lock().fresh_for();
+                let shortest = self.settings.directory_min;
+                // A directory not looked at for long still vouches for a name just asked for, for its shortest time; not
+                // for one that is only known.
+                match fresh_for < shortest && !self.health.is_away() {
+                    true => shortest,
+                    false => fresh_for,
+                }
             }
         }
     }
@@ -173,20 +176,24 @@ impl FileSystem {
         }
         let pending = self.begin(context, done);
         let known = node.clone();
-        if self.or_known_to(way.clone(), &pending, move |fs, pending| {
+        let known = move |fs: &Arc<FileSystem>, pending: &Arc<Pending<Vec<u8>>>| {
             let target = known.state.lock().link_target();
             target
                 .filter(|_| fs.is_known(&known))
                 .is_some_and(|target| pending.finish(Ok(target)))
-        }) {
-            return;
-        }
-        self.on_backend(&pending, move |fs, pending| {
+        };
+        let (asking, wanted) = (way.clone(), Wanted::LinkTarget);
+        self.ask_or_known(asking, wanted, &pending, known, move |fs, pending| {
             let read = || fs.backend.read_link(&node.place_for(&caller));
             match fs.ask(&way).and_then(|()| read()) {
                 Ok(target) => {
                     // A symlink's target never changes under one inode; the version tells when the inode did.
-                    node.state.lock().set_link_target(Some(&target));
+                    let version = {
+                        let mut state = node.state.lock();
+                        state.set_link_target(Some(&target));
+                        node.version(&state)
+                    };
+                    fs.names.note_link(&node.key, &version, &target);
                     pending.finish(Ok(target));
                 }
                 Err(error) if error.raw_os_error() == Some(libc::ESTALE) => {

@@ -222,6 +222,19 @@ impl NodeTable {
         (node, moved_from)
     }
 
+    /// Whether a file is known under another name than this one, which is an earlier one then: it has one only.
+    pub fn is_elsewhere(&self, parent: &Node, name: &OsStr, found: &Found) -> bool {
+        let maps = self.maps.read();
+        let inode_hash = self.inode_hash(found.attributes.inode);
+        let current = maps.by_inode.find(inode_hash, |node| {
+            !node.is_superseded() && node.is_of(found)
+        });
+        current.is_some_and(|node| {
+            let state = node.state.lock();
+            node.attributes(&state).link_count <= 1 && !state.is_under(parent.id, name)
+        })
+    }
+
     /// A node for a file without a name. Not counted as a lookup yet.
     pub fn admit_unnamed(&self, found: &Found, timeout: Duration) -> Arc<Node> {
         let mut maps = self.maps.write();

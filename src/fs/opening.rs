@@ -14,6 +14,7 @@ use super::open_file::{Handle, OpenFile};
 use super::opener::{Opener, runs};
 use super::operations::{Done, OpenReply, RequestContext};
 use super::pending::Pending;
+use super::recalling::Wanted;
 use crate::backend::access::Access;
 use crate::cache::{CachedFile, FetchError};
 use crate::types::{Attributes, Credentials, FileKind, HandleId, NodeId};
@@ -53,16 +54,15 @@ impl FileSystem {
             return self.open_locally(node, opener, pending);
         }
         let (known, known_opener) = (node.clone(), opener.clone());
-        if self.or_known_to(asking.clone(), &pending, move |fs, pending| {
+        let known = move |fs: &Arc<FileSystem>, pending: &Arc<Pending<OpenReply>>| {
             let is_known = fs.is_known(&known);
             if is_known {
-                fs.open_locally(known, known_opener, pending.clone());
+                fs.open_locally(known.clone(), known_opener.clone(), pending.clone());
             }
             is_known
-        }) {
-            return;
-        }
-        self.on_backend(&pending, move |fs, pending| {
+        };
+        let (way, wanted) = (asking.clone(), Wanted::Nothing);
+        self.ask_or_known(way, wanted, &pending, known, move |fs, pending| {
             let checked = fs.revalidate_name(&node, &opener.caller);
             match checked.and_then(|()| fs.ask(&asking).map_err(FsError::Backend)) {
                 Ok(()) => fs.open_version(node, opener, pending, SMALL_FILE_TRIES),
@@ -104,11 +104,11 @@ impl FileSystem {
         match found {
             Ok(found) if node.is_of(&found) => self.take_at_open(node, found.attributes, asked),
             Ok(_) => {
-                self.nodes.forget_name(parent.id, &name);
+                self.name_is_gone(&parent, &name);
                 Err(FsError::Stale)
             }
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
-                self.nodes.forget_name(parent.id, &name);
+                self.name_is_gone(&parent, &name);
                 Err(FsError::Stale)
             }
             Err(error) => Err(failed(error)),

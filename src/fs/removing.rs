@@ -48,7 +48,7 @@ impl FileSystem {
                 fs.names_changed(&parent);
                 finish_loss(fs, losing, &outcome);
                 if outcome.is_ok() {
-                    fs.nodes.forget_name(parent.id, &name);
+                    fs.name_is_gone(&parent, &name);
                 }
                 fs.sync_names(&parent, caller, outcome?)
             },
@@ -91,6 +91,7 @@ impl FileSystem {
                     let (from_name, to_name) = ((&from_place, &*from), (&to_place, &*to));
                     fs.backend.rename(from_name, to_name, mode, caller)?;
                     fs.nodes.moved((&old, &from), (&new, &to), mode);
+                    fs.note_renamed((&old, &from), (&new, &to), mode, [&moving, &met]);
                     Ok(())
                 };
                 let outcome = match &moving {

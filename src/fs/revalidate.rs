@@ -5,6 +5,8 @@ use super::access::Asking;
 use super::error::FsError;
 use super::node::Node;
 use super::operations::{AttributesReply, Done, RequestContext, SpaceReply};
+use super::pending::Pending;
+use super::recalling::Wanted;
 use crate::backend::BackendSpace;
 use crate::events::Invalidation;
 use crate::types::{Attributes, Credentials, FileKind, HandleId, NodeId};
@@ -30,6 +32,10 @@ impl FileSystem {
     /// client does it. A node that is open with a new version moves on, unless the kernel reads it by itself.
     pub(super) fn take_attributes(&self, node: &Arc<Node>, fresh: Attributes, asked: Instant) {
         self.cache.observe_clock(node.filesystem, fresh.ctime);
+        let last = node.state.lock().validated();
+        if last.is_none_or(|last| last <= asked) {
+            self.note_attributes(node, &fresh);
+        }
         let (shortest, longest) = self.timeouts(fresh.kind);
         let mut state = node.state.lock();
         if state.validated().is_some_and(|last| last > asked) {
@@ -116,10 +122,7 @@ impl FileSystem {
 
     /// Whether what is known of a node may stand in for an absent backend.
     pub(super) fn is_known(&self, node: &Node) -> bool {
-        node.state
-            .lock()
-            .validated()
-            .is_some_and(|validated| validated.elapsed() < self.settings.stale)
+        node.state.lock().validated().is_some()
     }
 
     pub(super) fn get_attributes(
@@ -141,12 +144,11 @@ impl FileSystem {
         }
         let pending = self.begin(context, done);
         let known = node.clone();
-        if self.or_known_to(way.clone(), &pending, move |fs, pending| {
+        let known = move |fs: &Arc<FileSystem>, pending: &Arc<Pending<AttributesReply>>| {
             fs.is_known(&known) && pending.finish_with(|| Ok(fs.attributes_reply(&known)))
-        }) {
-            return;
-        }
-        self.on_backend(&pending, move |fs, pending| {
+        };
+        let (asking, wanted) = (way.clone(), Wanted::Nothing);
+        self.ask_or_known(asking, wanted, &pending, known, move |fs, pending| {
             let asked = Instant::now();
             match fs
                 .ask(&way)
@@ -215,7 +217,7 @@ impl FileSystem {
         let caller = self.asker(&node, &context.caller);
         let pending = self.begin(context, done);
         if self.or_known(&pending, move |fs, pending| {
-            let last = *fs.last_space.lock();
+            let last = fs.last_space.lock().filter(|_| fs.may_bridge());
             last.is_some_and(|last| pending.finish(Ok(space_reply(last))))
         }) {
             return;
@@ -224,6 +226,7 @@ impl FileSystem {
             match fs.backend.space(&node.place_for(&caller)) {
                 Ok(space) => {
                     *fs.last_space.lock() = Some(space);
+                    fs.names.note_space(&space);
                     pending.finish(Ok(space_reply(space)));
                 }
                 Err(error) => {

@@ -6,7 +6,10 @@ use super::access::{Asking, refused};
 use super::error::FsError;
 use super::node::Node;
 use super::operations::{Done, RequestContext};
+use super::pending::Pending;
+use super::recalling::Wanted;
 use crate::backend::access::Access;
+use crate::cache::names::Names;
 use crate::types::{Credentials, NodeId, Version};
 use lru::LruCache;
 use parking_lot::Mutex;
@@ -56,8 +59,9 @@ impl XattrCache {
         name: Option<&OsStr>,
         version: Version,
         answer: &io::Result<Vec<u8>>,
+        names: &Names,
     ) {
-        let answer = match answer {
+        let answer: Answer = match answer {
             Ok(value) if value.len() <= VALUE_BYTES_MAX => Ok(value.as_slice().into()),
             Ok(_) => return,
             Err(error) => match error.raw_os_error() {
@@ -65,9 +69,24 @@ impl XattrCache {
                 _ => return,
             },
         };
-        self.answers
-            .lock()
-            .put((node.id, name.map(OsStr::to_owned)), (version, answer));
+        let stored = answer.as_deref().map_err(|errno| *errno);
+        names.note_xattr(&node.key, name, &version, stored);
+        self.remember(node, name, version, answer);
+    }
+
+    fn remember(&self, node: &Node, name: Option<&OsStr>, version: Version, answer: Answer) {
+        let key = (node.id, name.map(OsStr::to_owned));
+        self.answers.lock().put(key, (version, answer));
+    }
+
+    /// Takes an answer of an earlier life back. Waits for the local disk.
+    pub(super) fn recall(&self, names: &Names, node: &Node, name: Option<&OsStr>) {
+        let version = node.version(&node.state.lock());
+        if self.get(node, name).is_none()
+            && let Some(known) = names.xattr(&node.key, name, &version)
+        {
+            self.remember(node, name, version, known.map(Into::into));
+        }
     }
 }
 
@@ -75,12 +94,14 @@ impl XattrCache {
     /// A file just made has no capabilities: the kernel asks for them before its first write.
     pub(super) fn note_made(&self, node: &Node) {
         let version = node.version(&node.state.lock());
-        let none = Err(io::Error::from_raw_os_error(libc::ENODATA));
-        self.put(node, Some(OsStr::new(CAPABILITIES)), version, &none);
+        let none = Err(libc::ENODATA);
+        self.remember(node, Some(OsStr::new(CAPABILITIES)), version, none);
     }
 
     /// One attribute, and so the list, has changed: ctime need not show it within one timestamp step.
-    pub(super) fn forget(&self, node: &Node, name: &OsStr) {
+    pub(super) fn forget(&self, node: &Node, name: &OsStr, names: &Names) {
+        names.forget_xattr(&node.key, Some(name));
+        names.forget_xattr(&node.key, None);
         let mut answers = self.answers.lock();
         answers.pop(&(node.id, Some(name.to_owned())));
         answers.pop(&(node.id, None));
@@ -90,6 +111,16 @@ impl XattrCache {
 /// The kernel asks for it to check an access.
 fn is_acl(name: Option<&OsStr>) -> bool {
     name.is_some_and(|name| name.as_bytes() == b"system.posix_acl_access")
+}
+
+/// While the backend is away, of an attribute nobody ever asked for.
+pub(super) fn unknown(name: Option<&OsStr>) -> FsError {
+    match is_acl(name) {
+        // Whom it lets in cannot be told.
+        true => FsError::Backend(refused()),
+        // `ls -l` of what is known must not hang.
+        false => FsError::BackendTimeout,
+    }
 }
 
 fn reply(answer: Answer) -> Result<Vec<u8>, FsError> {
@@ -138,19 +169,12 @@ impl FileSystem {
         let pending = self.begin(context, done);
         let name = name.map(OsStr::to_owned);
         let (known, known_name) = (node.clone(), name.clone());
-        if self.or_known_to(asking.clone(), &pending, move |fs, pending| {
-            fs.is_known(&known)
-                && pending.finish(match fs.xattrs.get(&known, known_name.as_deref()) {
-                    Some(answer) => reply(answer),
-                    // Whom an ACL lets in that nobody ever asked for cannot be told.
-                    None if is_acl(known_name.as_deref()) => Err(FsError::Backend(refused())),
-                    // `ls -l` of what is known must not hang for an attribute nobody ever asked for.
-                    None => Err(FsError::BackendTimeout),
-                })
-        }) {
-            return;
-        }
-        self.on_backend(&pending, move |fs, pending| {
+        let known = move |fs: &Arc<FileSystem>, pending: &Arc<Pending<Vec<u8>>>| {
+            let answer = fs.xattrs.get(&known, known_name.as_deref());
+            fs.is_known(&known) && answer.is_some_and(|answer| pending.finish(reply(answer)))
+        };
+        let (way, wanted) = (asking.clone(), Wanted::Xattr(name.clone()));
+        self.ask_or_known(way, wanted, &pending, known, move |fs, pending| {
             if let Err(error) = fs.ask(&asking) {
                 return fs.fail(&pending, FsError::Backend(error));
             }
@@ -160,7 +184,8 @@ impl FileSystem {
                 Some(name) => fs.backend.get_xattr(&place, name),
                 None => fs.backend.list_xattr(&place),
             };
-            fs.xattrs.put(&node, name.as_deref(), version, &answer);
+            fs.xattrs
+                .put(&node, name.as_deref(), version, &answer, &fs.names);
             match answer {
                 Ok(value) => {
                     pending.finish(Ok(value));

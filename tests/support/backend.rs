@@ -54,6 +54,8 @@ impl FaultBackend {
         // bound by its name alone, and reached through the open folder.
         let folder = std::fs::File::open(scratch.path()).expect("the scratch folder opens");
         let socket = PathBuf::from(format!("/proc/self/fd/{}/{SOCKET}", folder.as_raw_fd()));
+        // Of one that was there before.
+        let _ = std::fs::remove_file(scratch.path().join(SOCKET));
         let mut command = std::process::Command::new(program());
         command.current_dir(scratch.path());
         command.arg(&plain).arg(&mountpoint).arg(SOCKET);

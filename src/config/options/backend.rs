@@ -113,13 +113,15 @@ pub const ROWS: &[OptionRow] = &[
     },
     OptionRow {
         name: "stale",
-        kind: duration(
-            Duration::ZERO,
-            Duration::from_secs(3650 * 86_400),
-            |s, stale| s.stale = stale,
-        ),
-        show: Some(|s| show_duration(s.stale)),
-        help: "how old an answer may be that stands in for a backend that does not answer",
+        kind: Kind::DurationOrOff {
+            max: Duration::from_secs(3650 * 86_400),
+            set: |s, stale| s.stale = stale,
+        },
+        show: Some(|s| match s.stale.is_zero() {
+            true => "off".to_owned(),
+            false => show_duration(s.stale),
+        }),
+        help: "for how long what is known stands in for a backend that is away, restarts included; EIO after that",
     },
     OptionRow {
         name: "softreval",
@@ -131,7 +133,7 @@ pub const ROWS: &[OptionRow] = &[
         name: "nosoftreval",
         kind: Kind::Word(|s| s.stale = Duration::ZERO),
         show: None,
-        help: "the word of nfs(5) for stale=0",
+        help: "the word of nfs(5) for stale=off",
     },
     OptionRow {
         name: "clock_skew",

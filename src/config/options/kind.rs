@@ -37,6 +37,11 @@ pub enum Kind {
         max: Duration,
         set: fn(&mut Settings, Duration),
     },
+    /// A duration in seconds where no unit is given; `off` is none at all.
+    DurationOrOff {
+        max: Duration,
+        set: fn(&mut Settings, Duration),
+    },
     Count {
         min: u64,
         max: u64,
@@ -162,6 +167,13 @@ impl Kind {
                     .contains(&duration)
                     .then(|| set(settings, duration))?;
             }
+            Self::DurationOrOff { max, set } => {
+                let duration = match text {
+                    "off" => Duration::ZERO,
+                    _ => parse_duration(text, Duration::from_secs(1))?,
+                };
+                (duration <= *max).then(|| set(settings, duration))?;
+            }
             Self::Count { min, max, set } => {
                 let count = text.parse::<u64>().ok()?;
                 (*min..=*max)
@@ -231,6 +243,10 @@ impl Kind {
                     show_duration(*max)
                 )
             }
+            Self::DurationOrOff { max, .. } => format!(
+                "a duration (ms, s, m, h, d; seconds where no unit is given) up to {}, or off",
+                show_duration(*max)
+            ),
             Self::Count { min, max, .. } => format!("a whole number from {min} to {max}"),
             Self::Choice { values, .. } => {
                 let words: Vec<&str> = values.iter().map(|(word, _)| *word).collect();
