@@ -8,7 +8,7 @@
 //! - `file`: one version of one file: extents, object, users ([`CachedFile`])
 //! - `reading`: reads, from the object or past the cache
 //! - `fetch`, `whole`: backend to object, in pieces or in one go; `pieces`: what is on its way, and who waits;
-//!   `scheduler`: which piece goes next; `verify`: how pieces become extents or are given up; `settling`: how
+//!   `scheduler`: which piece goes next; `pacing`: how much readahead at once; `unread`: what became of it; `verify`: how pieces become extents or are given up; `settling`: how
 //!   fresh a version may be; `server_clock`: what a server's own timestamps tell of its clock
 //! - `directory`: one cache directory: index, space, failure; `checkpoint`: from memory to the index;
 //!   `objects`: object files and their removal
@@ -28,7 +28,7 @@ use crate::backend::lanes::Lane;
 use crate::backend::{Backend, FilesystemIndex};
 use crate::io::Buffer;
 use crate::metrics::{BackendMetrics, CacheMetrics};
-use crate::types::{ByteRange, FileKey, Timestamp, Version};
+use crate::types::{FileKey, RangeSeries, Timestamp, Version};
 use parking_lot::{Condvar, Mutex};
 use std::io;
 use std::sync::Arc;
@@ -57,6 +57,7 @@ mod keeping;
 mod kept;
 mod letting_go;
 mod objects;
+mod pacing;
 mod pieces;
 mod reading;
 mod reclaim;
@@ -69,6 +70,7 @@ mod settling;
 mod space;
 mod spread;
 pub mod storage;
+mod unread;
 mod verify;
 mod whole;
 #[cfg(test)]
@@ -112,7 +114,7 @@ pub struct ReadPlan {
     /// Fetches are rounded out to this.
     pub block_bytes: u64,
     /// Fetched too, with nobody waiting.
-    pub ahead: ByteRange,
+    pub ahead: RangeSeries,
     /// Cold reads here are scattered: no use for the page cache's readahead.
     pub random: bool,
 }

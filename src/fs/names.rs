@@ -27,10 +27,13 @@ impl FileSystem {
             Err(error) => return done(Err(error)),
         };
         let caller = self.asker(&parent, &context.caller);
+        let search = Asking::to(&parent, Access::Search, &caller);
+        if let Some(reply) = self.looked_up_ahead(&search, &parent, name) {
+            return done(Ok(reply));
+        }
         let pending = self.begin(context, done);
         let name = name.to_owned();
         let (known_parent, known_name) = (parent.clone(), name.clone());
-        let search = Asking::to(&parent, Access::Search, &caller);
         if self.or_known_to(search, &pending, move |fs, pending| {
             match fs.nodes.by_name(known_parent.id, &known_name) {
                 Some(node) => {

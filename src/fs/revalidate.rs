@@ -7,6 +7,7 @@ use super::node::Node;
 use super::operations::{AttributesReply, Done, RequestContext, SpaceReply};
 use crate::backend::BackendSpace;
 use crate::events::Invalidation;
+use crate::readahead::Reads;
 use crate::types::{Attributes, Credentials, FileKind, HandleId, NodeId};
 use std::io;
 use std::sync::Arc;
@@ -80,6 +81,8 @@ impl FileSystem {
         let new = self.cache.file(&node.key, fresh.version());
         new.begin_use(open.opened(node), first_seen);
         open.delivered.store(false, Ordering::Release);
+        // What was fetched ahead was of the old version.
+        *open.reads.lock() = Reads::default();
         let old = open.file.swap(new);
         old.end_use();
         self.invalidations.push(Invalidation::Node(node.id));
