@@ -65,6 +65,8 @@ struct ReadyFile {
     since: Instant,
     /// The name was looked up then; else the kernel knows it.
     is_looked_up: bool,
+    /// What was to be fetched of it is there.
+    is_there: bool,
     fetched_bytes: u64,
 }
 
@@ -163,7 +165,7 @@ impl FileSystem {
         if let Some(file) = &taken {
             self.metrics.ahead_used_bytes.add(file.fetched_bytes);
         }
-        (taken.is_some(), follows)
+        (taken.is_some_and(|file| file.is_there), follows)
     }
 
     /// Puts the listing in order, on a thread that has the time.
@@ -232,6 +234,7 @@ impl FileSystem {
             node: node.clone(),
             since,
             is_looked_up,
+            is_there: false,
             fetched_bytes: 0,
         };
         let key = (walker.parent.id, name.as_bytes().into());
@@ -240,7 +243,9 @@ impl FileSystem {
         if let Some(replaced) = replaced {
             self.give_up_ready(replaced);
         }
-        self.fetch_small(walker, &node, name);
+        if !self.fetch_small(walker, &node, name) {
+            self.note_there(&(walker.parent.id, name.as_bytes().into()), 0);
+        }
     }
 
     /// Asks for a file as the walker.
@@ -253,7 +258,8 @@ impl FileSystem {
         Some(self.admit(parent, name, &outcome.ok()?, asked))
     }
 
-    fn fetch_small(self: &Arc<Self>, walker: &Walker, node: &Arc<Node>, name: &OsStr) {
+    /// Whether there is anything to fetch of it.
+    fn fetch_small(self: &Arc<Self>, walker: &Walker, node: &Arc<Node>, name: &OsStr) -> bool {
         let (version, first_seen, is_open) = {
             let state = node.state.lock();
             (
@@ -265,11 +271,11 @@ impl FileSystem {
         let size_bytes = version.size_bytes;
         let is_small = size_bytes > 0 && size_bytes <= self.settings.small_file_bytes;
         if is_open || !is_small || !self.has_room_ahead(size_bytes) {
-            return;
+            return false;
         }
         let file = self.cache.file(&node.key, version);
         if file.is_used() || file.is_complete() || file.is_bypassed() {
-            return;
+            return false;
         }
         let opened = OpenedBy {
             node: node.clone(),
@@ -284,10 +290,11 @@ impl FileSystem {
             Box::new(move |outcome| {
                 drop(descriptor);
                 if outcome.is_ok() {
-                    this.note_fetched(&key, size_bytes);
+                    this.note_there(&key, size_bytes);
                 }
             }),
         );
+        true
     }
 
     fn has_room_ahead(&self, bytes: u64) -> bool {
@@ -295,13 +302,15 @@ impl FileSystem {
         unread_bytes + bytes <= self.settings.readahead.window_bytes_max
     }
 
-    fn note_fetched(&self, name: &Name, bytes: u64) {
+    /// A file is ready, for which so many bytes were fetched.
+    fn note_there(&self, name: &Name, bytes: u64) {
         self.metrics.ahead_bytes.add(bytes);
         let mut guard = self.walks.ready.lock();
         let ready = &mut *guard;
         match ready.files.peek_mut(name) {
             Some(file) => {
-                file.fetched_bytes = bytes;
+                file.is_there = true;
+                file.fetched_bytes += bytes;
                 ready.unread_bytes += bytes;
             }
             // Who opened it meanwhile had to wait the less.
