@@ -56,6 +56,10 @@ pub struct CacheMetrics {
     /// Bytes read past the cache (no space, disk failed, file below the minimum size).
     pub bypass_bytes: Counter,
     pub passthrough_opens: Counter,
+    /// Bytes fetched before anybody asked for them; of these, read later; left unread when their file was closed.
+    pub ahead_bytes: Counter,
+    pub ahead_used_bytes: Counter,
+    pub ahead_wasted_bytes: Counter,
     pub fills_discarded: Counter,
     pub objects_evicted: Counter,
     /// Records or object files not believed and dropped.

@@ -49,10 +49,20 @@ impl SlowServer {
             _mounted: mounted,
             control: BufReader::new(connect(&socket)?),
         };
-        let network =
-            json!({"latency_us": LATENCY_US, "bandwidth_bytes_per_s": BANDWIDTH_BYTES_PER_S});
-        server.ask(&json!({"command": "set_network", "network": network}))?;
+        server.set_network(LATENCY_US, BANDWIDTH_BYTES_PER_S)?;
         Ok(Some(server))
+    }
+
+    /// How far away it is from now on, and behind how thick a link.
+    pub fn set_network(
+        &mut self,
+        latency_us: u64,
+        bandwidth_bytes_per_s: u64,
+    ) -> anyhow::Result<()> {
+        let network =
+            json!({"latency_us": latency_us, "bandwidth_bytes_per_s": bandwidth_bytes_per_s});
+        self.ask(&json!({"command": "set_network", "network": network}))
+            .map(drop)
     }
 
     fn ask(&mut self, command: &Value) -> anyhow::Result<Value> {

@@ -61,6 +61,14 @@ impl ExtentMap {
         self.ranges.splice(first..last, rest);
     }
 
+    /// Takes a range out; how many of its bytes were there.
+    pub fn take(&mut self, range: ByteRange) -> u64 {
+        let missing = self.missing(range);
+        let absent_bytes: u64 = missing.iter().map(ByteRange::length_bytes).sum();
+        self.remove(range);
+        range.length_bytes() - absent_bytes
+    }
+
     pub fn contains(&self, range: ByteRange) -> bool {
         if range.is_empty() {
             return true;

@@ -10,7 +10,7 @@ use super::pieces::{Priority, Source, Woken};
 use crate::backend::SourceFile;
 use crate::backend::lanes::LaneFull;
 use crate::io::ALIGNMENT_BYTES;
-use crate::types::ByteRange;
+use crate::types::{ByteRange, RangeSeries};
 use std::io;
 use std::sync::Arc;
 
@@ -73,7 +73,7 @@ impl Cache {
         file: &Arc<CachedFile>,
         range: ByteRange,
         block_bytes: u64,
-        ahead: ByteRange,
+        ahead: RangeSeries,
         woken: Woken,
     ) {
         let whole = ByteRange::new(0, file.size_bytes());
@@ -93,18 +93,16 @@ impl Cache {
         for missing in state.extents.missing(blocks.intersection(&whole)) {
             state.pieces.want(missing, Priority::Demand);
         }
-        for missing in state.extents.missing(in_blocks(ahead, whole)) {
-            state.pieces.want(missing, Priority::Ahead);
-        }
+        want_ahead(state, ahead, whole);
         state.pieces.wait_for(range, woken);
         drop(guard);
         self.drive(file);
     }
 
-    /// Brings `range` with nobody waiting for it.
-    pub fn fetch_ahead(self: &Arc<Self>, file: &Arc<CachedFile>, range: ByteRange) {
-        let range = in_blocks(range, ByteRange::new(0, file.size_bytes()));
-        if range.is_empty() {
+    /// Brings these ranges with nobody waiting for them.
+    pub fn fetch_ahead(self: &Arc<Self>, file: &Arc<CachedFile>, ahead: impl Into<RangeSeries>) {
+        let ahead = ahead.into();
+        if ahead.is_empty() {
             return;
         }
         let mut guard = file.state.lock();
@@ -112,10 +110,7 @@ impl Cache {
         if file.refusal(state).is_some() {
             return;
         }
-        let mut more = false;
-        for missing in state.extents.missing(range) {
-            more |= state.pieces.want(missing, Priority::Ahead);
-        }
+        let more = want_ahead(state, ahead, ByteRange::new(0, file.size_bytes()));
         drop(guard);
         if more {
             self.drive(file);
@@ -208,6 +203,17 @@ impl Cache {
             }
         }
     }
+}
+
+/// Queues what is missing of these ranges; whether there is anything new.
+fn want_ahead(state: &mut State, ahead: RangeSeries, whole: ByteRange) -> bool {
+    let mut more = false;
+    for range in ahead.ranges() {
+        for missing in state.extents.missing(in_blocks(range, whole)) {
+            more |= state.pieces.want(missing, Priority::Ahead);
+        }
+    }
+    more
 }
 
 /// What a fill can bring of `range`: whole blocks, but for the end of the file.

@@ -56,6 +56,8 @@ pub(super) struct State {
     /// The object goes on showing the file while that is changed through this mount.
     pub following: Option<Following>,
     pub pieces: Pieces,
+    /// Fetched ahead, and not read since.
+    pub unread: ExtentMap,
 }
 
 #[derive(Clone, Copy)]
@@ -74,6 +76,15 @@ pub(super) enum Gone {
     Changed,
     /// Evicted or replaced; opening it anew begins afresh.
     Dropped,
+}
+
+impl State {
+    pub(super) fn set_place(&mut self, place: Arc<dyn Placed>, first_seen: Instant) {
+        self.place = Some(place);
+        if let Some(seen) = &mut self.first_seen {
+            *seen = first_seen.min(*seen);
+        }
+    }
 }
 
 impl CachedFile {
@@ -118,6 +129,7 @@ impl CachedFile {
                 given_while_written: false,
                 following: None,
                 pieces: Pieces::default(),
+                unread: ExtentMap::new(),
             }),
             object_file: Mutex::new(None),
             users: AtomicUsize::new(0),
@@ -213,10 +225,7 @@ impl CachedFile {
         let mut state = self.state.lock();
         // There may be room by now.
         state.bypass &= self.directory.is_none() || !is_first;
-        state.place = Some(place);
-        if let Some(seen) = &mut state.first_seen {
-            *seen = first_seen.min(*seen);
-        }
+        state.set_place(place, first_seen);
     }
 
     /// Ends what `begin_use` began. After the last one descriptors are closed, the backend's first:
@@ -228,8 +237,11 @@ impl CachedFile {
         if let Some(directory) = &self.directory {
             directory.touch(&self.key);
         }
+        self.note_waste();
         let source = {
             let mut state = self.state.lock();
+            // Nobody goes on with the streams it was for.
+            state.pieces.give_up_ahead();
             if state.pieces.is_idle() {
                 state.pieces.close_source()
             } else {
@@ -534,6 +546,7 @@ impl CachedFile {
 impl Drop for CachedFile {
     /// An object that nothing came into has no record: nobody would ever find it.
     fn drop(&mut self) {
+        self.note_waste();
         let state = self.state.get_mut();
         if let Some(directory) = &self.directory
             && let Some(object) = state.object

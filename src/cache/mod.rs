@@ -8,7 +8,7 @@
 //! - `file`: one version of one file: extents, object, users ([`CachedFile`])
 //! - `reading`: reads, from the object or past the cache
 //! - `fetch`, `whole`: backend to object, in pieces or in one go; `pieces`: what is on its way, and who waits;
-//!   `scheduler`: which piece goes next; `verify`: how pieces become extents or are given up; `settling`: how
+//!   `scheduler`: which piece goes next; `pacing`: how much readahead at once; `unread`: what became of it; `verify`: how pieces become extents or are given up; `settling`: how
 //!   fresh a version may be; `server_clock`: what a server's own timestamps tell of its clock
 //! - `directory`: one cache directory: index, space, failure; `checkpoint`: from memory to the index;
 //!   `objects`: object files and their removal
@@ -31,7 +31,7 @@ use crate::backend::{Backend, FilesystemIndex};
 use crate::io::Buffer;
 use crate::metrics::{BackendMetrics, CacheMetrics};
 use crate::sys::memory::HeapKeeper;
-use crate::types::{ByteRange, FileKey, Timestamp, Version};
+use crate::types::{FileKey, RangeSeries, Timestamp, Version};
 use parking_lot::{Condvar, Mutex};
 use std::io;
 use std::sync::Arc;
@@ -62,6 +62,7 @@ mod letting_go;
 pub mod names;
 mod objects;
 mod own_times;
+mod pacing;
 mod pieces;
 mod reading;
 mod reclaim;
@@ -74,6 +75,7 @@ mod settling;
 mod space;
 mod spread;
 pub mod storage;
+mod unread;
 mod verify;
 mod whole;
 #[cfg(test)]
@@ -117,7 +119,7 @@ pub struct ReadPlan {
     /// Fetches are rounded out to this.
     pub block_bytes: u64,
     /// Fetched too, with nobody waiting.
-    pub ahead: ByteRange,
+    pub ahead: RangeSeries,
     /// Cold reads here are scattered: no use for the page cache's readahead.
     pub random: bool,
 }

@@ -51,6 +51,8 @@ struct Piece {
     range: ByteRange,
     in_flight: bool,
     priority: Priority,
+    /// Nobody waited for it when it was queued.
+    is_ahead: bool,
     /// The scheduler queue it stands in, if any.
     scheduled: Option<Priority>,
 }
@@ -109,6 +111,7 @@ impl Pieces {
                         range: ByteRange::new(start, end),
                         in_flight: false,
                         priority,
+                        is_ahead: priority == Priority::Ahead,
                         scheduled: None,
                     },
                 );
@@ -208,6 +211,19 @@ impl Pieces {
     /// A piece ended without landing.
     pub fn remove(&mut self, range: ByteRange) {
         self.pieces.remove(&range.start);
+    }
+
+    /// Whether a piece was queued as readahead, be it waited for by now.
+    pub fn is_ahead(&self, range: ByteRange) -> bool {
+        self.pieces
+            .get(&range.start)
+            .is_some_and(|piece| piece.is_ahead)
+    }
+
+    /// Gives up the readahead that has not begun and nobody waits for.
+    pub fn give_up_ahead(&mut self) {
+        self.pieces
+            .retain(|_, piece| piece.in_flight || piece.priority != Priority::Ahead);
     }
 
     /// A piece is in the object. Whether the caller is to start a verification.

@@ -6,7 +6,7 @@ use super::file::CachedFile;
 use super::{Attempt, Cache, FetchError, ReadDone, ReadPlan};
 use crate::backend::SeekWhence;
 use crate::io::Buffer;
-use crate::types::ByteRange;
+use crate::types::{ByteRange, RangeSeries};
 use parking_lot::Mutex;
 use std::sync::Arc;
 
@@ -31,7 +31,10 @@ impl Cache {
             return Attempt::OnDisk(buffer);
         };
         match object.read_cached(&mut buffer[..length], offset) {
-            Ok(Some(read)) if read == length => Attempt::Done(buffer, length),
+            Ok(Some(read)) if read == length => {
+                file.note_read(range);
+                Attempt::Done(buffer, length)
+            }
             _ => Attempt::OnDisk(buffer),
         }
     }
@@ -96,7 +99,10 @@ impl Cache {
             Box::new(move |result, buffer| match result {
                 // Out of use since: after a failed sync these may be other bytes than were written.
                 Ok(_) if !reader.is_served() => cache.read_past(&reader, range, buffer, done),
-                Ok(read) if read == length => done(Ok((buffer, length))),
+                Ok(read) if read == length => {
+                    reader.note_read(range);
+                    done(Ok((buffer, length)));
+                }
                 Ok(_) => {
                     if let Some(directory) = &reader.directory {
                         directory.fail(
@@ -131,7 +137,7 @@ impl Cache {
             offset: range.start,
             length_bytes: range.length_bytes() as usize,
             block_bytes: crate::io::ALIGNMENT_BYTES,
-            ahead: ByteRange::default(),
+            ahead: RangeSeries::default(),
             random: false,
         };
         self.read(file, plan, buffer, done);

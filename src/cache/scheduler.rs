@@ -1,8 +1,9 @@
-//! Which pieces go next, over all files.
+//! Which pieces go next, over all files: demand in the order it came, then readahead, of one file after the other.
 
 use super::Cache;
 use super::fetch::FetchError;
 use super::file::CachedFile;
+use super::pacing::{Departure, Pacing};
 use super::pieces::Priority;
 use super::record::occupied;
 use crate::backend::health::CallKind;
@@ -10,6 +11,7 @@ use crate::io::FillError;
 use crate::types::ByteRange;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Queues of pieces by file and start. Bounded in flight, so that the disk is not flooded and a hung
 /// server holds no more than this many chains.
@@ -17,7 +19,34 @@ use std::sync::Arc;
 pub(super) struct Scheduler {
     in_flight: usize,
     demand: VecDeque<(Arc<CachedFile>, u64)>,
-    ahead: VecDeque<(Arc<CachedFile>, u64)>,
+    ahead: Turns,
+    pacing: Pacing,
+}
+
+/// Readahead by file: a file with a large window does not keep the others waiting.
+#[derive(Default)]
+struct Turns(VecDeque<(Arc<CachedFile>, VecDeque<u64>)>);
+
+impl Turns {
+    fn push(&mut self, file: &Arc<CachedFile>, start: u64) {
+        match self
+            .0
+            .iter_mut()
+            .find(|(queued, _)| Arc::ptr_eq(queued, file))
+        {
+            Some((_, starts)) => starts.push_back(start),
+            None => self.0.push_back((file.clone(), [start].into())),
+        }
+    }
+
+    fn pop(&mut self) -> Option<(Arc<CachedFile>, u64)> {
+        let (file, mut starts) = self.0.pop_front()?;
+        let start = starts.pop_front()?;
+        if !starts.is_empty() {
+            self.0.push_back((file.clone(), starts));
+        }
+        Some((file, start))
+    }
 }
 
 impl Scheduler {
@@ -30,7 +59,10 @@ impl Scheduler {
         if self.in_flight >= in_flight_max {
             return None;
         }
-        let next = self.demand.pop_front().or_else(|| self.ahead.pop_front())?;
+        let next = match self.demand.pop_front() {
+            None if self.pacing.has_room() => self.ahead.pop()?,
+            demanded => demanded?,
+        };
         self.in_flight += 1;
         Some(next)
     }
@@ -42,7 +74,7 @@ impl Cache {
         for (start, priority) in queued {
             match priority {
                 Priority::Demand => scheduler.demand.push_back((file.clone(), start)),
-                Priority::Ahead => scheduler.ahead.push_back((file.clone(), start)),
+                Priority::Ahead => scheduler.ahead.push(file, start),
             }
         }
         drop(scheduler);
@@ -81,6 +113,11 @@ impl Cache {
             return false;
         }
         directory.metrics.pieces_in_flight.add(1);
+        let departure = self
+            .scheduler
+            .lock()
+            .pacing
+            .depart(range.length_bytes(), Instant::now());
         let (cache, filled) = (self.clone(), file.clone());
         let call = self.health.begin(CallKind::Transfer);
         object.submit_fill(
@@ -94,7 +131,7 @@ impl Cache {
                     // Says nothing about the backend.
                     Err(FillError::Destination(_)) => drop(call),
                 }
-                cache.piece_ended(&filled, range, result);
+                cache.piece_ended(&filled, range, departure, result);
             }),
         );
         true
@@ -124,9 +161,16 @@ impl Cache {
         self: &Arc<Self>,
         file: &Arc<CachedFile>,
         range: ByteRange,
+        departure: Departure,
         result: Result<u64, FillError>,
     ) {
-        self.scheduler.lock().in_flight -= 1;
+        {
+            let mut scheduler = self.scheduler.lock();
+            scheduler.in_flight -= 1;
+            scheduler
+                .pacing
+                .arrive(departure, result.is_ok(), Instant::now());
+        }
         let Some(directory) = &file.directory else {
             return;
         };

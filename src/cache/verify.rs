@@ -12,7 +12,14 @@ use std::sync::Arc;
 
 impl Cache {
     pub(super) fn piece_landed(self: &Arc<Self>, file: &Arc<CachedFile>, range: ByteRange) {
-        if !file.state.lock().pieces.land(range) {
+        let mut state = file.state.lock();
+        if state.pieces.is_ahead(range) {
+            state.unread.insert(range);
+            self.metrics.ahead_bytes.add(range.length_bytes());
+        }
+        let verifies = state.pieces.land(range);
+        drop(state);
+        if !verifies {
             return;
         }
         let (cache, verified) = (self.clone(), file.clone());

@@ -5,12 +5,23 @@ use super::fetch::FetchError;
 use super::file::CachedFile;
 use super::pieces::{Priority, Woken};
 use super::record::occupied;
+use crate::backend::lanes::Lane;
 use crate::types::ByteRange;
 use std::sync::Arc;
 
 impl Cache {
     /// Brings a small file whole, then calls `woken`. Does not block.
     pub fn fetch_whole(self: &Arc<Self>, file: &Arc<CachedFile>, woken: Woken) {
+        self.fetch_whole_by(&self.demand_lane, file, woken);
+    }
+
+    /// The same on a lane of the caller's.
+    pub fn fetch_whole_by(
+        self: &Arc<Self>,
+        lane: &Arc<Lane>,
+        file: &Arc<CachedFile>,
+        woken: Woken,
+    ) {
         let range = ByteRange::new(0, file.size_bytes());
         let mut state = file.state.lock();
         if let Some(error) = file.refusal(&state) {
@@ -36,13 +47,18 @@ impl Cache {
         }
         state.pieces.whole = true;
         drop(state);
-        let (cache, settled) = (self.clone(), file.clone());
-        self.after_settling(file, move || cache.fetch_whole_now(&settled, range));
+        let (cache, settled, lane) = (self.clone(), file.clone(), lane.clone());
+        self.after_settling(file, move || cache.fetch_whole_now(&lane, &settled, range));
     }
 
-    fn fetch_whole_now(self: &Arc<Self>, file: &Arc<CachedFile>, range: ByteRange) {
+    fn fetch_whole_now(
+        self: &Arc<Self>,
+        lane: &Arc<Lane>,
+        file: &Arc<CachedFile>,
+        range: ByteRange,
+    ) {
         let (cache, fetched) = (self.clone(), file.clone());
-        let submitted = self.demand_lane.submit(move || {
+        let submitted = lane.submit(move || {
             match cache.copy_whole(&fetched) {
                 Ok(()) => {
                     cache.publish(&fetched, &[range]);

@@ -25,7 +25,7 @@ pub struct Settings {
     pub cache_ttl: Option<Duration>,
     /// Reads of every handle come to the daemon and bypass the kernel's page cache.
     pub direct_io: bool,
-    /// The largest readahead window; 0: none.
+    /// The largest readahead window of one stream; 0: none.
     pub readahead_max_bytes: u64,
     /// Smaller files are read past the cache.
     pub min_cache_file_size_bytes: u64,
@@ -191,12 +191,12 @@ impl Default for Settings {
             cache_directories: Vec::new(),
             cache_size: CacheSize::Derived,
             block_size_bytes: None,
-            max_concurrent_fills: 16,
+            max_concurrent_fills: 32,
             eviction: EvictionPolicy::Lru,
             checksum: ChecksumKind::None,
             cache_ttl: None,
             direct_io: false,
-            readahead_max_bytes: 32 * MIB,
+            readahead_max_bytes: 64 * MIB,
             min_cache_file_size_bytes: 0,
             small_file_size_bytes: 256 * KIB,
             allow_other: None,

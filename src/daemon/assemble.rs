@@ -34,13 +34,15 @@ use std::time::Duration;
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(3);
 /// Requests of the kernel's own under way: hung readaheads must not stop other reads.
 const MAX_BACKGROUND: u16 = 4096;
-/// What the kernel reads ahead in cached files.
-const KERNEL_READ_AHEAD_BYTES: u64 = 1 << 20;
+/// What the kernel reads ahead in cached files: as much as one request asks for where we read ahead of that, else what
+/// it does for any mount.
+const KERNEL_READ_AHEAD_BYTES: std::ops::RangeInclusive<u64> = 128 << 10..=1 << 20;
 const METADATA_THREADS: usize = 32;
 const CHANGE_THREADS: usize = 32;
 const LOCK_THREADS: usize = 16;
 const DEMAND_THREADS: usize = 32;
 const WRITE_THREADS: usize = 32;
+const AHEAD_THREADS: usize = 16;
 const LOCAL_THREADS: usize = 4;
 /// Threads that may hang in the backend for good before further calls are refused.
 const LOST_THREADS_MAX: usize = 256;
@@ -120,6 +122,7 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
         locks_lane: lane("locks", LOCK_THREADS, &health),
         write_lane: lane("writes", WRITE_THREADS, &health),
         changes_lane: lane("changes", CHANGE_THREADS, &health),
+        ahead_lane: lane("ahead", AHEAD_THREADS, &health),
         local_lane: lane("local", LOCAL_THREADS, &local_health),
         health: health.clone(),
         timers,
@@ -340,6 +343,9 @@ fn mount_settings(settings: &Settings, prepared: &Prepared) -> MountSettings {
         locks: settings.locks == LockPlace::Backend,
         reader_threads: reader_threads(settings),
         max_background: MAX_BACKGROUND,
-        read_ahead_bytes: KERNEL_READ_AHEAD_BYTES,
+        read_ahead_bytes: settings.readahead_max_bytes.clamp(
+            *KERNEL_READ_AHEAD_BYTES.start(),
+            *KERNEL_READ_AHEAD_BYTES.end(),
+        ),
     }
 }

@@ -87,6 +87,10 @@ pub struct CacheStatus {
     pub hit_bytes: u64,
     pub miss_bytes: u64,
     pub passthrough_opens: u64,
+    /// Fetched before anybody asked for it; of that, read later; left unread when its file was closed.
+    pub readahead_bytes: u64,
+    pub readahead_used_bytes: u64,
+    pub readahead_wasted_bytes: u64,
     pub bypass_bytes: u64,
     pub fills_discarded: u64,
     pub objects_evicted: u64,
@@ -257,13 +261,16 @@ impl Status {
             ),
         };
         format!(
-            "  cache     {} of {} in {} files, {hits}, {} passthrough opens, {} evicted, {} past the cache",
+            "  cache     {} of {} in {} files, {hits}, {} passthrough opens, {} evicted, {} past the cache\n  readahead {} fetched, {} of it read, {} left unread",
             bytes(cache.bytes_used),
             bytes(cache.bytes_limit),
             cache.files,
             cache.passthrough_opens,
             cache.objects_evicted,
-            bytes(cache.bypass_bytes)
+            bytes(cache.bypass_bytes),
+            bytes(cache.readahead_bytes),
+            bytes(cache.readahead_used_bytes),
+            bytes(cache.readahead_wasted_bytes)
         )
     }
 }

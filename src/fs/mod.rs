@@ -21,6 +21,7 @@
 //! - `writes`: files being changed here; `order`: which piece of work on one waits for which
 //! - `locking`, `lock_table`: locks
 //! - `xattrs`: extended attributes, remembered like attributes
+//! - `walking`: files of a directory that are opened one after the other
 //! - `shares`: how much each user may hold open
 
 pub use self::callers::Identity;
@@ -82,6 +83,7 @@ mod syncing;
 mod writes;
 mod writing;
 mod written;
+mod walking;
 mod xattrs;
 
 pub use written::KeepWritten;
@@ -147,6 +149,8 @@ pub struct FsParts {
     pub locks_lane: Arc<Lane>,
     /// Changes of names and attributes.
     pub changes_lane: Arc<Lane>,
+    /// What nobody waits for yet.
+    pub ahead_lane: Arc<Lane>,
     /// Work on the local disk only: never waits for the backend.
     pub local_lane: Arc<Lane>,
     pub health: Arc<Health>,
@@ -167,6 +171,7 @@ pub struct FileSystem {
     write_lane: Arc<Lane>,
     locks_lane: Arc<Lane>,
     changes_lane: Arc<Lane>,
+    ahead_lane: Arc<Lane>,
     local_lane: Arc<Lane>,
     health: Arc<Health>,
     cache: Arc<Cache>,
@@ -181,6 +186,7 @@ pub struct FileSystem {
     shares: Arc<HandleShares>,
     pending: Arc<PendingTable>,
     listings: listings::ListingCache,
+    walks: walking::Walks,
     xattrs: xattrs::XattrCache,
     callers: callers::Callers,
     decisions: access::AccessCache,
@@ -218,6 +224,7 @@ impl FileSystem {
             write_lane: parts.write_lane,
             locks_lane: parts.locks_lane,
             changes_lane: parts.changes_lane,
+            ahead_lane: parts.ahead_lane,
             local_lane: parts.local_lane,
             health: parts.health,
             cache: parts.cache,
@@ -230,6 +237,7 @@ impl FileSystem {
             directories: HandleTable::new(),
             pending: PendingTable::new(parts.timers.clone()),
             listings: listings::ListingCache::new(),
+            walks: walking::Walks::new(),
             xattrs: xattrs::XattrCache::new(),
             callers: callers::Callers::new(parts.identity),
             decisions: access::AccessCache::new(),

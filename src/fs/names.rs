@@ -29,10 +29,13 @@ impl FileSystem {
             Err(error) => return done(Err(error)),
         };
         let caller = self.asker(&parent, &context.caller);
+        let search = Asking::to(&parent, Access::Search, &caller);
+        if let Some(reply) = self.looked_up_ahead(&search, &parent, name) {
+            return done(Ok(reply));
+        }
         let pending = self.begin(context, done);
         let name = name.to_owned();
         let (known_parent, known_name) = (parent.clone(), name.clone());
-        let search = Asking::to(&parent, Access::Search, &caller);
         let known = move |fs: &Arc<FileSystem>, pending: &Arc<Pending<LookupReply>>| match fs
             .nodes
             .by_name(known_parent.id, &known_name)

@@ -7,7 +7,7 @@ use super::operations::BackingId;
 use super::writes::{FileWrites, Writer};
 use crate::backend::{DirectoryStream, HeldFile, ListedName};
 use crate::cache::CachedFile;
-use crate::readahead::Stream;
+use crate::readahead::Reads;
 use crate::types::{Credentials, HandleId};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::{Mutex, RwLock};
@@ -36,6 +36,8 @@ pub(super) struct OpenFile {
     pub executing: AtomicUsize,
     /// Keeps the file where it lost a name while it was open.
     pub held: Mutex<Option<Held>>,
+    /// In which order its bytes are read, by whichever handle.
+    pub reads: Mutex<Reads>,
     /// Set while somebody has the file open for writing here.
     pub writes: ArcSwapOption<FileWrites>,
     /// Who opened it first, where the backend decides by that: with whose rights it is read for all who were let open it.
@@ -57,6 +59,7 @@ impl OpenFile {
             filled_for_open: false,
             executing: AtomicUsize::new(0),
             held: Mutex::new(None),
+            reads: Mutex::default(),
             writes: ArcSwapOption::empty(),
         }
     }
@@ -82,7 +85,6 @@ pub(super) struct Handle {
     pub direct_io: bool,
     /// Counted in [`OpenFile::executing`].
     pub executes: bool,
-    pub stream: Mutex<Stream>,
     pub writing: Option<Writing>,
 }
 
@@ -94,7 +96,6 @@ impl Handle {
             open,
             direct_io: false,
             executes: false,
-            stream: Mutex::new(Stream::default()),
             writing: None,
         }
     }

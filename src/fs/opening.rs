@@ -49,6 +49,7 @@ impl FileSystem {
             caller: self.asker(&node, &context.caller),
         };
         let asking = Asking::to(&node, opener.access(), &opener.caller);
+        self.note_open(&node, &opener.caller);
         let pending = self.begin(context, done);
         if !self.settings.close_to_open && fresh && self.decided(&asking) == Some(true) {
             return self.open_locally(node, opener, pending);

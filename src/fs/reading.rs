@@ -12,6 +12,7 @@ use crate::backend::SeekWhence;
 use crate::cache::{Attempt, CachedFile, FetchError, ReadPlan};
 use crate::events::Invalidation;
 use crate::io::Buffer;
+use crate::readahead::Read;
 use crate::types::{ByteRange, HandleId};
 use std::io;
 use std::sync::Arc;
@@ -41,7 +42,8 @@ impl FileSystem {
             return self.read_following(context, handle, offset, length_bytes, done);
         }
         let attempt = self.cache.try_read(&file, offset, length_bytes);
-        let plan = self.plan(&handle, &file, offset, length_bytes);
+        let is_late = matches!(attempt, Attempt::Missing(_));
+        let plan = self.plan(&handle, &file, offset, length_bytes, is_late);
         match attempt {
             Attempt::Done(buffer, length_bytes) => {
                 self.count_read(&handle, true, length_bytes);
@@ -77,14 +79,18 @@ impl FileSystem {
         file: &CachedFile,
         offset: u64,
         length_bytes: usize,
+        is_late: bool,
     ) -> ReadPlan {
         let size = file.size_bytes();
-        let range =
-            ByteRange::at(offset, length_bytes as u64).intersection(&ByteRange::new(0, size));
-        let planned = handle
-            .stream
-            .lock()
-            .on_read(range, size, &self.settings.readahead);
+        let read = Read {
+            range: ByteRange::at(offset, length_bytes as u64)
+                .intersection(&ByteRange::new(0, size)),
+            file_size_bytes: size,
+            is_late,
+        };
+        let mut reads = handle.open.reads.lock();
+        let planned = reads.on_read(read, &self.settings.readahead);
+        drop(reads);
         ReadPlan {
             offset,
             length_bytes,

@@ -9,6 +9,7 @@ use super::pending::Pending;
 use super::recalling::Wanted;
 use crate::backend::BackendSpace;
 use crate::events::Invalidation;
+use crate::readahead::Reads;
 use crate::types::{Attributes, Credentials, FileKind, HandleId, NodeId};
 use std::io;
 use std::sync::Arc;
@@ -86,6 +87,8 @@ impl FileSystem {
         let new = self.cache.file(&node.key, fresh.version());
         new.begin_use(open.opened(node), first_seen);
         open.delivered.store(false, Ordering::Release);
+        // What was fetched ahead was of the old version.
+        *open.reads.lock() = Reads::default();
         let old = open.file.swap(new);
         old.end_use();
         self.invalidations.push(Invalidation::Node(node.id));

@@ -1,19 +1,39 @@
-//! Which bytes to fetch beyond those asked for. Pure: fed with the reads of one handle, answers with a plan; knows
-//! nothing of files, threads or time.
+//! Which bytes to fetch beyond those asked for. Pure: fed with the reads of one file, by whatever handles, answers with
+//! plans; knows nothing of files, threads or time.
 //!
-//! What always holds: a plan never reaches beyond the bound given, and reads that follow no order get nothing
-//! beyond their own block.
+//! What always holds: a plan never reaches beyond the file, nor further ahead of a stream than the bound given; a
+//! stream is not planned the same bytes twice; reads that follow no order get nothing beyond their own block; what was
+//! planned in vain stays below half of what was used, and a first allowance.
+//!
+//! - `stream`: reads that follow one another, forward or backward; `strided`: at equal distances
+//! - `candidates`: reads that may turn out to be either
+//! - `walk`: the files of a directory, opened one after the other
 
-use crate::types::ByteRange;
+use crate::types::{ByteRange, RangeSeries};
+use candidates::{Candidates, Pattern};
+use stream::Stream;
+use strided::Strided;
+pub use walk::Walk;
+
+mod candidates;
+mod stream;
+mod strided;
+mod walk;
+#[cfg(test)]
+mod proptests;
+#[cfg(test)]
+mod traces;
 
 /// Smallest unit of a fetch; scattered reads fetch just this much around them.
 pub const BLOCK_BYTES_MIN: u64 = 16 << 10;
 /// Largest unit of a fetch.
 pub const BLOCK_BYTES_MAX: u64 = 4 << 20;
-/// The first window of a stream.
-const WINDOW_BYTES_FIRST: u64 = 512 << 10;
-/// The kernel sends the reads of one stream over several threads: they may arrive out of order by this much.
-const DISORDER_BYTES: u64 = 2 << 20;
+/// Streams of one file that are followed at once; the one read longest ago gives way.
+const STREAMS_MAX: usize = 32;
+/// What may be planned in vain before a stream has to earn it.
+const ALLOWANCE_BYTES: u64 = 4 << 20;
+/// What is remembered of use and waste is halved here: the past counts less and less.
+const MEMORY_BYTES: u64 = 1 << 30;
 
 /// Bounds that do not change while a file is open.
 #[derive(Clone, Copy, Debug)]
@@ -30,169 +50,190 @@ pub struct Plan {
     /// The range asked for is rounded out to this.
     pub block_bytes: u64,
     /// Fetched as well, with nobody waiting; may be empty.
-    pub ahead: ByteRange,
+    pub ahead: RangeSeries,
     /// The read follows no order.
     pub random: bool,
 }
 
-/// The reads of one handle so far.
+/// One read: what is asked for, and of how large a file.
+#[derive(Clone, Copy, Debug)]
+pub struct Read {
+    pub range: ByteRange,
+    pub file_size_bytes: u64,
+    /// The bytes were not there yet.
+    pub is_late: bool,
+}
+
+/// The reads of one file so far.
 #[derive(Clone, Debug, Default)]
-pub struct Stream {
-    /// End of the furthest read of the stream.
-    reached: u64,
-    /// End of what was planned ahead.
-    planned: u64,
-    window_bytes: u64,
-    /// Reads in a row that continued the stream.
-    run: u32,
+pub struct Reads {
+    streams: Vec<Followed>,
+    candidates: Candidates,
+    count: u64,
+    /// Planned, and then read.
+    used_bytes: u64,
+    /// Planned for streams that have ended, and not read.
+    wasted_bytes: u64,
 }
 
-impl Stream {
+#[derive(Clone, Debug)]
+struct Followed {
+    kind: Kind,
+    last_read: u64,
+}
+
+#[derive(Clone, Debug)]
+enum Kind {
+    Stream(Stream),
+    Strided(Strided),
+}
+
+impl Reads {
     /// Notes a read and answers with what to fetch.
-    pub fn on_read(&mut self, range: ByteRange, file_size_bytes: u64, limits: &Limits) -> Plan {
-        let from_start = self.reached == 0 && range.start == 0;
-        let continues = range.start <= self.reached.saturating_add(DISORDER_BYTES / 4)
-            && range.end.saturating_add(DISORDER_BYTES) >= self.reached;
-        if !(from_start || (self.reached > 0 && continues)) {
-            *self = Self {
-                reached: range.end,
-                planned: range.end,
-                ..Self::default()
-            };
-            return Plan {
-                block_bytes: limits.block_bytes.unwrap_or(BLOCK_BYTES_MIN),
-                ahead: ByteRange::default(),
-                random: true,
-            };
+    pub fn on_read(&mut self, read: Read, limits: &Limits) -> Plan {
+        if read.range.is_empty() {
+            return unordered(limits, false);
         }
-        if range.end > self.reached {
-            self.reached = range.end;
-            self.run = self.run.saturating_add(1);
+        self.count += 1;
+        if let Some(index) = self.follower(read.range) {
+            let used_bytes = self.streams[index].advance(&read, &mut self.candidates);
+            self.note_used(used_bytes);
+            self.streams[index].last_read = self.count;
+            return self.plan(index, &read, limits);
         }
-        let block_bytes = limits.block_bytes.unwrap_or(BLOCK_BYTES_MIN);
-        // One read in order is no stream yet: a program that looks at a header reads no more.
-        if self.run < 2 || limits.window_bytes_max == 0 {
-            self.planned = self.planned.max(range.end);
-            return Plan {
-                block_bytes,
-                ahead: ByteRange::default(),
+        match self.candidates.on_read(read.range) {
+            Pattern::Stream(stream) => self.follow(Kind::Stream(stream), &read, limits),
+            Pattern::Strided(strided) => self.follow(Kind::Strided(strided), &read, limits),
+            Pattern::Young => unordered(limits, false),
+            Pattern::None => unordered(limits, true),
+        }
+    }
+
+    /// The stream that a read goes on with: the one it is nearest to.
+    fn follower(&self, range: ByteRange) -> Option<usize> {
+        let distances = self.streams.iter().enumerate();
+        distances
+            .filter_map(|(index, followed)| Some((followed.distance(range)?, index)))
+            .min()
+            .map(|(_, index)| index)
+    }
+
+    fn follow(&mut self, kind: Kind, read: &Read, limits: &Limits) -> Plan {
+        if self.streams.len() >= STREAMS_MAX {
+            let oldest = self.streams.iter().enumerate();
+            let oldest = oldest.min_by_key(|(_, followed)| followed.last_read);
+            if let Some((index, _)) = oldest {
+                let ended = self.streams.swap_remove(index);
+                self.wasted_bytes += ended.unread_bytes();
+            }
+        }
+        let last_read = self.count;
+        self.streams.push(Followed { kind, last_read });
+        self.plan(self.streams.len() - 1, read, limits)
+    }
+
+    fn plan(&mut self, index: usize, read: &Read, limits: &Limits) -> Plan {
+        let others = self.streams.iter().enumerate();
+        let unread_bytes: u64 = others
+            .filter(|(other, _)| *other != index)
+            .map(|(_, followed)| followed.unread_bytes())
+            .sum();
+        let in_vain_bytes = self.wasted_bytes + unread_bytes;
+        let trust = match in_vain_bytes > ALLOWANCE_BYTES + self.used_bytes / 2 {
+            true => Trust::Small,
+            false => Trust::Full,
+        };
+        let followed = &mut self.streams[index];
+        let plan = match &mut followed.kind {
+            Kind::Stream(stream) => Plan {
+                block_bytes: limits.block_bytes.unwrap_or(stream.block_bytes()),
+                ahead: stream.ahead(trust, read.file_size_bytes, limits).into(),
                 random: false,
-            };
+            },
+            Kind::Strided(strided) => Plan {
+                block_bytes: limits.block_bytes.unwrap_or(BLOCK_BYTES_MIN),
+                ahead: strided.ahead(trust, read.file_size_bytes, limits),
+                random: true,
+            },
+        };
+        if followed.has_ended(read.file_size_bytes) {
+            self.streams.swap_remove(index);
         }
-        self.window_bytes = self
-            .window_bytes
-            .max(WINDOW_BYTES_FIRST)
-            .min(limits.window_bytes_max);
-        // A stream that misses misses again soon: larger units as its window grows.
-        let block_bytes = limits.block_bytes.unwrap_or_else(|| {
-            (self.window_bytes / 8)
-                .next_power_of_two()
-                .clamp(BLOCK_BYTES_MIN, BLOCK_BYTES_MAX)
-        });
-        let mut ahead = ByteRange::default();
-        let left = self.planned.saturating_sub(self.reached);
-        if left < self.window_bytes / 2 && self.planned < file_size_bytes {
-            let from = self.planned.max(range.end);
-            let to = self
-                .reached
-                .saturating_add(self.window_bytes)
-                .checked_next_multiple_of(1 << 20)
-                .unwrap_or(u64::MAX)
-                .min(file_size_bytes);
-            ahead = ByteRange::new(from, to);
-            self.planned = to.max(self.planned);
-            self.window_bytes = (self.window_bytes * 2).min(limits.window_bytes_max);
-        }
-        Plan {
-            block_bytes,
-            ahead,
-            random: false,
+        plan
+    }
+
+    fn note_used(&mut self, bytes: u64) {
+        self.used_bytes += bytes;
+        if self.used_bytes + self.wasted_bytes > MEMORY_BYTES {
+            self.used_bytes /= 2;
+            self.wasted_bytes /= 2;
         }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    const LIMITS: Limits = Limits {
-        window_bytes_max: 16 << 20,
-        block_bytes: None,
-    };
-    const SIZE: u64 = 1 << 30;
-
-    #[test]
-    fn a_stream_gets_a_growing_window_within_its_bound() {
-        let mut stream = Stream::default();
-        let mut planned = 0;
-        let mut largest = 0;
-        for read in 0..4096u64 {
-            let range = ByteRange::at(read * 131_072, 131_072);
-            let plan = stream.on_read(range, SIZE, &LIMITS);
-            assert!(!plan.random);
-            if !plan.ahead.is_empty() {
-                assert!(plan.ahead.start >= planned, "nothing is planned twice");
-                planned = plan.ahead.end;
-                largest = largest.max(planned - range.end);
-            }
-            assert!(plan.ahead.end <= (range.end + (17 << 20)).min(SIZE));
-            if read > 3 {
-                assert!(
-                    planned >= range.end.min(SIZE),
-                    "the stream never catches up"
-                );
-            }
+impl Followed {
+    /// How far a read is from where the next one was expected; `None` if it is not of this stream.
+    fn distance(&self, range: ByteRange) -> Option<u64> {
+        match &self.kind {
+            Kind::Stream(stream) => stream.distance(range),
+            Kind::Strided(strided) => strided.distance(range),
         }
-        assert!(largest >= 12 << 20, "{largest}");
     }
 
-    #[test]
-    fn one_read_at_the_start_fetches_nothing_else() {
-        let mut stream = Stream::default();
-        let plan = stream.on_read(ByteRange::at(0, 4096), SIZE, &LIMITS);
-        assert!(plan.ahead.is_empty());
+    /// Goes on with a read, and with those that had overtaken it; how many bytes of them were planned before.
+    fn advance(&mut self, read: &Read, candidates: &mut Candidates) -> u64 {
+        match &mut self.kind {
+            Kind::Stream(stream) => {
+                let mut used_bytes = stream.advance(read.range, read.is_late);
+                while let Some(overtaking) =
+                    candidates.take_if(|range| stream.distance(range).is_some())
+                {
+                    used_bytes += stream.advance(overtaking, read.is_late);
+                }
+                used_bytes
+            }
+            Kind::Strided(strided) => strided.advance(read.range),
+        }
     }
 
-    #[test]
-    fn reads_out_of_order_within_a_stream_still_count_as_one() {
-        let mut stream = Stream::default();
-        for read in [0u64, 2, 1, 3, 5, 4, 7, 6] {
-            let plan = stream.on_read(ByteRange::at(read * 131_072, 131_072), SIZE, &LIMITS);
-            assert!(!plan.random, "read {read}");
+    fn unread_bytes(&self) -> u64 {
+        match &self.kind {
+            Kind::Stream(stream) => stream.unread_bytes(),
+            Kind::Strided(strided) => strided.unread_bytes(),
         }
-        assert!(stream.planned > 8 * 131_072);
     }
 
-    proptest! {
-        #[test]
-        fn scattered_reads_fetch_only_their_block(
-            offsets in prop::collection::vec(0u64..1 << 18, 1..100)
-        ) {
-            // 32 MiB apart at the least, so that no two look like a stream.
-            let mut stream = Stream::default();
-            let mut last = u64::MAX;
-            for offset in offsets {
-                let start = (offset % 4096 + 1) << 25;
-                if start == last || start.abs_diff(last) <= DISORDER_BYTES { continue }
-                last = start;
-                let plan = stream.on_read(ByteRange::at(start, 4096), 1 << 40, &LIMITS);
-                prop_assert!(plan.random && plan.ahead.is_empty());
-                prop_assert_eq!(plan.block_bytes, BLOCK_BYTES_MIN);
-            }
+    fn has_ended(&self, file_size_bytes: u64) -> bool {
+        match &self.kind {
+            Kind::Stream(stream) => stream.has_ended(file_size_bytes),
+            Kind::Strided(_) => false,
         }
+    }
+}
 
-        #[test]
-        fn no_plan_leaves_the_file(
-            reads in prop::collection::vec((0u64..1 << 24, 1u64..1 << 20), 1..100),
-            size in 1u64..1 << 24,
-        ) {
-            let mut stream = Stream::default();
-            for (start, length) in reads {
-                let range = ByteRange::new(start.min(size), (start + length).min(size));
-                let plan = stream.on_read(range, size, &LIMITS);
-                prop_assert!(plan.ahead.end <= size);
-            }
+/// How much a stream may get ahead of what it has proved.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Trust {
+    Full,
+    /// Much was planned in vain for the reads of this file.
+    Small,
+}
+
+impl Trust {
+    /// The largest window of a stream that has read so many bytes in order.
+    fn window_bytes(self, run_bytes: u64) -> u64 {
+        match self {
+            Self::Full => run_bytes.saturating_mul(4),
+            Self::Small => run_bytes / 8,
         }
+    }
+}
+
+/// For a read that is no stream, or none yet.
+fn unordered(limits: &Limits, random: bool) -> Plan {
+    Plan {
+        block_bytes: limits.block_bytes.unwrap_or(BLOCK_BYTES_MIN),
+        ahead: RangeSeries::default(),
+        random,
     }
 }

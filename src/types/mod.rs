@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 pub use changes::{AttributeChange, NewNode, Removal, RenameMode, TimeChange};
 pub use locks::{Conflict, LockFamily, LockKind, LockOwner, RangeLock};
+pub use range_series::RangeSeries;
 pub use short_bytes::ShortBytes;
 
 mod changes;
 mod locks;
+mod range_series;
 mod short_bytes;
 
 /// A half-open range of bytes in a file: `start..end`.

@@ -9,17 +9,21 @@ pub struct CounterBoard {
 }
 
 impl CounterBoard {
-    /// A call arrived.
-    pub fn begin(&self, operation: Operation) {
+    /// A call arrived, which asks for so many bytes of a file.
+    pub fn begin(&self, operation: Operation, asked_bytes: u64) {
         let mut counters = self.counters.lock();
         *counters.operations.entry(operation).or_default() += 1;
         counters.concurrent += 1;
         counters.concurrent_max = counters.concurrent_max.max(counters.concurrent);
+        counters.reading_bytes += asked_bytes;
+        counters.reading_bytes_max = counters.reading_bytes_max.max(counters.reading_bytes);
     }
 
     /// Its reply is about to go out.
-    pub fn end(&self) {
-        self.counters.lock().concurrent -= 1;
+    pub fn end(&self, asked_bytes: u64) {
+        let mut counters = self.counters.lock();
+        counters.concurrent -= 1;
+        counters.reading_bytes -= asked_bytes;
     }
 
     pub fn read(&self, path: &str, bytes: usize) {
@@ -46,10 +50,12 @@ impl CounterBoard {
 
     pub fn reset(&self) {
         let mut counters = self.counters.lock();
-        let concurrent = counters.concurrent;
+        let (concurrent, reading_bytes) = (counters.concurrent, counters.reading_bytes);
         *counters = Counters {
             concurrent,
             concurrent_max: concurrent,
+            reading_bytes,
+            reading_bytes_max: reading_bytes,
             ..Counters::default()
         };
     }

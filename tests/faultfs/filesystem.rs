@@ -372,7 +372,7 @@ impl Filesystem for FaultFilesystem {
     ) {
         self.0.serve(
             Operation::Read,
-            Subject::node(node),
+            Subject::node(node).asking(size),
             reply,
             move |server, call| {
                 let open = server.handles.file(handle)?;

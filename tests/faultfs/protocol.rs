@@ -158,6 +158,9 @@ pub struct Counters {
     /// Calls between arrival and reply now, and the most there were at once.
     pub concurrent: u64,
     pub concurrent_max: u64,
+    /// Bytes asked for by reads between arrival and reply now, and the most there were at once.
+    pub reading_bytes: u64,
+    pub reading_bytes_max: u64,
     /// Calls that hang now.
     pub hung: u64,
     /// Calls hit, by rule.

@@ -47,6 +47,7 @@ pub struct Subject {
     node: INodeNo,
     child: Option<OsString>,
     caller: Option<Caller>,
+    asked_bytes: u64,
 }
 
 impl Subject {
@@ -55,6 +56,7 @@ impl Subject {
             node,
             child: None,
             caller: None,
+            asked_bytes: 0,
         }
     }
 
@@ -63,7 +65,14 @@ impl Subject {
             node: parent,
             child: Some(name.to_owned()),
             caller: None,
+            asked_bytes: 0,
         }
+    }
+
+    /// A read of so many bytes.
+    pub fn asking(mut self, bytes: u32) -> Self {
+        self.asked_bytes = bytes.into();
+        self
     }
 
     /// Done by whoever sent the request, where that matters; else by the server, as what is done by an open
@@ -129,7 +138,8 @@ impl Server {
         T: Send + 'static,
     {
         let arrived = Instant::now();
-        self.counters.begin(operation);
+        let asked_bytes = subject.asked_bytes;
+        self.counters.begin(operation, asked_bytes);
         let effects = self.rules.decide(operation, || {
             self.nodes.path_of(subject.node, subject.child.as_deref())
         });
@@ -157,7 +167,7 @@ impl Server {
             let due = server.link.delivery(called, call.data_bytes);
             let replying = server.clone();
             let deliver = Box::new(move || {
-                replying.counters.end();
+                replying.counters.end(asked_bytes);
                 match result {
                     Ok(value) => answer(reply, value),
                     Err(error) => reply.refuse(Errno::from(error)),

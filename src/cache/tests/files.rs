@@ -196,7 +196,7 @@ fn readahead_that_does_not_begin_at_a_block_fetches_whole_blocks() {
         file.extents().contains(ByteRange::new(4096, 102_400))
     });
     let mut odd = plan(ByteRange::new(200_001, 200_011));
-    odd.ahead = ByteRange::new(220_001, 230_001);
+    odd.ahead = ByteRange::new(220_001, 230_001).into();
     let reading = world.start_read(&file, odd);
     assert!(reading.recv_timeout(SOON).unwrap().is_ok());
     eventually("it is there", || {

@@ -26,7 +26,7 @@ use crate::backend::lanes::{Lane, LaneSettings};
 use crate::io::simulator::{FaultPlan, Simulation};
 use crate::io::{Buffer, Io};
 use crate::metrics::{BackendMetrics, CacheMetrics};
-use crate::types::{ByteRange, FileKey};
+use crate::types::{ByteRange, FileKey, RangeSeries};
 use backend::FakeBackend;
 use crossbeam_channel::{Receiver, bounded};
 use std::sync::Arc;
@@ -320,7 +320,7 @@ fn plan(range: ByteRange) -> ReadPlan {
         offset: range.start,
         length_bytes: range.length_bytes() as usize,
         block_bytes: 16 << 10,
-        ahead: ByteRange::default(),
+        ahead: RangeSeries::default(),
         random: false,
     }
 }

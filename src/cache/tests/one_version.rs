@@ -28,7 +28,7 @@ fn read_one(world: &World, dice: &mut Dice, file: &Arc<CachedFile>) {
     plan.block_bytes = 4096 << dice.below(9);
     plan.random = dice.chance(0.5);
     if dice.chance(0.3) {
-        plan.ahead = ByteRange::at(range.end, dice.below(MIB));
+        plan.ahead = ByteRange::at(range.end, dice.below(MIB)).into();
     }
     let was_changed = file.is_changed();
     match world

@@ -53,7 +53,7 @@ fn a_waiter_gets_its_bytes_as_soon_as_its_own_piece_is_in() {
         _ => Effect::Nothing,
     });
     let mut first = plan(ByteRange::new(0, 4096));
-    first.ahead = whole(&file);
+    first.ahead = whole(&file).into();
     let first = world.start_read(&file, first);
     let last = world.start_read(&file, plan(ByteRange::new(2 * MIB, 2 * MIB + 10)));
     first.recv_timeout(SOON).expect("not held up").unwrap();

@@ -171,7 +171,7 @@ pub const ROWS: &[OptionRow] = &[
         name: "readahead",
         kind: size(1, 0, GIB, |s, bytes| s.readahead_max_bytes = bytes),
         show: Some(|s| show_size(s.readahead_max_bytes)),
-        help: "the largest readahead window of one handle; 0: none",
+        help: "how far a stream of reads is fetched ahead of at most; 0: nothing is fetched ahead",
     },
     OptionRow {
         name: "readahead_mb",
