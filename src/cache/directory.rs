@@ -13,6 +13,8 @@ use super::file::CachedFile;
 use super::index::{Index, IndexError};
 use super::layout::{self, LayoutError};
 use super::objects::Doomed;
+use super::policy::{PolicyKind, Usage};
+use super::ranking::Ranking;
 use super::record::{FileRecord, ObjectId};
 use super::room::Room;
 use super::space::Space;
@@ -69,8 +71,9 @@ pub struct CacheDirectory {
     pub(super) checkpointing: Mutex<()>,
     /// Counts commits of the index.
     pub(super) commits: AtomicU64,
-    /// The access clock: the eviction order.
+    /// The access clock: what has been asked for so far, in 4 KiB blocks.
     pub(super) clock: AtomicU64,
+    pub(super) ranking: Ranking,
     pub(super) next_object: AtomicU64,
     pub(super) files: AtomicU64,
     /// Objects below this id were there at start-up: unknown ones among them are orphans.
@@ -91,6 +94,7 @@ impl CacheDirectory {
         name: String,
         io: Arc<dyn Io>,
         index_cache_bytes: usize,
+        policy: PolicyKind,
         metrics: Arc<CacheMetrics>,
     ) -> Result<Arc<Self>, OpenError> {
         let directory = Arc::new(Self {
@@ -108,6 +112,7 @@ impl CacheDirectory {
             checkpointing: Mutex::new(()),
             commits: AtomicU64::new(0),
             clock: AtomicU64::new(0),
+            ranking: Ranking::new(policy),
             next_object: AtomicU64::new(0),
             files: AtomicU64::new(0),
             first_new_object: AtomicU64::new(0),
@@ -143,6 +148,8 @@ impl CacheDirectory {
             totals.next_object = highest_object(&*self.io)? + 1;
         }
         self.space.set_used(totals.occupied_bytes);
+        self.ranking
+            .set_noted(totals.occupied_bytes, totals.probation_bytes);
         self.clock
             .fetch_max(totals.access_clock + 1, Ordering::AcqRel);
         self.next_object
@@ -227,7 +234,7 @@ impl CacheDirectory {
         version: Version,
         ttl_seconds: Option<i64>,
     ) -> Arc<CachedFile> {
-        self.touch(key);
+        self.note_use(key, Usage::Opened, version.size_bytes);
         let fits = |file: &CachedFile| file.version() == version && !file.is_gone();
         if let Some(file) = self.active_file(key).filter(|file| fits(file)) {
             return file;

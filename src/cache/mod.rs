@@ -20,7 +20,7 @@
 //! - `layout`: names on disk and the format mark
 //! - `extents`: which bytes are there
 //! - `space`: the limit; `room`: a disk that others fill
-//! - `reclaim`: eviction; `recovery`: the sweep after start-up; `spread`: which directory holds what
+//! - `policy`: which file goes; `ranking`: what it is told of them; `reclaim`: eviction; `recovery`: the sweep after start-up; `spread`: which directory holds what
 
 use crate::backend::deadline::Timers;
 use crate::backend::health::Health;
@@ -58,6 +58,8 @@ mod kept;
 mod letting_go;
 mod objects;
 mod pieces;
+pub mod policy;
+mod ranking;
 mod reading;
 mod reclaim;
 mod record;

@@ -1,5 +1,5 @@
 //! Room on the disk, which others fill too. Some of it is kept free; when it runs short nothing new is taken, and when
-//! even the index gets cramped the least recently used objects give way.
+//! even the index gets cramped objects give way, in the order of the eviction policy.
 //!
 //! What always holds: want of room takes nothing out of use. What is cached is served, what the index cannot take
 //! waits, and all goes on by itself once there is room.
@@ -68,7 +68,7 @@ impl CacheDirectory {
         (kept_bytes / 2).saturating_sub(space.available_bytes)
     }
 
-    /// Lets the least recently used objects go where the room for the index runs short.
+    /// Lets objects go where the room for the index runs short.
     pub(super) fn give_way(&self) {
         let missing_bytes = self.look_at_room();
         let is_due = |at: Instant| at.elapsed() >= GIVE_WAY_INTERVAL;
@@ -78,7 +78,7 @@ impl CacheDirectory {
         }
         *gave_way_at = Some(Instant::now());
         drop(gave_way_at);
-        self.evict_oldest(missing_bytes);
+        self.evict_bytes(missing_bytes);
     }
 
     /// The disk refused something for want of room, whatever its figures say.
@@ -121,13 +121,13 @@ impl CacheDirectory {
         }
     }
 
-    /// Commits; where that finds no room, the least recently used objects make some.
+    /// Commits; where that finds no room, objects make some.
     pub(super) fn commit_with_room(&self, changes: &[Change]) -> Result<(), IndexError> {
         let outcome = self.commit_now(changes);
         if !matches!(outcome, Err(IndexError::NoRoom)) {
             return outcome;
         }
-        match self.evict_oldest(INDEX_ROOM_BYTES) {
+        match self.evict_bytes(INDEX_ROOM_BYTES) {
             0 => outcome,
             _ => self.commit_now(changes),
         }

@@ -2,7 +2,8 @@ use super::*;
 use crate::config::options::Kind;
 use crate::config::units::{GIB, KIB, MIB};
 use crate::config::{
-    Access, CacheSize, EngineChoice, LogLevel, LookupCache, PassthroughChoice, options_markdown,
+    Access, CacheSize, EngineChoice, EvictionPolicy, LogLevel, LookupCache, PassthroughChoice,
+    options_markdown,
 };
 use crate::config::{Identity, KeepWritten, LockPlace, WriteMode};
 use std::path::PathBuf;
@@ -43,7 +44,13 @@ fn every_option_sets_what_it_names() {
         ("block_size=64K", |s| s.block_size_bytes == Some(64 * KIB)),
         ("block_size_mb=4", |s| s.block_size_bytes == Some(4 * MIB)),
         ("max_concurrent=3", |s| s.max_concurrent_fills == 3),
-        ("eviction=lru", |s| *s == Settings::default()),
+        ("eviction=s3fifo", |s| *s == Settings::default()),
+        ("eviction=lru", |s| s.eviction == EvictionPolicy::Lru),
+        ("eviction=lfu", |s| s.eviction == EvictionPolicy::Lfu),
+        ("eviction=arc", |s| s.eviction == EvictionPolicy::Arc),
+        ("eviction=lru,eviction=s3-fifo", |s| {
+            *s == Settings::default()
+        }),
         ("checksum=none", |s| *s == Settings::default()),
         ("ttl=90m", |s| {
             s.cache_ttl == Some(Duration::from_secs(5400))
@@ -263,7 +270,6 @@ fn a_capability_of_a_later_version_is_refused_by_name() {
     for list in [
         "write_mode=back",
         "erasure=4+2",
-        "eviction=s3fifo",
         "checksum=crc64",
         "adaptive",
     ] {

@@ -62,7 +62,10 @@ pub struct Settings {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EvictionPolicy {
+    S3Fifo,
     Lru,
+    Lfu,
+    Arc,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -192,7 +195,7 @@ impl Default for Settings {
             cache_size: CacheSize::Derived,
             block_size_bytes: None,
             max_concurrent_fills: 16,
-            eviction: EvictionPolicy::Lru,
+            eviction: EvictionPolicy::S3Fifo,
             checksum: ChecksumKind::None,
             cache_ttl: None,
             direct_io: false,

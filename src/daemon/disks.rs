@@ -2,6 +2,7 @@
 
 use super::cache_directory::CacheDirectory as PreparedDirectory;
 use super::prepare::{LostCacheDirectory, Prepared};
+use crate::cache::policy::PolicyKind;
 use crate::cache::{Cache, CacheDirectory, Evicted, OpenError, check_layout};
 use crate::config::{CacheSize, DiskShare, Settings};
 use crate::io::Io;
@@ -26,6 +27,7 @@ pub(super) struct Disk {
 pub(super) fn open_disks(
     prepared: &Prepared,
     engine: &Arc<Engine>,
+    policy: PolicyKind,
     metrics: &Arc<CacheMetrics>,
 ) -> anyhow::Result<(Vec<Disk>, Vec<LostCacheDirectory>)> {
     let several = prepared.cache_directories.len() > 1;
@@ -44,8 +46,9 @@ pub(super) fn open_disks(
     }
     for (directory, looked_at) in looked_at {
         let name = directory.path.display().to_string();
-        let opened = looked_at
-            .and_then(|local| open_disk(&name, directory, local, metrics, index_cache_bytes));
+        let opened = looked_at.and_then(|local| {
+            open_disk(&name, directory, local, metrics, index_cache_bytes, policy)
+        });
         match opened {
             Ok(disk) => disks.push(disk),
             Err(OpenError::Io(error)) if several => lost.push(LostCacheDirectory {
@@ -78,9 +81,16 @@ fn open_disk(
     local: Arc<LocalDisk>,
     metrics: &Arc<CacheMetrics>,
     index_cache_bytes: usize,
+    policy: PolicyKind,
 ) -> Result<Disk, OpenError> {
     let io: Arc<dyn Io> = local.clone();
-    let cache = CacheDirectory::open(name.to_owned(), io, index_cache_bytes, metrics.clone())?;
+    let cache = CacheDirectory::open(
+        name.to_owned(),
+        io,
+        index_cache_bytes,
+        policy,
+        metrics.clone(),
+    )?;
     for notice in cache.notices.lock().iter() {
         tracing::warn!("{notice}");
     }
