@@ -10,7 +10,6 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -211,7 +210,7 @@ fn what_is_no_regular_file_never_stops_the_daemon() {
             FileType::CharacterDevice,
             rustix::fs::makedev(242, 7),
         );
-        let _listener = UnixListener::bind(plain.join("socket")).unwrap();
+        make("socket", FileType::Socket, 0);
         assert_eq!(errno(File::open(seen.join("socket"))), Some(libc_enxio()));
         assert_eq!(errno(File::open(seen.join("device"))), Some(libc_enxio()));
         // Both ends of the pipe through the mount.

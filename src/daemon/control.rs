@@ -9,7 +9,9 @@ use super::status::Status;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use serde::{Deserialize, Serialize};
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -131,6 +133,21 @@ pub fn socket_path(directory: &Path, mountpoint: &Path) -> PathBuf {
     directory.join(format!("{:016x}.sock", path_hash(mountpoint)))
 }
 
+/// An open directory of sockets. A socket's address has 108 bytes (unix(7)), which paths exceed: here
+/// it is reached through the descriptor, whatever the length of the directory's path.
+struct Sockets(File);
+
+impl Sockets {
+    fn open(directory: &Path) -> io::Result<Sockets> {
+        Ok(Sockets(File::open(directory)?))
+    }
+
+    fn address(&self, path: &Path) -> PathBuf {
+        let name = path.file_name().unwrap_or_default();
+        Path::new(&format!("/proc/self/fd/{}", self.0.as_raw_fd())).join(name)
+    }
+}
+
 /// A socket that is being served. Dropping it removes the name, unless another daemon has taken it.
 #[derive(Debug)]
 pub struct ControlSocket {
@@ -154,7 +171,7 @@ impl ControlSocket {
         // Bound under another name first: the final name never shows a socket with open permissions.
         let private = path.with_extension(format!("{}.new", std::process::id()));
         let _ = std::fs::remove_file(&private);
-        let listener = UnixListener::bind(&private)?;
+        let listener = UnixListener::bind(Sockets::open(directory)?.address(&private))?;
         std::fs::set_permissions(&private, std::fs::Permissions::from_mode(0o600))?;
         let facts = private.symlink_metadata()?;
         std::fs::rename(&private, &path)?;
@@ -238,8 +255,11 @@ impl Client {
     pub fn connect(directory: &Path, mountpoint: &Path) -> io::Result<Client> {
         let path = socket_path(directory, mountpoint);
         // connect(2) waits where the queue of a hung daemon is full.
-        let stream = with_timeout(LINE_TIMEOUT, move || UnixStream::connect(path))?
-            .ok_or_else(|| io::Error::from(io::ErrorKind::TimedOut))??;
+        let sockets = Sockets::open(directory)?;
+        let stream = with_timeout(LINE_TIMEOUT, move || {
+            UnixStream::connect(sockets.address(&path))
+        })?
+        .ok_or_else(|| io::Error::from(io::ErrorKind::TimedOut))??;
         Ok(Client { stream })
     }
 

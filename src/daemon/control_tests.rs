@@ -62,6 +62,17 @@ fn requests_reach_their_handlers_and_replies_come_back() {
 }
 
 #[test]
+fn a_directory_of_any_length_has_sockets() {
+    let scratch = test_scratch();
+    let directory = scratch.path().join("x".repeat(120)).join("y".repeat(120));
+    let mountpoint = Path::new("/mnt/x");
+    let (_socket, _) = serve(&directory, mountpoint);
+    let client = Client::connect(&directory, mountpoint).expect("connects");
+    let reply = client.ask(&Request::Status, SECONDS_5).expect("answers");
+    assert!(matches!(reply, Reply::Status(status) if status.name == "test"));
+}
+
+#[test]
 fn the_socket_is_private_and_nonsense_is_answered() {
     let scratch = test_scratch();
     let mountpoint = Path::new("/mnt/x");
