@@ -2,7 +2,7 @@
 
 use super::directory::CacheDirectory;
 use super::file::CachedFile;
-use super::index::{Change, IndexError};
+use super::index::{Change, Clocks, IndexError};
 use super::layout;
 use super::policy::{Place, Usage};
 use super::record::{FileRecord, ObjectId};
@@ -261,9 +261,12 @@ impl CacheDirectory {
 
     /// Called with `checkpointing` held. Blocks on the local disk.
     pub(super) fn commit_now(&self, changes: &[Change]) -> Result<(), IndexError> {
-        let now = self.clock.load(Ordering::Relaxed);
-        let next_object = self.next_object.load(Ordering::Relaxed) + OBJECT_ID_SLACK;
-        let totals = self.index.commit(changes, next_object, now)?;
+        let clocks = Clocks {
+            next_object: self.next_object.load(Ordering::Relaxed) + OBJECT_ID_SLACK,
+            access_clock: self.clock.load(Ordering::Relaxed),
+            written: self.written_today(),
+        };
+        let totals = self.index.commit(changes, clocks)?;
         self.files.store(totals.files, Ordering::Relaxed);
         self.ranking
             .set_noted(totals.occupied_bytes, totals.probation_bytes);

@@ -18,6 +18,7 @@ use super::ranking::Ranking;
 use super::record::{FileRecord, ObjectId};
 use super::room::Room;
 use super::space::Space;
+use super::write_budget::{WriteBudget, Written, today};
 use crate::io::{Io, is_no_room};
 use crate::metrics::CacheMetrics;
 use crate::types::{FileKey, Version};
@@ -58,6 +59,7 @@ pub struct CacheDirectory {
     pub(super) index: Index,
     pub space: Space,
     pub(super) room: Room,
+    pub(super) budget: WriteBudget,
     failed: AtomicBool,
     failure: Mutex<Option<String>>,
     /// The index was open once in this life.
@@ -103,6 +105,7 @@ impl CacheDirectory {
             io,
             space: Space::new(),
             room: Room::default(),
+            budget: WriteBudget::default(),
             failed: AtomicBool::new(false),
             failure: Mutex::new(None),
             began: AtomicBool::new(false),
@@ -143,6 +146,7 @@ impl CacheDirectory {
             outcome => outcome?,
         }
         let mut totals = self.index.totals()?;
+        self.budget.resume(totals.written);
         if totals.next_object == 0 {
             // A new index beside objects of an older one: their ids must not be given out again.
             totals.next_object = highest_object(&*self.io)? + 1;
@@ -219,6 +223,19 @@ impl CacheDirectory {
     /// Total and free space of the disk. Blocks on it.
     pub fn disk_space(&self) -> io::Result<crate::io::DiskSpace> {
         self.io.space()
+    }
+
+    /// The most that may be written to it in a day.
+    pub fn set_write_limit(&self, limit_bytes: Option<u64>) {
+        self.budget.set_limit(limit_bytes);
+    }
+
+    pub fn write_limit_bytes(&self) -> Option<u64> {
+        self.budget.limit_bytes()
+    }
+
+    pub fn written_today(&self) -> Written {
+        self.budget.written(today())
     }
 
     /// Files in the index, as of the last checkpoint.

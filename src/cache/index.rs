@@ -10,6 +10,7 @@ use super::layout::INDEX_FILE;
 use super::policy::{Place, Queue};
 use super::record::{FileRecord, ObjectId};
 use super::storage;
+use super::write_budget::Written;
 use crate::io::{Io, is_no_room};
 use crate::types::FileKey;
 use parking_lot::RwLock;
@@ -26,6 +27,8 @@ const COUNT_BYTES: &str = "occupied_bytes";
 const COUNT_NEXT_OBJECT: &str = "next_object";
 const COUNT_CLOCK: &str = "access_clock";
 const COUNT_PROBATION: &str = "probation_bytes";
+const COUNT_WRITTEN_DAY: &str = "written_day";
+const COUNT_WRITTEN: &str = "written_bytes";
 
 #[derive(Debug, thiserror::Error)]
 pub enum IndexError {
@@ -57,6 +60,16 @@ pub struct Totals {
     pub access_clock: u64,
     /// Of the occupied bytes, those of files on probation.
     pub probation_bytes: u64,
+    /// To the disk, on the last day that something was.
+    pub written: Written,
+}
+
+/// What goes up with time rather than with the records.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Clocks {
+    pub next_object: u64,
+    pub access_clock: u64,
+    pub written: Written,
 }
 
 /// One change of a commit.
@@ -127,18 +140,17 @@ impl Index {
             next_object: count(COUNT_NEXT_OBJECT)?,
             access_clock: count(COUNT_CLOCK)?,
             probation_bytes: count(COUNT_PROBATION)?,
+            written: Written {
+                day: count(COUNT_WRITTEN_DAY)?,
+                bytes: count(COUNT_WRITTEN)?,
+            },
         })
     }
 
     /// Applies the changes and the clocks in one durable transaction; the totals after it. Without room for it nothing
     /// has changed.
-    pub fn commit(
-        &self,
-        changes: &[Change],
-        next_object: u64,
-        access_clock: u64,
-    ) -> Result<Totals, IndexError> {
-        let outcome = self.try_commit(changes, next_object, access_clock);
+    pub fn commit(&self, changes: &[Change], clocks: Clocks) -> Result<Totals, IndexError> {
+        let outcome = self.try_commit(changes, clocks);
         if matches!(outcome, Err(IndexError::NoRoom)) {
             let closed = self.database.write().take();
             drop(closed);
@@ -147,16 +159,12 @@ impl Index {
         outcome
     }
 
-    fn try_commit(
-        &self,
-        changes: &[Change],
-        next_object: u64,
-        access_clock: u64,
-    ) -> Result<Totals, IndexError> {
+    fn try_commit(&self, changes: &[Change], clocks: Clocks) -> Result<Totals, IndexError> {
         let transaction = begin(&*self.database()?)?;
         let mut totals = Totals {
-            next_object,
-            access_clock,
+            next_object: clocks.next_object,
+            access_clock: clocks.access_clock,
+            written: clocks.written,
             ..Totals::default()
         };
         {
@@ -224,8 +232,10 @@ impl Index {
             for (name, value) in [
                 (COUNT_FILES, totals.files),
                 (COUNT_BYTES, totals.occupied_bytes),
-                (COUNT_NEXT_OBJECT, next_object),
-                (COUNT_CLOCK, access_clock),
+                (COUNT_NEXT_OBJECT, clocks.next_object),
+                (COUNT_CLOCK, clocks.access_clock),
+                (COUNT_WRITTEN_DAY, clocks.written.day),
+                (COUNT_WRITTEN, clocks.written.bytes),
                 (COUNT_PROBATION, totals.probation_bytes),
             ] {
                 counts.insert(name, value).map_err(fold)?;

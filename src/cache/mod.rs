@@ -19,7 +19,8 @@
 //! - `letting_go`: files about to lose their name
 //! - `layout`: names on disk and the format mark
 //! - `extents`: which bytes are there
-//! - `space`: the limit; `room`: a disk that others fill
+//! - `space`: the limit; `room`: a disk that others fill; `watermarks`: when files go; `write_budget`: what is
+//!   written in a day
 //! - `policy`: which file goes; `ranking`: what it is told of them; `reclaim`: eviction; `recovery`: the sweep after start-up; `spread`: which directory holds what
 
 use crate::backend::deadline::Timers;
@@ -72,7 +73,9 @@ mod space;
 mod spread;
 pub mod storage;
 mod verify;
+pub mod watermarks;
 mod whole;
+mod write_budget;
 #[cfg(test)]
 mod tests;
 
@@ -206,7 +209,7 @@ impl Cache {
             drop(stopping);
             for directory in &self.directories {
                 directory.checkpoint();
-                if directory.doomed_count() > 0 || directory.look_at_room() > 0 {
+                if directory.doomed_count() > 0 || directory.look_at_room().is_short() {
                     self.reclaim.wake();
                 }
             }

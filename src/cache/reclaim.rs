@@ -92,7 +92,7 @@ impl Cache {
             }
             for directory in self.directories.iter().filter(|dir| dir.is_usable()) {
                 directory.sweep_doomed();
-                if directory.space.excess_over_high() > 0 {
+                if directory.space.wants_room() {
                     self.free_space(directory);
                 }
                 directory.give_way();
@@ -152,12 +152,12 @@ impl Cache {
 }
 
 impl CacheDirectory {
-    /// Removes objects until so many bytes are free, or nothing more can go; the bytes freed.
-    pub(super) fn evict_bytes(&self, wanted_bytes: u64) -> u64 {
-        let fair = self.evict_while(|evicted| evicted.bytes < wanted_bytes, Pass::Fair);
-        let left_bytes = wanted_bytes.saturating_sub(fair.bytes);
-        let forced = self.evict_while(|evicted| evicted.bytes < left_bytes, Pass::Forced);
-        fair.bytes + forced.bytes
+    /// Removes objects until so many bytes are free and so many files gone, or nothing more can go; the bytes freed.
+    pub(super) fn evict_some(&self, wanted_bytes: u64, wanted_files: u64) -> u64 {
+        let is_missing = |bytes: u64, files: u64| bytes < wanted_bytes || files < wanted_files;
+        let fair = self.evict_while(|now| is_missing(now.bytes, now.files), Pass::Fair);
+        let more = |now: &Evicted| is_missing(fair.bytes + now.bytes, fair.files + now.files);
+        fair.bytes + self.evict_while(more, Pass::Forced).bytes
     }
 
     /// In the order of the eviction policy, while `more` says so.

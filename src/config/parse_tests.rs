@@ -2,8 +2,8 @@ use super::*;
 use crate::config::options::Kind;
 use crate::config::units::{GIB, KIB, MIB};
 use crate::config::{
-    Access, CacheSize, EngineChoice, EvictionPolicy, LogLevel, LookupCache, PassthroughChoice,
-    options_markdown,
+    Access, CacheSize, EngineChoice, EvictionPolicy, FreePercent, LogLevel, LookupCache,
+    PassthroughChoice, options_markdown,
 };
 use crate::config::{Identity, KeepWritten, LockPlace, WriteMode};
 use std::path::PathBuf;
@@ -15,6 +15,10 @@ fn parse(list: &str) -> Result<Settings, ConfigError> {
 
 fn good(list: &str) -> Settings {
     parse(list).unwrap_or_else(|error| panic!("{list}: {error}"))
+}
+
+fn free_percent(run: u8, cull: u8, stop: u8) -> FreePercent {
+    FreePercent { run, cull, stop }
 }
 
 fn error_text(list: &str) -> String {
@@ -51,6 +55,29 @@ fn every_option_sets_what_it_names() {
         ("eviction=lru,eviction=s3-fifo", |s| {
             *s == Settings::default()
         }),
+        ("high_watermark=80,low_watermark=50%", |s| {
+            s.watermarks.held() == Some((80, 50))
+        }),
+        ("low_watermark=80", |s| {
+            s.watermarks.held() == Some((95, 80))
+        }),
+        ("high_watermark=80", |s| {
+            s.watermarks.held() == Some((80, 75))
+        }),
+        ("brun=20%", |s| {
+            s.watermarks.free_bytes() == Some(free_percent(20, 7, 3))
+        }),
+        ("bcull=6,bstop=2", |s| {
+            s.watermarks.free_bytes() == Some(free_percent(10, 6, 2))
+        }),
+        ("frun=30,fcull=20,fstop=10", |s| {
+            let is_bytes = s.watermarks.free_bytes().is_some();
+            s.watermarks.free_inodes() == Some(free_percent(30, 20, 10)) && !is_bytes
+        }),
+        ("write_limit=200G/day", |s| {
+            s.write_limit_bytes == Some(200 * GIB)
+        }),
+        ("write_limit=0", |s| *s == Settings::default()),
         ("checksum=none", |s| *s == Settings::default()),
         ("ttl=90m", |s| {
             s.cache_ttl == Some(Duration::from_secs(5400))

@@ -3,8 +3,9 @@
 use super::cache_directory::CacheDirectory as PreparedDirectory;
 use super::prepare::{LostCacheDirectory, Prepared};
 use crate::cache::policy::PolicyKind;
+use crate::cache::watermarks::{FreeMarks, HeldMarks, Watermarks};
 use crate::cache::{Cache, CacheDirectory, Evicted, OpenError, check_layout};
-use crate::config::{CacheSize, DiskShare, Settings};
+use crate::config::{self, CacheSize, DiskShare, Settings};
 use crate::io::Io;
 use crate::io::engine::Engine;
 use crate::io::local::LocalDisk;
@@ -155,6 +156,24 @@ pub(super) fn in_memory(prepared: &Prepared) -> Vec<String> {
         .collect()
 }
 
+fn watermarks(settings: &config::Watermarks) -> Watermarks {
+    let free = |marks: config::FreePercent| FreeMarks {
+        run_percent: marks.run,
+        cull_percent: marks.cull,
+        stop_percent: marks.stop,
+    };
+    Watermarks {
+        held: settings
+            .held()
+            .map(|(high_percent, low_percent)| HeldMarks {
+                high_percent,
+                low_percent,
+            }),
+        free_bytes: settings.free_bytes().map(free),
+        free_inodes: settings.free_inodes().map(free),
+    }
+}
+
 /// The limit over all disks, split among the directories in proportion to what each could hold.
 pub(super) fn set_limits(settings: &Settings, disks: &[Disk]) -> anyhow::Result<()> {
     let mut shares: BTreeMap<u64, (DiskShare, u64)> = BTreeMap::new();
@@ -183,9 +202,13 @@ pub(super) fn set_limits(settings: &Settings, disks: &[Disk]) -> anyhow::Result<
     for disk in disks {
         let (share, directories) = &shares[&disk.device];
         let part = u128::from(limit_bytes) * u128::from(share.capacity_bytes()) / u128::from(total);
+        let own_bytes = (part / u128::from(*directories)) as u64;
+        disk.cache.space.set_limit(own_bytes);
+        disk.cache.set_watermarks(watermarks(&settings.watermarks));
         disk.cache
-            .space
-            .set_limit((part / u128::from(*directories)) as u64);
+            .set_write_limit(settings.write_limit_bytes.map(|bytes| {
+                (u128::from(bytes) * u128::from(own_bytes) / u128::from(limit_bytes)) as u64
+            }));
         if let CacheSize::Bytes(wanted) = settings.cache_size
             && wanted > total
         {

@@ -163,8 +163,11 @@ fn a_file_filled_again_after_its_eviction_stays_in_the_eviction_order() {
                     extents: Default::default(),
                 },
             )],
-            1 << 30,
-            place.position,
+            crate::cache::index::Clocks {
+                next_object: 1 << 30,
+                access_clock: place.position,
+                ..Default::default()
+            },
         )
         .unwrap();
     let other = world.backend.create("other", 5000);
