@@ -2,9 +2,10 @@
 
 use super::directory::CacheDirectory;
 use super::file::CachedFile;
-use super::index::{Change, IndexError};
+use super::index::{Change, Clocks, IndexError};
 use super::layout;
-use super::record::ObjectId;
+use super::policy::{Place, Usage};
+use super::record::{FileRecord, ObjectId};
 use crate::io::is_no_room;
 use crate::types::FileKey;
 use std::collections::{HashMap, HashSet};
@@ -22,6 +23,14 @@ const DIRTY_FILES_DUE: usize = 4096;
 /// With so many, new data passes by uncached.
 const DIRTY_FILES_MAX: usize = 65_536;
 
+/// The last use of a file since the last checkpoint: all of that time count as one.
+#[derive(Clone, Copy)]
+pub(super) struct Use {
+    /// What the access clock said.
+    pub clock: u64,
+    pub usage: Usage,
+}
+
 /// What the index does not know yet.
 #[derive(Default)]
 pub(super) struct Pending {
@@ -29,7 +38,9 @@ pub(super) struct Pending {
     removed: HashSet<(FileKey, ObjectId)>,
     /// Removals of the checkpoint under way: the index still has these records.
     being_removed: HashSet<(FileKey, ObjectId)>,
-    touched: HashMap<FileKey, u64>,
+    used: HashMap<FileKey, Use>,
+    /// Spared by the eviction policy.
+    moved: HashMap<FileKey, Place>,
     /// Age entries that lead nowhere.
     stray_ages: Vec<(FileKey, u64)>,
 }
@@ -45,7 +56,10 @@ impl Pending {
     }
 
     fn is_empty(&self) -> bool {
-        self.dirty.is_empty() && self.removed.is_empty() && self.touched.is_empty()
+        self.dirty.is_empty()
+            && self.removed.is_empty()
+            && self.used.is_empty()
+            && self.moved.is_empty()
     }
 }
 
@@ -90,10 +104,22 @@ impl CacheDirectory {
         pending.removed.contains(&entry) || pending.being_removed.contains(&entry)
     }
 
-    /// The file is in use now.
-    pub(super) fn touch(&self, key: &FileKey) {
-        let now = self.clock.fetch_add(1, Ordering::Relaxed);
-        self.pending.lock().touched.insert(key.clone(), now);
+    pub(super) fn note_used(&self, key: &FileKey, used: Use) {
+        let mut pending = self.pending.lock();
+        let noted = pending.used.entry(key.clone()).or_insert(used);
+        noted.clock = noted.clock.max(used.clock);
+        if used.usage == Usage::Opened {
+            noted.usage = Usage::Opened;
+        }
+    }
+
+    pub(super) fn note_move(&self, key: &FileKey, place: Place) {
+        self.pending.lock().moved.insert(key.clone(), place);
+    }
+
+    /// Spared since the last checkpoint.
+    pub(super) fn has_moved(&self, key: &FileKey) -> bool {
+        self.pending.lock().moved.contains_key(key)
     }
 
     /// The file has bytes that the index does not know.
@@ -122,9 +148,9 @@ impl CacheDirectory {
         !self.pending.lock().dirty.is_empty()
     }
 
-    /// Since the last checkpoint: the index has an older age of it, or none.
+    /// Since the last checkpoint: the index has an older place of it, or none.
     pub(super) fn was_used_lately(&self, key: &FileKey) -> bool {
-        self.pending.lock().touched.contains_key(key)
+        self.pending.lock().used.contains_key(key)
     }
 
     pub(super) fn drop_age(&self, key: &FileKey, age: u64) {
@@ -139,7 +165,7 @@ impl CacheDirectory {
         if !self.is_usable() || !self.has_begun() {
             return;
         }
-        let (dirty, removed, touched, stray_ages) = {
+        let (dirty, removed, used, moved, stray_ages) = {
             let mut pending = self.pending.lock();
             if pending.is_empty() {
                 return;
@@ -148,11 +174,11 @@ impl CacheDirectory {
             (
                 std::mem::take(&mut pending.dirty),
                 pending.being_removed.clone(),
-                std::mem::take(&mut pending.touched),
+                std::mem::take(&mut pending.used),
+                std::mem::take(&mut pending.moved),
                 std::mem::take(&mut pending.stray_ages),
             )
         };
-        let now = self.clock.load(Ordering::Relaxed);
         // Records are taken before the sync, so that it covers all they claim.
         let mut changes: Vec<Change> = removed
             .into_iter()
@@ -160,10 +186,10 @@ impl CacheDirectory {
             .collect();
         let mut objects = Vec::new();
         for (key, file) in &dirty {
-            let age = touched.get(key).copied().unwrap_or(now);
-            if let Some(record) = file.record(age) {
+            if let Some(record) = file.record() {
+                let place = self.place_of(key, &record, used.get(key));
                 objects.push(record.object);
-                changes.push(Change::Put(key.clone(), record));
+                changes.push(Change::Put(key.clone(), FileRecord { place, ..record }));
             }
         }
         match self.sync_objects(&objects) {
@@ -171,12 +197,16 @@ impl CacheDirectory {
             Err(error) if is_no_room(&error) => return self.give_up_unsynced(dirty),
             Err(error) => return self.fail(format!("making cached data durable: {error}")),
         }
-        let slack = self.file_count() / 8;
-        for (key, age) in touched {
-            if !dirty.contains_key(&key) && self.is_worth_noting(&key, age, slack) {
-                changes.push(Change::Touch(key, age));
+        for (key, used) in &used {
+            if !dirty.contains_key(key)
+                && let Ok(Some(record)) = self.index.get(key)
+                && let Some(place) = self.moved_place(&record, Some(used))
+            {
+                changes.push(Change::Move(key.clone(), place));
             }
         }
+        let spared = moved.into_iter().filter(|(key, _)| !used.contains_key(key));
+        changes.extend(spared.map(|(key, place)| Change::Move(key, place)));
         let strays = stray_ages.into_iter();
         changes.extend(strays.map(|(key, age)| Change::DropAge(key, age)));
         // Before `dirty` lets go of its files: see `look_up`.
@@ -231,21 +261,17 @@ impl CacheDirectory {
 
     /// Called with `checkpointing` held. Blocks on the local disk.
     pub(super) fn commit_now(&self, changes: &[Change]) -> Result<(), IndexError> {
-        let now = self.clock.load(Ordering::Relaxed);
-        let next_object = self.next_object.load(Ordering::Relaxed) + OBJECT_ID_SLACK;
-        let totals = self.index.commit(changes, next_object, now)?;
+        let clocks = Clocks {
+            next_object: self.next_object.load(Ordering::Relaxed) + OBJECT_ID_SLACK,
+            access_clock: self.clock.load(Ordering::Relaxed),
+            written: self.written_today(),
+        };
+        let totals = self.index.commit(changes, clocks)?;
         self.files.store(totals.files, Ordering::Relaxed);
+        self.ranking
+            .set_noted(totals.occupied_bytes, totals.probation_bytes);
         self.commits.fetch_add(1, Ordering::AcqRel);
         Ok(())
-    }
-
-    /// The eviction order needs a file's place among all files, not its exact age: a file already near
-    /// the young end is not written again.
-    fn is_worth_noting(&self, key: &FileKey, age: u64, slack: u64) -> bool {
-        match self.index.get(key) {
-            Ok(Some(record)) => age.saturating_sub(record.age) > slack,
-            _ => false,
-        }
     }
 
     fn sync_objects(&self, objects: &[ObjectId]) -> io::Result<()> {

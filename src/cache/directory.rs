@@ -13,9 +13,12 @@ use super::file::CachedFile;
 use super::index::{Index, IndexError};
 use super::layout::{self, LayoutError};
 use super::objects::Doomed;
+use super::policy::{PolicyKind, Usage};
+use super::ranking::Ranking;
 use super::record::{FileRecord, ObjectId};
 use super::room::Room;
 use super::space::Space;
+use super::write_budget::{WriteBudget, Written, today};
 use crate::io::{Io, is_no_room};
 use crate::metrics::CacheMetrics;
 use crate::types::{FileKey, Version};
@@ -56,6 +59,7 @@ pub struct CacheDirectory {
     pub(super) index: Index,
     pub space: Space,
     pub(super) room: Room,
+    pub(super) budget: WriteBudget,
     failed: AtomicBool,
     failure: Mutex<Option<String>>,
     /// The index was open once in this life.
@@ -69,8 +73,9 @@ pub struct CacheDirectory {
     pub(super) checkpointing: Mutex<()>,
     /// Counts commits of the index.
     pub(super) commits: AtomicU64,
-    /// The access clock: the eviction order.
+    /// The access clock: what has been asked for so far, in 4 KiB blocks.
     pub(super) clock: AtomicU64,
+    pub(super) ranking: Ranking,
     pub(super) next_object: AtomicU64,
     pub(super) files: AtomicU64,
     /// Objects below this id were there at start-up: unknown ones among them are orphans.
@@ -91,6 +96,7 @@ impl CacheDirectory {
         name: String,
         io: Arc<dyn Io>,
         index_cache_bytes: usize,
+        policy: PolicyKind,
         metrics: Arc<CacheMetrics>,
     ) -> Result<Arc<Self>, OpenError> {
         let directory = Arc::new(Self {
@@ -99,6 +105,7 @@ impl CacheDirectory {
             io,
             space: Space::new(),
             room: Room::default(),
+            budget: WriteBudget::default(),
             failed: AtomicBool::new(false),
             failure: Mutex::new(None),
             began: AtomicBool::new(false),
@@ -108,6 +115,7 @@ impl CacheDirectory {
             checkpointing: Mutex::new(()),
             commits: AtomicU64::new(0),
             clock: AtomicU64::new(0),
+            ranking: Ranking::new(policy),
             next_object: AtomicU64::new(0),
             files: AtomicU64::new(0),
             first_new_object: AtomicU64::new(0),
@@ -138,11 +146,14 @@ impl CacheDirectory {
             outcome => outcome?,
         }
         let mut totals = self.index.totals()?;
+        self.budget.resume(totals.written);
         if totals.next_object == 0 {
             // A new index beside objects of an older one: their ids must not be given out again.
             totals.next_object = highest_object(&*self.io)? + 1;
         }
         self.space.set_used(totals.occupied_bytes);
+        self.ranking
+            .set_noted(totals.occupied_bytes, totals.probation_bytes);
         self.clock
             .fetch_max(totals.access_clock + 1, Ordering::AcqRel);
         self.next_object
@@ -214,6 +225,19 @@ impl CacheDirectory {
         self.io.space()
     }
 
+    /// The most that may be written to it in a day.
+    pub fn set_write_limit(&self, limit_bytes: Option<u64>) {
+        self.budget.set_limit(limit_bytes);
+    }
+
+    pub fn write_limit_bytes(&self) -> Option<u64> {
+        self.budget.limit_bytes()
+    }
+
+    pub fn written_today(&self) -> Written {
+        self.budget.written(today())
+    }
+
     /// Files in the index, as of the last checkpoint.
     pub fn file_count(&self) -> u64 {
         self.files.load(Ordering::Relaxed)
@@ -227,7 +251,7 @@ impl CacheDirectory {
         version: Version,
         ttl_seconds: Option<i64>,
     ) -> Arc<CachedFile> {
-        self.touch(key);
+        self.note_use(key, Usage::Opened, version.size_bytes);
         let fits = |file: &CachedFile| file.version() == version && !file.is_gone();
         if let Some(file) = self.active_file(key).filter(|file| fits(file)) {
             return file;

@@ -8,6 +8,7 @@ use super::changing::Following;
 use super::directory::CacheDirectory;
 use super::extents::ExtentMap;
 use super::pieces::Pieces;
+use super::policy::{Place, Queue, Usage};
 use super::record::{FileRecord, ObjectId, occupied_bytes};
 use crate::backend::{Placed, SourceFile};
 use crate::io::IoFile;
@@ -235,7 +236,7 @@ impl CachedFile {
             return;
         }
         if let Some(directory) = &self.directory {
-            directory.touch(&self.key);
+            directory.note_use(&self.key, Usage::Closed, 0);
         }
         self.note_waste();
         let source = {
@@ -480,8 +481,8 @@ impl CachedFile {
         }
     }
 
-    /// The record for the index; `None` when there is nothing to claim, or not yet.
-    pub(super) fn record(&self, age: u64) -> Option<FileRecord> {
+    /// The record for the index, its place left open; `None` when there is nothing to claim, or not yet.
+    pub(super) fn record(&self) -> Option<FileRecord> {
         let state = self.state.lock();
         let object = state.object?;
         // A complete file is compared with its modification time later, so it is not claimed without.
@@ -494,7 +495,7 @@ impl CachedFile {
             object: object.id,
             object_inode: object.inode,
             object_mtime_ns: object.mtime_ns,
-            age,
+            place: Place::new(Queue::PROBATION, 0),
             filled_at_seconds: state.filled_at_seconds,
             extents: state.extents.clone(),
         })

@@ -1,5 +1,4 @@
-//! The index of one cache directory: redb, one record per cached file, and the files in order of their
-//! last use. docs/ON_DISK_FORMAT.md draws it.
+//! The index of one cache directory: redb, one record per cached file, and the files in the order they are to go. docs/ON_DISK_FORMAT.md draws it.
 //!
 //! Invariant: a commit is durable when it returns, and is made only after the data it claims is.
 //! Quick-repair is on, so that opening after a crash takes milliseconds.
@@ -8,8 +7,10 @@
 //! closed, and opened anew as of its last commit.
 
 use super::layout::INDEX_FILE;
+use super::policy::{Place, Queue};
 use super::record::{FileRecord, ObjectId};
 use super::storage;
+use super::write_budget::Written;
 use crate::io::{Io, is_no_room};
 use crate::types::FileKey;
 use parking_lot::RwLock;
@@ -17,7 +18,7 @@ use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinitio
 use std::sync::Arc;
 
 const FILES: TableDefinition<&[u8], &[u8]> = TableDefinition::new("files");
-/// Age (big endian, 8 bytes) then file key, so that the oldest come first.
+/// Order of a place (big endian, 8 bytes), then file key, so that the first of a queue come first.
 const AGES: TableDefinition<&[u8], ()> = TableDefinition::new("ages");
 const COUNTS: TableDefinition<&str, u64> = TableDefinition::new("counts");
 
@@ -25,6 +26,9 @@ const COUNT_FILES: &str = "files";
 const COUNT_BYTES: &str = "occupied_bytes";
 const COUNT_NEXT_OBJECT: &str = "next_object";
 const COUNT_CLOCK: &str = "access_clock";
+const COUNT_PROBATION: &str = "probation_bytes";
+const COUNT_WRITTEN_DAY: &str = "written_day";
+const COUNT_WRITTEN: &str = "written_bytes";
 
 #[derive(Debug, thiserror::Error)]
 pub enum IndexError {
@@ -54,6 +58,18 @@ pub struct Totals {
     /// Object ids below this may be in use.
     pub next_object: u64,
     pub access_clock: u64,
+    /// Of the occupied bytes, those of files on probation.
+    pub probation_bytes: u64,
+    /// To the disk, on the last day that something was.
+    pub written: Written,
+}
+
+/// What goes up with time rather than with the records.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Clocks {
+    pub next_object: u64,
+    pub access_clock: u64,
+    pub written: Written,
 }
 
 /// One change of a commit.
@@ -62,9 +78,9 @@ pub enum Change {
     Put(FileKey, FileRecord),
     /// Nothing if the record tells of another object by now.
     Remove(FileKey, ObjectId),
-    /// The file was used at this access clock; nothing if it is not in the index.
-    Touch(FileKey, u64),
-    /// An age that leads to no readable record.
+    /// The file stands there now; nothing if it is not in the index.
+    Move(FileKey, Place),
+    /// An entry of this order that leads to no readable record.
     DropAge(FileKey, u64),
 }
 
@@ -123,18 +139,18 @@ impl Index {
             occupied_bytes: count(COUNT_BYTES)?,
             next_object: count(COUNT_NEXT_OBJECT)?,
             access_clock: count(COUNT_CLOCK)?,
+            probation_bytes: count(COUNT_PROBATION)?,
+            written: Written {
+                day: count(COUNT_WRITTEN_DAY)?,
+                bytes: count(COUNT_WRITTEN)?,
+            },
         })
     }
 
     /// Applies the changes and the clocks in one durable transaction; the totals after it. Without room for it nothing
     /// has changed.
-    pub fn commit(
-        &self,
-        changes: &[Change],
-        next_object: u64,
-        access_clock: u64,
-    ) -> Result<Totals, IndexError> {
-        let outcome = self.try_commit(changes, next_object, access_clock);
+    pub fn commit(&self, changes: &[Change], clocks: Clocks) -> Result<Totals, IndexError> {
+        let outcome = self.try_commit(changes, clocks);
         if matches!(outcome, Err(IndexError::NoRoom)) {
             let closed = self.database.write().take();
             drop(closed);
@@ -143,16 +159,12 @@ impl Index {
         outcome
     }
 
-    fn try_commit(
-        &self,
-        changes: &[Change],
-        next_object: u64,
-        access_clock: u64,
-    ) -> Result<Totals, IndexError> {
+    fn try_commit(&self, changes: &[Change], clocks: Clocks) -> Result<Totals, IndexError> {
         let transaction = begin(&*self.database()?)?;
         let mut totals = Totals {
-            next_object,
-            access_clock,
+            next_object: clocks.next_object,
+            access_clock: clocks.access_clock,
+            written: clocks.written,
             ..Totals::default()
         };
         {
@@ -164,29 +176,30 @@ impl Index {
             };
             totals.files = count(&counts, COUNT_FILES)?;
             totals.occupied_bytes = count(&counts, COUNT_BYTES)?;
+            totals.probation_bytes = count(&counts, COUNT_PROBATION)?;
             for change in changes {
                 let (Change::Put(key, _)
                 | Change::Remove(key, _)
-                | Change::Touch(key, _)
+                | Change::Move(key, _)
                 | Change::DropAge(key, _)) = change;
                 let before = {
                     let held = files.get(&*key.0).map_err(fold)?;
                     held.map(|bytes| FileRecord::decode(bytes.value()).ok())
                 };
                 if let Change::DropAge(key, age) = change {
-                    // Unless the file came back under the same age.
-                    if !matches!(&before, Some(Some(record)) if record.age == *age) {
+                    // Unless the file came back to the same place.
+                    if !matches!(&before, Some(Some(record)) if record.place.order() == *age) {
                         ages.remove(&*age_key(*age, key)).map_err(fold)?;
                     }
                     continue;
                 }
                 let after = match (change, &before) {
                     (Change::Put(_, record), _) => Some(record.clone()),
-                    (Change::Touch(_, age), Some(Some(record))) => Some(FileRecord {
-                        age: *age,
+                    (Change::Move(_, place), Some(Some(record))) => Some(FileRecord {
+                        place: *place,
                         ..record.clone()
                     }),
-                    (Change::Touch(..), _) => continue,
+                    (Change::Move(..), _) => continue,
                     (Change::Remove(_, object), Some(Some(record))) if record.object != *object => {
                         continue;
                     }
@@ -196,17 +209,17 @@ impl Index {
                     totals.files = totals.files.saturating_sub(1);
                     // A damaged record's age goes by DropAge when it comes up for eviction.
                     if let Some(record) = before {
-                        totals.occupied_bytes = totals
-                            .occupied_bytes
-                            .saturating_sub(record.occupied_bytes());
-                        ages.remove(&*age_key(record.age, key)).map_err(fold)?;
+                        totals.forget(record);
+                        ages.remove(&*age_key(record.place.order(), key))
+                            .map_err(fold)?;
                     }
                 }
                 match after {
                     Some(record) => {
                         totals.files += 1;
-                        totals.occupied_bytes += record.occupied_bytes();
-                        ages.insert(&*age_key(record.age, key), ()).map_err(fold)?;
+                        totals.count(&record);
+                        ages.insert(&*age_key(record.place.order(), key), ())
+                            .map_err(fold)?;
                         files
                             .insert(&*key.0, record.encode().as_slice())
                             .map_err(fold)?;
@@ -219,8 +232,11 @@ impl Index {
             for (name, value) in [
                 (COUNT_FILES, totals.files),
                 (COUNT_BYTES, totals.occupied_bytes),
-                (COUNT_NEXT_OBJECT, next_object),
-                (COUNT_CLOCK, access_clock),
+                (COUNT_NEXT_OBJECT, clocks.next_object),
+                (COUNT_CLOCK, clocks.access_clock),
+                (COUNT_WRITTEN_DAY, clocks.written.day),
+                (COUNT_WRITTEN, clocks.written.bytes),
+                (COUNT_PROBATION, totals.probation_bytes),
             ] {
                 counts.insert(name, value).map_err(fold)?;
             }
@@ -229,15 +245,17 @@ impl Index {
         Ok(totals)
     }
 
-    /// Up to `limit` files from the least recently used on, after `after` (age and key of the last one seen).
-    pub fn oldest(
+    /// Up to `limit` files from the first of a queue on, after `after` (order and key of the last one seen).
+    pub fn first_of(
         &self,
+        queue: Queue,
         after: Option<&(u64, FileKey)>,
         limit: usize,
     ) -> Result<Vec<(u64, FileKey)>, IndexError> {
         let transaction = self.database()?.begin_read().map_err(fold)?;
         let ages = transaction.open_table(AGES).map_err(fold)?;
-        let from = after.map_or(Vec::new(), |(age, key)| {
+        let first = Place::new(queue, 0).order().to_be_bytes();
+        let from = after.map_or(first.to_vec(), |(age, key)| {
             let mut next = age_key(*age, key);
             next.push(0);
             next
@@ -249,10 +267,11 @@ impl Index {
             let Some((age, key)) = bytes.split_first_chunk::<8>() else {
                 continue;
             };
-            found.push((u64::from_be_bytes(*age), FileKey(key.into())));
-            if found.len() == limit {
+            let age = u64::from_be_bytes(*age);
+            if found.len() == limit || Place::from_bits(age).queue != queue {
                 break;
             }
+            found.push((age, FileKey(key.into())));
         }
         Ok(found)
     }
@@ -275,6 +294,24 @@ impl Index {
             );
         }
         Ok(counted.map_or(0, |bytes| bytes.value()))
+    }
+}
+
+impl Totals {
+    fn count(&mut self, record: &FileRecord) {
+        let bytes = record.occupied_bytes();
+        self.occupied_bytes += bytes;
+        if record.place.queue == Queue::PROBATION {
+            self.probation_bytes += bytes;
+        }
+    }
+
+    fn forget(&mut self, record: &FileRecord) {
+        let bytes = record.occupied_bytes();
+        self.occupied_bytes = self.occupied_bytes.saturating_sub(bytes);
+        if record.place.queue == Queue::PROBATION {
+            self.probation_bytes = self.probation_bytes.saturating_sub(bytes);
+        }
     }
 }
 

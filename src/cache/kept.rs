@@ -11,6 +11,7 @@ use super::directory::CacheDirectory;
 use super::extents::ExtentMap;
 use super::file::StoredObject;
 use super::record::occupied_bytes;
+use super::write_budget::today;
 use crate::io::ALIGNMENT_BYTES;
 use crate::types::{ByteRange, FileKey, Version};
 use parking_lot::Mutex;
@@ -293,6 +294,10 @@ impl State {
         let bytes: u64 = missing.iter().map(ByteRange::length_bytes).sum();
         let directory = &kept.directory;
         if self.lost || !directory.takes_more() {
+            return false;
+        }
+        // What is written over again wears the disk, too, and takes no more room.
+        if !directory.budget.take(range.length_bytes(), today()) {
             return false;
         }
         let has_room = directory.space.reserve(bytes);

@@ -21,8 +21,9 @@
 //! - `layout`: names on disk and the format mark
 //! - `names`: what is known of the backend's names, kept over restarts
 //! - `extents`: which bytes are there
-//! - `space`: the limit; `room`: a disk that others fill
-//! - `reclaim`: eviction; `recovery`: the sweep after start-up; `spread`: which directory holds what
+//! - `space`: the limit; `room`: a disk that others fill; `watermarks`: when files go; `write_budget`: what is
+//!   written in a day
+//! - `policy`: which file goes; `ranking`: what it is told of them; `reclaim`: eviction; `recovery`: the sweep after start-up; `spread`: which directory holds what
 
 use crate::backend::deadline::Timers;
 use crate::backend::health::Health;
@@ -64,6 +65,8 @@ mod objects;
 mod own_times;
 mod pacing;
 mod pieces;
+pub mod policy;
+mod ranking;
 mod reading;
 mod reclaim;
 mod record;
@@ -77,7 +80,9 @@ mod spread;
 pub mod storage;
 mod unread;
 mod verify;
+pub mod watermarks;
 mod whole;
+mod write_budget;
 #[cfg(test)]
 mod tests;
 
@@ -212,7 +217,7 @@ impl Cache {
             drop(stopping);
             for directory in &self.directories {
                 directory.checkpoint();
-                if directory.doomed_count() > 0 || directory.look_at_room() > 0 {
+                if directory.doomed_count() > 0 || directory.look_at_room().is_short() {
                     self.reclaim.wake();
                 }
             }

@@ -158,6 +158,7 @@ impl CacheDirectory {
             return removal.map(|_| Eviction::InUse);
         }
         self.remove_record(key, object);
+        self.note_evicted(key, &record);
         let bytes = match active {
             // More than the record tells of, if there was more to come in the next checkpoint. If the
             // file was found changed meanwhile, its object is doomed and counts until that is swept.

@@ -1,5 +1,5 @@
-//! Making room: a thread that removes the least recently used whole objects once a directory is over its
-//! high watermark, until it is under the low one.
+//! Making room: a thread that removes whole objects, those first that the eviction policy says, once a directory is over
+//! its high watermark, until it is under the low one.
 //!
 //! Objects go whole, and only when a write lease shows that nobody has them open or mapped: a mapping made
 //! through passthrough outlives its handle, and bytes it holds on disk would escape the limit.
@@ -7,13 +7,13 @@
 use super::Cache;
 use super::directory::CacheDirectory;
 use super::objects::Eviction;
+use super::policy::SPARED_IN_A_ROW_MAX;
+use super::ranking::Victims;
 use crate::types::FileKey;
 use parking_lot::{Condvar, Mutex};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Records looked at per step.
-const BATCH: usize = 64;
 /// Files that come in while everything is evicted are gone after with at most so often.
 const EVICT_ALL_ROUNDS: usize = 8;
 /// Doomed objects are looked at this often while there are any.
@@ -62,6 +62,17 @@ impl Reclaim {
     }
 }
 
+/// How much regard is had for what speaks against an eviction.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Pass {
+    /// Nothing goes that was used since the last checkpoint, nor what has proved its worth before what has just come in.
+    Careful,
+    /// The policy spares what was hit.
+    Fair,
+    /// Room has to be made.
+    Forced,
+}
+
 /// What an eviction did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct Evicted {
@@ -81,7 +92,7 @@ impl Cache {
             }
             for directory in self.directories.iter().filter(|dir| dir.is_usable()) {
                 directory.sweep_doomed();
-                if directory.space.excess_over_high() > 0 {
+                if directory.space.wants_room() {
                     self.free_space(directory);
                 }
                 directory.give_way();
@@ -91,12 +102,13 @@ impl Cache {
 
     fn free_space(&self, directory: &Arc<CacheDirectory>) {
         let more = |_: &Evicted| directory.space.excess_over_low() > 0;
-        // A checkpoint waits for the disk, and fills go past the cache meanwhile: what has not been used since the
-        // last one can go without.
-        directory.evict_while(more, |key| !directory.was_used_lately(key));
+        // A checkpoint waits for the disk, and fills go past the cache meanwhile: often the index knows enough that
+        // can go.
+        directory.evict_while(more, Pass::Careful);
         if directory.space.excess_over_low() > 0 {
             directory.checkpoint();
-            directory.evict_while(more, |_| true);
+            directory.evict_while(more, Pass::Fair);
+            directory.evict_while(more, Pass::Forced);
         }
         // The records go with the next checkpoint.
         self.stop.notify_all();
@@ -111,7 +123,7 @@ impl Cache {
             // Readahead may end after the checkpoint, and has no record before the next.
             for _ in 0..EVICT_ALL_ROUNDS {
                 directory.checkpoint();
-                let evicted = directory.evict_while(|_| true, |_| true);
+                let evicted = directory.evict_while(|_| true, Pass::Forced);
                 total.files += evicted.files;
                 total.bytes += evicted.bytes;
                 in_use = evicted.in_use;
@@ -140,39 +152,39 @@ impl Cache {
 }
 
 impl CacheDirectory {
-    /// Removes least recently used objects until so many bytes are free, or nothing more can go; the bytes freed.
-    pub(super) fn evict_oldest(&self, wanted_bytes: u64) -> u64 {
-        self.evict_while(|evicted| evicted.bytes < wanted_bytes, |_| true)
-            .bytes
+    /// Removes objects until so many bytes are free and so many files gone, or nothing more can go; the bytes freed.
+    pub(super) fn evict_some(&self, wanted_bytes: u64, wanted_files: u64) -> u64 {
+        let is_missing = |bytes: u64, files: u64| bytes < wanted_bytes || files < wanted_files;
+        let fair = self.evict_while(|now| is_missing(now.bytes, now.files), Pass::Fair);
+        let more = |now: &Evicted| is_missing(fair.bytes + now.bytes, fair.files + now.files);
+        fair.bytes + self.evict_while(more, Pass::Forced).bytes
     }
 
-    /// From the least recently used on, while `more` says so, what `may_go`.
-    fn evict_while(
-        &self,
-        more: impl Fn(&Evicted) -> bool,
-        may_go: impl Fn(&FileKey) -> bool,
-    ) -> Evicted {
+    /// In the order of the eviction policy, while `more` says so.
+    fn evict_while(&self, more: impl Fn(&Evicted) -> bool, pass: Pass) -> Evicted {
         let mut evicted = Evicted::default();
-        let mut after: Option<(u64, FileKey)> = None;
+        let mut victims = Victims::new(self, pass == Pass::Careful);
+        let mut spared_in_a_row = 0;
         while more(&evicted) {
-            let batch = match self.index.oldest(after.as_ref(), BATCH) {
-                Ok(batch) => batch,
+            let (order, key) = match victims.next() {
+                Ok(Some(victim)) => victim,
+                Ok(None) => break,
                 Err(error) => {
                     self.report_index_error(&error);
                     break;
                 }
             };
-            let Some(last) = batch.last() else {
-                break;
-            };
-            after = Some(last.clone());
-            for (age, key) in &batch {
-                if !more(&evicted) {
-                    break;
-                }
-                if may_go(key) && !self.evict_counted(key, &mut evicted) {
-                    self.drop_age(key, *age);
-                }
+            if pass == Pass::Careful && self.was_used_lately(&key) {
+                continue;
+            }
+            let may_spare = pass != Pass::Forced && spared_in_a_row < SPARED_IN_A_ROW_MAX;
+            if may_spare && self.spare(&key) {
+                spared_in_a_row += 1;
+                continue;
+            }
+            spared_in_a_row = 0;
+            if !self.evict_counted(&key, &mut evicted) {
+                self.drop_age(&key, order);
             }
         }
         evicted

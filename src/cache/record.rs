@@ -1,6 +1,7 @@
 //! The index record of one cached file, as bytes (docs/ON_DISK_FORMAT.md draws it).
 
 use super::extents::ExtentMap;
+use super::policy::Place;
 use crate::io::ALIGNMENT_BYTES;
 use crate::types::{ByteRange, Timestamp, Version};
 use zerocopy::little_endian::{I64, U32, U64};
@@ -19,8 +20,8 @@ pub struct FileRecord {
     pub object_inode: u64,
     /// Modification time of the object when it was last made durable, nanoseconds.
     pub object_mtime_ns: i64,
-    /// Access clock at the last use: the eviction order.
-    pub age: u64,
+    /// Among all files, for the eviction policy.
+    pub place: Place,
     /// When the first byte was filled, seconds since 1970: the `ttl` counts from here.
     pub filled_at_seconds: i64,
     pub extents: ExtentMap,
@@ -40,7 +41,7 @@ struct Header {
     object: U64,
     object_inode: U64,
     object_mtime_ns: I64,
-    age: U64,
+    place: U64,
     filled_at_seconds: I64,
 }
 
@@ -79,7 +80,7 @@ impl FileRecord {
             object: U64::new(self.object.0),
             object_inode: U64::new(self.object_inode),
             object_mtime_ns: I64::new(self.object_mtime_ns),
-            age: U64::new(self.age),
+            place: U64::new(self.place.bits()),
             filled_at_seconds: I64::new(self.filled_at_seconds),
         };
         let mut bytes = header.as_bytes().to_vec();
@@ -130,7 +131,7 @@ impl FileRecord {
             object: ObjectId(header.object.get()),
             object_inode: header.object_inode.get(),
             object_mtime_ns: header.object_mtime_ns.get(),
-            age: header.age.get(),
+            place: Place::from_bits(header.place.get()),
             filled_at_seconds: header.filled_at_seconds.get(),
             extents,
         })
@@ -173,7 +174,7 @@ mod tests {
             object: ObjectId(7),
             object_inode: 8,
             object_mtime_ns: -9,
-            age: 10,
+            place: Place::from_bits(10),
             filled_at_seconds: 11,
             extents,
         }

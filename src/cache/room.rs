@@ -1,18 +1,17 @@
 //! Room on the disk, which others fill too. Some of it is kept free; when it runs short nothing new is taken, and when
-//! even the index gets cramped the least recently used objects give way.
+//! even the index gets cramped objects give way, in the order of the eviction policy.
 //!
 //! What always holds: want of room takes nothing out of use. What is cached is served, what the index cannot take
 //! waits, and all goes on by itself once there is room.
 
 use super::directory::CacheDirectory;
 use super::index::{Change, IndexError};
+use super::watermarks::{Look, Watermarks};
+use super::write_budget::today;
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Of a disk this part is kept free: enough for the index, and for the filesystem to work well.
-const KEPT_FREE_PART: u64 = 64;
-const KEPT_FREE_BYTES_MAX: u64 = 1 << 30;
 /// Fills go by what was seen of the disk so long ago at most.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 /// Objects give way to others' data so often at most: some filesystems take a while to show what was freed, and a
@@ -27,10 +26,9 @@ pub(super) struct Room {
     looked_at: Mutex<Option<Instant>>,
     gave_way_at: Mutex<Option<Instant>>,
     is_short: AtomicBool,
-}
-
-fn kept_free_bytes(total_bytes: u64) -> u64 {
-    (total_bytes / KEPT_FREE_PART).min(KEPT_FREE_BYTES_MAX)
+    watermarks: Mutex<Watermarks>,
+    /// Files are giving way until the mark where that ends.
+    is_giving_way: AtomicBool,
 }
 
 impl CacheDirectory {
@@ -43,42 +41,58 @@ impl CacheDirectory {
         if seen.is_none_or(|at| at.elapsed() >= LOOK_INTERVAL) {
             self.look_at_room();
         }
-        self.space.reserve(bytes)
+        self.budget.take(bytes, today()) && {
+            let has_room = self.space.reserve(bytes);
+            if !has_room {
+                self.budget.give_back(bytes);
+            }
+            has_room
+        }
     }
 
-    /// Asks the disk for its free space; the bytes that are missing to what the index is to have.
-    pub(super) fn look_at_room(&self) -> u64 {
+    /// Before the first fill.
+    pub fn set_watermarks(&self, watermarks: Watermarks) {
+        self.space.set_watermarks(watermarks.held);
+        *self.room.watermarks.lock() = watermarks;
+    }
+
+    /// Asks the disk for its free space.
+    pub(super) fn look_at_room(&self) -> Look {
         *self.room.looked_at.lock() = Some(Instant::now());
         let space = match self.io.space() {
             Ok(space) => space,
             Err(error) => {
                 self.report_disk_error("asking for the space of the disk", &error);
-                return 0;
+                return Look::default();
             }
         };
-        let kept_bytes = kept_free_bytes(space.total_bytes);
-        let room_bytes = space.available_bytes.saturating_sub(kept_bytes);
-        self.space.set_room(room_bytes);
+        let is_giving_way = self.room.is_giving_way.load(Ordering::Acquire);
+        let watermarks = *self.room.watermarks.lock();
+        let look = watermarks.look(&space, is_giving_way);
+        self.space.set_room(look.room_bytes);
         // In between it stays what it was: fills come up to the mark again and again.
-        if room_bytes == 0 || !self.index.is_open() {
+        if look.room_bytes == 0 || !self.index.is_open() {
             self.note_short(true);
-        } else if room_bytes > kept_bytes / 4 {
+        } else if look.room_bytes > look.little_bytes {
             self.note_short(false);
         }
-        (kept_bytes / 2).saturating_sub(space.available_bytes)
+        self.room
+            .is_giving_way
+            .store(look.is_short(), Ordering::Release);
+        look
     }
 
-    /// Lets the least recently used objects go where the room for the index runs short.
+    /// Lets files go where others' data, or our own, leaves less free than is to be.
     pub(super) fn give_way(&self) {
-        let missing_bytes = self.look_at_room();
+        let look = self.look_at_room();
         let is_due = |at: Instant| at.elapsed() >= GIVE_WAY_INTERVAL;
         let mut gave_way_at = self.room.gave_way_at.lock();
-        if missing_bytes == 0 || !gave_way_at.is_none_or(is_due) {
+        if !look.is_short() || !gave_way_at.is_none_or(is_due) {
             return;
         }
         *gave_way_at = Some(Instant::now());
         drop(gave_way_at);
-        self.evict_oldest(missing_bytes);
+        self.evict_some(look.missing_bytes, look.missing_files);
     }
 
     /// The disk refused something for want of room, whatever its figures say.
@@ -121,13 +135,13 @@ impl CacheDirectory {
         }
     }
 
-    /// Commits; where that finds no room, the least recently used objects make some.
+    /// Commits; where that finds no room, objects make some.
     pub(super) fn commit_with_room(&self, changes: &[Change]) -> Result<(), IndexError> {
         let outcome = self.commit_now(changes);
         if !matches!(outcome, Err(IndexError::NoRoom)) {
             return outcome;
         }
-        match self.evict_oldest(INDEX_ROOM_BYTES) {
+        match self.evict_some(INDEX_ROOM_BYTES, 0) {
             0 => outcome,
             _ => self.commit_now(changes),
         }

@@ -3,6 +3,7 @@
 //! Invariants: `used + reserved <= limit` at every instant; a fill reserves before its first byte; what is reserved
 //! is within what the disk was last seen to have room for.
 
+use super::watermarks::{HeldMarks, percent_of};
 use parking_lot::Mutex;
 
 /// The space of one cache directory.
@@ -17,6 +18,9 @@ struct Counts {
     used_bytes: u64,
     reserved_bytes: u64,
     room_bytes: u64,
+    marks: Option<HeldMarks>,
+    /// Something found no room since eviction was last begun.
+    was_refused: bool,
 }
 
 impl Space {
@@ -29,6 +33,10 @@ impl Space {
     pub fn set_room(&self, room_bytes: u64) {
         let mut counts = self.counts.lock();
         counts.room_bytes = room_bytes.saturating_sub(counts.reserved_bytes);
+    }
+
+    pub(super) fn set_watermarks(&self, marks: Option<HeldMarks>) {
+        self.counts.lock().marks = marks;
     }
 
     pub fn set_limit(&self, limit_bytes: u64) {
@@ -44,7 +52,11 @@ impl Space {
     pub fn reserve(&self, bytes: u64) -> bool {
         let mut counts = self.counts.lock();
         let held_bytes = counts.used_bytes + counts.reserved_bytes;
-        if held_bytes + bytes > counts.limit_bytes || bytes > counts.room_bytes {
+        if held_bytes + bytes > counts.limit_bytes {
+            counts.was_refused = true;
+            return false;
+        }
+        if bytes > counts.room_bytes {
             return false;
         }
         counts.reserved_bytes += bytes;
@@ -82,13 +94,19 @@ impl Space {
     /// Bytes over the high watermark: reclaim starts when there are any. Reservations count.
     pub fn excess_over_high(&self) -> u64 {
         let counts = *self.counts.lock();
-        counts.excess_over(counts.limit_bytes - counts.headroom())
+        counts.excess_over(counts.high_bytes())
     }
 
     /// Bytes over the low watermark: what reclaim frees once it has started.
     pub fn excess_over_low(&self) -> u64 {
         let counts = *self.counts.lock();
-        counts.excess_over(counts.limit_bytes - 2 * counts.headroom())
+        counts.excess_over(counts.low_bytes())
+    }
+
+    /// Whether eviction is to begin.
+    pub fn wants_room(&self) -> bool {
+        let was_refused = std::mem::take(&mut self.counts.lock().was_refused);
+        was_refused || self.excess_over_high() > 0
     }
 }
 
@@ -96,6 +114,20 @@ impl Counts {
     /// A twentieth of the limit, and room for what is in flight where the cache is not tiny.
     fn headroom(&self) -> u64 {
         (self.limit_bytes / 20).max((16 << 20).min(self.limit_bytes / 8))
+    }
+
+    fn high_bytes(&self) -> u64 {
+        match self.marks {
+            Some(marks) => percent_of(self.limit_bytes, marks.high_percent),
+            None => self.limit_bytes - self.headroom(),
+        }
+    }
+
+    fn low_bytes(&self) -> u64 {
+        match self.marks {
+            Some(marks) => percent_of(self.limit_bytes, marks.low_percent),
+            None => self.limit_bytes - 2 * self.headroom(),
+        }
     }
 
     fn excess_over(&self, mark_bytes: u64) -> u64 {
@@ -137,6 +169,25 @@ mod tests {
         space.cancel(300);
         space.release(600);
         assert!(space.reserve(1000));
+    }
+
+    #[test]
+    fn watermarks_say_when_eviction_begins_and_ends_and_so_does_a_refusal() {
+        let space = Space::new();
+        space.set_limit(1000);
+        space.set_room(u64::MAX);
+        space.set_watermarks(Some(HeldMarks {
+            high_percent: 80,
+            low_percent: 50,
+        }));
+        assert!(space.reserve(800));
+        assert!(!space.wants_room());
+        assert!(!space.reserve(201));
+        assert!(space.wants_room());
+        assert!(!space.wants_room());
+        assert_eq!(space.excess_over_low(), 300);
+        assert!(space.reserve(1));
+        assert!(space.wants_room());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use crate::types::FileKey;
 
 /// A 64-bit mix of `bytes` with a salt; the same on every machine and in every version, since it
 /// decides where existing caches look.
-fn mix(bytes: &[u8], salt: &[u8]) -> u64 {
+pub(super) fn mix(bytes: &[u8], salt: &[u8]) -> u64 {
     let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc64Nvme);
     digest.update(salt);
     digest.update(&(salt.len() as u64).to_le_bytes());

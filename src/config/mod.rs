@@ -11,6 +11,7 @@
 //! - `parse`: option lists to assignments, quoting included
 //! - `units`: sizes, durations, booleans and their spelling
 //! - `suggest`: the nearest known name
+//! - `watermarks`: when files go to make room
 //! - `cache_size`: how many bytes the cache may take, given the disks
 //! - `error`: what is wrong with an option list
 
@@ -23,6 +24,7 @@ pub use settings::{
     KeepWritten, LockPlace, LogLevel, LookupCache, MountFlags, PassthroughChoice, Settings,
     WriteMode,
 };
+pub use watermarks::{FreePercent, Watermarks};
 
 mod cache_size;
 mod error;
@@ -31,3 +33,4 @@ mod parse;
 mod settings;
 mod suggest;
 mod units;
+mod watermarks;

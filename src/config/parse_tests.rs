@@ -2,7 +2,8 @@ use super::*;
 use crate::config::options::Kind;
 use crate::config::units::{GIB, KIB, MIB};
 use crate::config::{
-    Access, CacheSize, EngineChoice, LogLevel, LookupCache, PassthroughChoice, options_markdown,
+    Access, CacheSize, EngineChoice, EvictionPolicy, FreePercent, LogLevel, LookupCache,
+    PassthroughChoice, options_markdown,
 };
 use crate::config::{Identity, KeepWritten, LockPlace, WriteMode};
 use std::path::PathBuf;
@@ -14,6 +15,10 @@ fn parse(list: &str) -> Result<Settings, ConfigError> {
 
 fn good(list: &str) -> Settings {
     parse(list).unwrap_or_else(|error| panic!("{list}: {error}"))
+}
+
+fn free_percent(run: u8, cull: u8, stop: u8) -> FreePercent {
+    FreePercent { run, cull, stop }
 }
 
 fn error_text(list: &str) -> String {
@@ -43,7 +48,36 @@ fn every_option_sets_what_it_names() {
         ("block_size=64K", |s| s.block_size_bytes == Some(64 * KIB)),
         ("block_size_mb=4", |s| s.block_size_bytes == Some(4 * MIB)),
         ("max_concurrent=3", |s| s.max_concurrent_fills == 3),
-        ("eviction=lru", |s| *s == Settings::default()),
+        ("eviction=s3fifo", |s| *s == Settings::default()),
+        ("eviction=lru", |s| s.eviction == EvictionPolicy::Lru),
+        ("eviction=lfu", |s| s.eviction == EvictionPolicy::Lfu),
+        ("eviction=arc", |s| s.eviction == EvictionPolicy::Arc),
+        ("eviction=lru,eviction=s3-fifo", |s| {
+            *s == Settings::default()
+        }),
+        ("high_watermark=80,low_watermark=50%", |s| {
+            s.watermarks.held() == Some((80, 50))
+        }),
+        ("low_watermark=80", |s| {
+            s.watermarks.held() == Some((95, 80))
+        }),
+        ("high_watermark=80", |s| {
+            s.watermarks.held() == Some((80, 75))
+        }),
+        ("brun=20%", |s| {
+            s.watermarks.free_bytes() == Some(free_percent(20, 7, 3))
+        }),
+        ("bcull=6,bstop=2", |s| {
+            s.watermarks.free_bytes() == Some(free_percent(10, 6, 2))
+        }),
+        ("frun=30,fcull=20,fstop=10", |s| {
+            let is_bytes = s.watermarks.free_bytes().is_some();
+            s.watermarks.free_inodes() == Some(free_percent(30, 20, 10)) && !is_bytes
+        }),
+        ("write_limit=200G/day", |s| {
+            s.write_limit_bytes == Some(200 * GIB)
+        }),
+        ("write_limit=0", |s| *s == Settings::default()),
         ("checksum=none", |s| *s == Settings::default()),
         ("ttl=90m", |s| {
             s.cache_ttl == Some(Duration::from_secs(5400))
@@ -272,7 +306,6 @@ fn a_capability_of_a_later_version_is_refused_by_name() {
     for list in [
         "write_mode=back",
         "erasure=4+2",
-        "eviction=s3fifo",
         "checksum=crc64",
         "adaptive",
     ] {

@@ -4,6 +4,7 @@
 use super::cache_size::{CacheSize, MINIMUM_CACHE_BYTES};
 use super::error::ConfigError;
 use super::units::{KIB, MIB, show_duration, show_size};
+use super::watermarks::Watermarks;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -20,6 +21,9 @@ pub struct Settings {
     /// Fill pieces on their way to the cache disks at once.
     pub max_concurrent_fills: usize,
     pub eviction: EvictionPolicy,
+    pub watermarks: Watermarks,
+    /// What may be written to the cache disks in a day; `None`: as much as comes.
+    pub write_limit_bytes: Option<u64>,
     pub checksum: ChecksumKind,
     /// Content first fetched longer ago than this is fetched anew at the next open; `None`: kept for as long as it is right.
     pub cache_ttl: Option<Duration>,
@@ -62,7 +66,10 @@ pub struct Settings {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EvictionPolicy {
+    S3Fifo,
     Lru,
+    Lfu,
+    Arc,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -192,7 +199,9 @@ impl Default for Settings {
             cache_size: CacheSize::Derived,
             block_size_bytes: None,
             max_concurrent_fills: 32,
-            eviction: EvictionPolicy::Lru,
+            eviction: EvictionPolicy::S3Fifo,
+            watermarks: Watermarks::default(),
+            write_limit_bytes: None,
             checksum: ChecksumKind::None,
             cache_ttl: None,
             direct_io: false,
@@ -250,6 +259,7 @@ impl Settings {
     pub(super) fn validated(mut self) -> Result<Self, ConfigError> {
         self.check_access()?;
         self.check_cache_size()?;
+        self.watermarks.check()?;
         self.check_attribute_bounds()?;
         self.check_deadlines()?;
         self.choose_engine()?;

@@ -12,10 +12,11 @@ use crate::backend::health::{Health, HealthSettings};
 use crate::backend::lanes::{Lane, LaneSettings};
 use crate::backend::observed::ObservedBackend;
 use crate::cache::names::Names;
+use crate::cache::policy::PolicyKind;
 use crate::cache::{Cache, CacheParts, CacheSettings};
 use crate::config::{
-    Access, EngineChoice, Identity, KeepWritten, LockPlace, LookupCache, PassthroughChoice,
-    Settings,
+    Access, EngineChoice, EvictionPolicy, Identity, KeepWritten, LockPlace, LookupCache,
+    PassthroughChoice, Settings,
 };
 use crate::events::InvalidationQueue;
 use crate::fs::operations::BackingRegistry;
@@ -71,7 +72,7 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
     let backend_metrics = Arc::new(BackendMetrics::default());
     let cache_metrics = Arc::new(CacheMetrics::default());
     let engine = start_engine(settings)?;
-    let (disks, lost) = open_disks(prepared, &engine, &cache_metrics)?;
+    let (disks, lost) = open_disks(prepared, &engine, policy(settings), &cache_metrics)?;
     set_limits(settings, &disks)?;
 
     let health = Health::new(
@@ -255,6 +256,15 @@ fn cache_settings(settings: &Settings) -> CacheSettings {
         ttl: settings.cache_ttl,
         min_file_size_bytes: settings.min_cache_file_size_bytes,
         checkpoint_interval: CHECKPOINT_INTERVAL,
+    }
+}
+
+fn policy(settings: &Settings) -> PolicyKind {
+    match settings.eviction {
+        EvictionPolicy::S3Fifo => PolicyKind::S3Fifo,
+        EvictionPolicy::Lru => PolicyKind::Lru,
+        EvictionPolicy::Lfu => PolicyKind::Lfu,
+        EvictionPolicy::Arc => PolicyKind::Arc,
     }
 }
 

@@ -2,8 +2,10 @@
 
 use super::cache_directory::CacheDirectory as PreparedDirectory;
 use super::prepare::{LostCacheDirectory, Prepared};
+use crate::cache::policy::PolicyKind;
+use crate::cache::watermarks::{FreeMarks, HeldMarks, Watermarks};
 use crate::cache::{Cache, CacheDirectory, Evicted, OpenError, check_layout};
-use crate::config::{CacheSize, DiskShare, Settings};
+use crate::config::{self, CacheSize, DiskShare, Settings};
 use crate::io::Io;
 use crate::io::engine::Engine;
 use crate::io::local::LocalDisk;
@@ -26,6 +28,7 @@ pub(super) struct Disk {
 pub(super) fn open_disks(
     prepared: &Prepared,
     engine: &Arc<Engine>,
+    policy: PolicyKind,
     metrics: &Arc<CacheMetrics>,
 ) -> anyhow::Result<(Vec<Disk>, Vec<LostCacheDirectory>)> {
     let several = prepared.cache_directories.len() > 1;
@@ -44,8 +47,9 @@ pub(super) fn open_disks(
     }
     for (directory, looked_at) in looked_at {
         let name = directory.path.display().to_string();
-        let opened = looked_at
-            .and_then(|local| open_disk(&name, directory, local, metrics, index_cache_bytes));
+        let opened = looked_at.and_then(|local| {
+            open_disk(&name, directory, local, metrics, index_cache_bytes, policy)
+        });
         match opened {
             Ok(disk) => disks.push(disk),
             Err(OpenError::Io(error)) if several => lost.push(LostCacheDirectory {
@@ -78,9 +82,16 @@ fn open_disk(
     local: Arc<LocalDisk>,
     metrics: &Arc<CacheMetrics>,
     index_cache_bytes: usize,
+    policy: PolicyKind,
 ) -> Result<Disk, OpenError> {
     let io: Arc<dyn Io> = local.clone();
-    let cache = CacheDirectory::open(name.to_owned(), io, index_cache_bytes, metrics.clone())?;
+    let cache = CacheDirectory::open(
+        name.to_owned(),
+        io,
+        index_cache_bytes,
+        policy,
+        metrics.clone(),
+    )?;
     for notice in cache.notices.lock().iter() {
         tracing::warn!("{notice}");
     }
@@ -145,6 +156,24 @@ pub(super) fn in_memory(prepared: &Prepared) -> Vec<String> {
         .collect()
 }
 
+fn watermarks(settings: &config::Watermarks) -> Watermarks {
+    let free = |marks: config::FreePercent| FreeMarks {
+        run_percent: marks.run,
+        cull_percent: marks.cull,
+        stop_percent: marks.stop,
+    };
+    Watermarks {
+        held: settings
+            .held()
+            .map(|(high_percent, low_percent)| HeldMarks {
+                high_percent,
+                low_percent,
+            }),
+        free_bytes: settings.free_bytes().map(free),
+        free_inodes: settings.free_inodes().map(free),
+    }
+}
+
 /// The limit over all disks, split among the directories in proportion to what each could hold.
 pub(super) fn set_limits(settings: &Settings, disks: &[Disk]) -> anyhow::Result<()> {
     let mut shares: BTreeMap<u64, (DiskShare, u64)> = BTreeMap::new();
@@ -173,9 +202,13 @@ pub(super) fn set_limits(settings: &Settings, disks: &[Disk]) -> anyhow::Result<
     for disk in disks {
         let (share, directories) = &shares[&disk.device];
         let part = u128::from(limit_bytes) * u128::from(share.capacity_bytes()) / u128::from(total);
+        let own_bytes = (part / u128::from(*directories)) as u64;
+        disk.cache.space.set_limit(own_bytes);
+        disk.cache.set_watermarks(watermarks(&settings.watermarks));
         disk.cache
-            .space
-            .set_limit((part / u128::from(*directories)) as u64);
+            .set_write_limit(settings.write_limit_bytes.map(|bytes| {
+                (u128::from(bytes) * u128::from(own_bytes) / u128::from(limit_bytes)) as u64
+            }));
         if let CacheSize::Bytes(wanted) = settings.cache_size
             && wanted > total
         {

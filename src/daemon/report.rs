@@ -145,6 +145,11 @@ impl Reporter {
             bypass_bytes: metrics.bypass_bytes.get(),
             fills_discarded: metrics.fills_discarded.get(),
             objects_evicted: metrics.objects_evicted.get(),
+            written_today_bytes: caches.iter().map(|cache| cache.written_today().bytes).sum(),
+            write_limit_bytes: caches
+                .iter()
+                .filter_map(|cache| cache.write_limit_bytes())
+                .sum(),
             doubted: metrics.doubted.get(),
             directories,
         }

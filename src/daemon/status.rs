@@ -94,6 +94,10 @@ pub struct CacheStatus {
     pub bypass_bytes: u64,
     pub fills_discarded: u64,
     pub objects_evicted: u64,
+    /// To the cache disks, since midnight UTC.
+    pub written_today_bytes: u64,
+    /// What `write_limit` allows a day; 0: as much as comes.
+    pub write_limit_bytes: u64,
     /// Records and object files that were not believed and dropped.
     pub doubted: u64,
     pub directories: Vec<CacheDirectoryStatus>,
@@ -261,13 +265,18 @@ impl Status {
             ),
         };
         format!(
-            "  cache     {} of {} in {} files, {hits}, {} passthrough opens, {} evicted, {} past the cache\n  readahead {} fetched, {} of it read, {} left unread",
+            "  cache     {} of {} in {} files, {hits}, {} passthrough opens, {} evicted, {} past the cache, {}{} written today\n  readahead {} fetched, {} of it read, {} left unread",
             bytes(cache.bytes_used),
             bytes(cache.bytes_limit),
             cache.files,
             cache.passthrough_opens,
             cache.objects_evicted,
             bytes(cache.bypass_bytes),
+            bytes(cache.written_today_bytes),
+            match cache.write_limit_bytes {
+                0 => String::new(),
+                limit => format!(" of {}", bytes(limit)),
+            },
             bytes(cache.readahead_bytes),
             bytes(cache.readahead_used_bytes),
             bytes(cache.readahead_wasted_bytes)

@@ -1,7 +1,7 @@
 //! What a cache believes after a power cut or a SIGKILL: everything checkpointed, nothing doubtful.
 
 use super::backend::{Change, FakeBackend};
-use super::{MIB, Setup, World, open_directory, recount, rounds, whole};
+use super::{Setup, World, open_directory, recount, rounds, whole};
 use crate::cache::extents::ExtentMap;
 use crate::cache::{CacheDirectory, Keep};
 use crate::io::IoFile;
@@ -138,7 +138,12 @@ fn reopen(simulation: &Simulation, mut cuts: Option<&mut Dice>) -> Arc<CacheDire
         {
             simulation.crash_at(simulation.operations() + 1 + dice.below(600));
         }
-        let opened = open_directory(simulation.device("disk"), "disk", 1 << 30, &metrics);
+        let opened = open_directory(
+            simulation.device("disk"),
+            "disk",
+            &Setup::default(),
+            &metrics,
+        );
         match opened {
             Ok(directory) if simulation.is_running() => {
                 simulation.crash_at(u64::MAX);
@@ -219,7 +224,12 @@ fn a_power_cut_while_a_cache_is_made_leaves_one_that_can_be_made() {
         println!("operation {operation}");
         simulation.crash_at(operation);
         let metrics = Arc::new(CacheMetrics::default());
-        let opened = open_directory(simulation.device("disk"), "disk", MIB, &metrics);
+        let opened = open_directory(
+            simulation.device("disk"),
+            "disk",
+            &Setup::default(),
+            &metrics,
+        );
         assert!(opened.is_ok() || !simulation.is_running());
         simulation.crash();
         drop(opened);

@@ -4,6 +4,7 @@ use super::backend::{Change, FakeBackend};
 use super::gate::GatedDisk;
 use super::{MIB, Setup, World, eventually, open_directory, plan, recount, start_cache, whole};
 use crate::cache::layout::object_path;
+use crate::cache::policy::PolicyKind;
 use crate::io::Io;
 use crate::io::simulator::{FaultPlan, Simulation};
 use crate::metrics::CacheMetrics;
@@ -36,7 +37,7 @@ fn a_file_evicted_is_empty_also_while_a_checkpoint_is_taking_its_record_out() {
     let backend = FakeBackend::new(setup.seed);
     let metrics = Arc::new(CacheMetrics::default());
     let gate = GatedDisk::new(simulation.device("disk"));
-    let directory = open_directory(gate.clone(), "disk", setup.limit_bytes, &metrics).unwrap();
+    let directory = open_directory(gate.clone(), "disk", &setup, &metrics).unwrap();
     let cache = start_cache(&setup, vec![directory], &backend, &metrics);
     let world = World {
         simulation,
@@ -142,10 +143,10 @@ fn a_file_filled_again_after_its_eviction_stays_in_the_eviction_order() {
     let key = world.backend.create("file", 100_000);
     world.fill(&key);
     world.directory().checkpoint();
-    let age = stored(&world, &key).unwrap().age;
+    let place = stored(&world, &key).unwrap().place;
     world.evict(&key);
-    // Another eviction had seen the age, and found no record for it.
-    world.directory().drop_age(&key, age);
+    // Another eviction had seen its entry, and found no record for it.
+    world.directory().drop_age(&key, place.order());
     world
         .directory()
         .index
@@ -157,25 +158,31 @@ fn a_file_filled_again_after_its_eviction_stays_in_the_eviction_order() {
                     object: crate::cache::record::ObjectId(7),
                     object_inode: 1,
                     object_mtime_ns: 1,
-                    age,
+                    place,
                     filled_at_seconds: 1,
                     extents: Default::default(),
                 },
             )],
-            1 << 30,
-            age,
+            crate::cache::index::Clocks {
+                next_object: 1 << 30,
+                access_clock: place.position,
+                ..Default::default()
+            },
         )
         .unwrap();
     let other = world.backend.create("other", 5000);
     world.fill(&other);
     world.directory().checkpoint();
-    let order = world.directory().index.oldest(None, 10).unwrap();
-    assert!(order.iter().any(|(_, found)| *found == key), "{order:?}");
+    let order = world.eviction_order();
+    assert!(order.contains(&key), "{order:?}");
 }
 
 #[test]
-fn the_least_recently_used_goes_first() {
-    let world = World::new(&Setup::default());
+fn under_lru_the_least_recently_used_goes_first() {
+    let world = World::new(&Setup {
+        policy: PolicyKind::Lru,
+        ..Setup::default()
+    });
     let keys: Vec<FileKey> = (0..6)
         .map(|number| world.backend.create(&format!("file{number}"), MIB as usize))
         .collect();
@@ -190,10 +197,8 @@ fn the_least_recently_used_goes_first() {
     long_open.end_use();
     drop(long_open);
     world.directory().checkpoint();
-    let order = world.directory().index.oldest(None, 10).unwrap();
-    let names: Vec<&FileKey> = order.iter().map(|(_, key)| key).collect();
-    let expected = [2, 4, 5, 1, 0, 3].map(|number| &keys[number]);
-    assert_eq!(names, expected);
+    let expected = [2, 4, 5, 1, 0, 3].map(|number| keys[number].clone());
+    assert_eq!(world.eviction_order(), expected);
 }
 
 #[test]

@@ -131,5 +131,5 @@ fn no_directory_at_all_reads_past() {
     assert!(file.is_bypassed());
     file.end_use();
     let device = world.simulation.device("new");
-    assert!(open_directory(device, "new", 1, &world.metrics).is_ok());
+    assert!(open_directory(device, "new", &Setup::default(), &world.metrics).is_ok());
 }

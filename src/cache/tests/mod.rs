@@ -16,6 +16,7 @@ mod one_version;
 mod settling;
 mod single_flight;
 
+use super::policy::{PolicyKind, Queue};
 use super::reclaim::Evicted;
 use super::{
     Cache, CacheDirectory, CacheParts, CacheSettings, CachedFile, FetchError, ReadDone, ReadPlan,
@@ -52,6 +53,7 @@ struct Setup {
     limit_bytes: u64,
     fill_parallelism: usize,
     checkpoint_interval: Duration,
+    policy: PolicyKind,
 }
 
 impl Default for Setup {
@@ -63,6 +65,7 @@ impl Default for Setup {
             fill_parallelism: 4,
             // Tests say when.
             checkpoint_interval: Duration::from_secs(3600),
+            policy: PolicyKind::S3Fifo,
         }
     }
 }
@@ -76,12 +79,17 @@ fn rounds(usual: u64, long: u64) -> u64 {
 fn open_directory(
     disk: Arc<dyn Io>,
     name: &str,
-    limit_bytes: u64,
+    setup: &Setup,
     metrics: &Arc<CacheMetrics>,
 ) -> Result<Arc<CacheDirectory>, super::OpenError> {
-    let directory =
-        CacheDirectory::open(name.to_owned(), disk, INDEX_CACHE_BYTES, metrics.clone())?;
-    directory.space.set_limit(limit_bytes);
+    let directory = CacheDirectory::open(
+        name.to_owned(),
+        disk,
+        INDEX_CACHE_BYTES,
+        setup.policy,
+        metrics.clone(),
+    )?;
+    directory.space.set_limit(setup.limit_bytes);
     Ok(directory)
 }
 
@@ -135,9 +143,7 @@ impl World {
         let directories = setup
             .devices
             .iter()
-            .map(|name| {
-                open_directory(simulation.device(name), name, setup.limit_bytes, &metrics).unwrap()
-            })
+            .map(|name| open_directory(simulation.device(name), name, setup, &metrics).unwrap())
             .collect();
         let cache = start_cache(setup, directories, &backend, &metrics);
         Self {
@@ -281,7 +287,7 @@ impl World {
         directory.checkpoint();
         assert_eq!(directory.space.held_bytes(), 0);
         assert_eq!(recount(directory), 0);
-        assert_eq!(directory.index.oldest(None, 1).unwrap(), []);
+        assert_eq!(self.eviction_order(), []);
         eventually("no object is left", || self.objects().is_empty());
     }
 
@@ -297,6 +303,13 @@ impl World {
             listed.unwrap();
         }
         names
+    }
+
+    /// Queue after queue, as the index has them.
+    fn eviction_order(&self) -> Vec<FileKey> {
+        let index = &self.directory().index;
+        let queues = Queue::all().map(|queue| index.first_of(queue, None, 1000).unwrap());
+        queues.flatten().map(|(_, key)| key).collect()
     }
 
     fn used_bytes(&self) -> u64 {

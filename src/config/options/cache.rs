@@ -103,18 +103,25 @@ pub const ROWS: &[OptionRow] = &[
     OptionRow {
         name: "eviction",
         kind: Kind::Choice {
-            values: &[("lru", |s| s.eviction = EvictionPolicy::Lru)],
-            later: &[
-                ("s3fifo", "another eviction policy than lru"),
-                ("s3-fifo", "another eviction policy than lru"),
-                ("lfu", "another eviction policy than lru"),
-                ("arc", "another eviction policy than lru"),
+            values: &[
+                ("s3fifo", |s| s.eviction = EvictionPolicy::S3Fifo),
+                ("lru", |s| s.eviction = EvictionPolicy::Lru),
+                ("lfu", |s| s.eviction = EvictionPolicy::Lfu),
+                ("arc", |s| s.eviction = EvictionPolicy::Arc),
+                ("s3-fifo", |s| s.eviction = EvictionPolicy::S3Fifo),
             ],
+            later: &[],
         },
-        show: Some(|s| match s.eviction {
-            EvictionPolicy::Lru => "lru".to_owned(),
+        show: Some(|s| {
+            match s.eviction {
+                EvictionPolicy::S3Fifo => "s3fifo",
+                EvictionPolicy::Lru => "lru",
+                EvictionPolicy::Lfu => "lfu",
+                EvictionPolicy::Arc => "arc",
+            }
+            .to_owned()
         }),
-        help: "what goes when the cache is full: the least recently used files",
+        help: "what goes when the cache is full: s3fifo keeps what is used again through any scan; lru: the least recently used, lfu: the least often used; arc: between the two",
     },
     OptionRow {
         name: "checksum",

@@ -28,6 +28,10 @@ pub enum Kind {
         power_of_two: bool,
         set: fn(&mut Settings, u64),
     },
+    /// From 1 to `max`, with or without %.
+    Percent { max: u8, set: fn(&mut Settings, u8) },
+    /// A size a day; `None` for 0.
+    SizePerDay(fn(&mut Settings, Option<u64>)),
     /// A size, or a percentage of the disk.
     SizeOrPercent(fn(&mut Settings, CacheSize)),
     Duration {
@@ -155,6 +159,16 @@ impl Kind {
                     && (!power_of_two || bytes.is_power_of_two());
                 fits.then(|| set(settings, bytes))?;
             }
+            Self::Percent { max, set } => {
+                let percent = text.strip_suffix('%').unwrap_or(text).parse::<u8>().ok()?;
+                (1..=*max)
+                    .contains(&percent)
+                    .then(|| set(settings, percent))?;
+            }
+            Self::SizePerDay(set) => {
+                let bytes = parse_size(text.strip_suffix("/day").unwrap_or(text), 1)?;
+                set(settings, (bytes > 0).then_some(bytes));
+            }
             Self::SizeOrPercent(set) => set(settings, size_or_percent(text)?),
             Self::Duration {
                 bare_unit,
@@ -222,6 +236,8 @@ impl Kind {
                     show_size(*max_bytes)
                 )
             }
+            Self::Percent { max, .. } => format!("a percentage from 1% to {max}%"),
+            Self::SizePerDay(_) => "a size a day (200G/day), or 0 for no limit".to_owned(),
             Self::SizeOrPercent(_) => {
                 "a size (K, M, G, T; bytes where no unit is given) or 1% to 95% of the disk"
                     .to_owned()

@@ -2,6 +2,7 @@
 //! in effect is shown, and one line of help; nothing else knows an option by name.
 //!
 //! - `cache`: places, sizes and policy of the cache
+//! - `watermarks`: when the cache gives room back
 //! - `disk`: how local disks are driven
 //! - `backend`: timeouts and trust towards the backend
 //! - `mount`: the mount itself, and words of mount(8)
@@ -14,6 +15,7 @@ mod disk;
 mod kind;
 mod later;
 mod mount;
+mod watermarks;
 
 pub use kind::Kind;
 
@@ -31,8 +33,9 @@ pub struct OptionRow {
 }
 
 /// Groups of rows with their headings, in the order of the README.
-const GROUPS: [(&str, &[OptionRow]); 4] = [
+const GROUPS: [(&str, &[OptionRow]); 5] = [
     ("The cache", cache::ROWS),
+    ("Room in the cache", watermarks::ROWS),
     ("The backend", backend::ROWS),
     ("Local disks", disk::ROWS),
     ("The mount", mount::ROWS),
