@@ -62,6 +62,8 @@ pub struct CacheMetrics {
     pub ahead_wasted_bytes: Counter,
     pub fills_discarded: Counter,
     pub objects_evicted: Counter,
+    /// Parts of files in use that were given up.
+    pub trimmed_bytes: Counter,
     /// Records or object files not believed and dropped.
     pub doubted: Counter,
     /// Pieces of fill on their way to a disk now.

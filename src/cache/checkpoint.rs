@@ -39,6 +39,8 @@ pub(super) struct Pending {
     /// Removals of the checkpoint under way: the index still has these records.
     being_removed: HashSet<(FileKey, ObjectId)>,
     used: HashMap<FileKey, Use>,
+    /// Uses that the checkpoint under way notes: the index does not tell of them yet.
+    being_used: Arc<HashMap<FileKey, Use>>,
     /// Spared by the eviction policy.
     moved: HashMap<FileKey, Place>,
     /// Age entries that lead nowhere.
@@ -150,7 +152,8 @@ impl CacheDirectory {
 
     /// Since the last checkpoint: the index has an older place of it, or none.
     pub(super) fn was_used_lately(&self, key: &FileKey) -> bool {
-        self.pending.lock().used.contains_key(key)
+        let pending = self.pending.lock();
+        pending.used.contains_key(key) || pending.being_used.contains_key(key)
     }
 
     pub(super) fn drop_age(&self, key: &FileKey, age: u64) {
@@ -171,10 +174,11 @@ impl CacheDirectory {
                 return;
             }
             pending.being_removed = std::mem::take(&mut pending.removed);
+            pending.being_used = Arc::new(std::mem::take(&mut pending.used));
             (
                 std::mem::take(&mut pending.dirty),
                 pending.being_removed.clone(),
-                std::mem::take(&mut pending.used),
+                pending.being_used.clone(),
                 std::mem::take(&mut pending.moved),
                 std::mem::take(&mut pending.stray_ages),
             )
@@ -197,7 +201,7 @@ impl CacheDirectory {
             Err(error) if is_no_room(&error) => return self.give_up_unsynced(dirty),
             Err(error) => return self.fail(format!("making cached data durable: {error}")),
         }
-        for (key, used) in &used {
+        for (key, used) in &*used {
             if !dirty.contains_key(key)
                 && let Ok(Some(record)) = self.index.get(key)
                 && let Some(place) = self.moved_place(&record, Some(used))
@@ -214,7 +218,9 @@ impl CacheDirectory {
             self.report_index_error(&error);
             return self.take_back(dirty);
         }
-        self.pending.lock().being_removed.clear();
+        let mut pending = self.pending.lock();
+        pending.being_removed.clear();
+        pending.being_used = Arc::default();
     }
 
     /// Whether the index is open; opens it if there is room by now.
@@ -237,6 +243,7 @@ impl CacheDirectory {
         let mut replaced = Vec::new();
         let mut pending = self.pending.lock();
         let removed = std::mem::take(&mut pending.being_removed);
+        pending.being_used = Arc::default();
         pending.removed.extend(removed);
         for (key, file) in dirty {
             // Retired since, or another version came in.

@@ -81,7 +81,8 @@ impl CacheDirectory {
 impl CachedFile {
     fn give_content(&self, file: Arc<dyn IoFile>) -> Option<Content> {
         let mut state = self.state.lock();
-        if state.gone.is_some() || state.pieces.is_moving() {
+        let is_busy = state.pieces.is_moving() || state.trimming.is_under_way();
+        if state.gone.is_some() || is_busy {
             return None;
         }
         let object = state.object.take_if(|object| object.trusted)?;

@@ -60,6 +60,7 @@ impl CachedFile {
             Some(Gone::Changed) => Some(FetchError::Changed),
             Some(Gone::Dropped) => Some(FetchError::Bypass),
             None if state.bypass || !self.is_served() => Some(FetchError::Bypass),
+            None if state.trimming.is_under_way() => Some(FetchError::Bypass),
             None => None,
         }
     }

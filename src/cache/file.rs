@@ -10,13 +10,14 @@ use super::extents::ExtentMap;
 use super::pieces::Pieces;
 use super::policy::{Place, Queue, Usage};
 use super::record::{FileRecord, ObjectId, occupied_bytes};
+use super::trimming::Trimming;
 use crate::backend::{Placed, SourceFile};
 use crate::io::IoFile;
 use crate::types::{ByteRange, FileKey, Version};
 use parking_lot::{Mutex, RwLock};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 pub struct CachedFile {
@@ -33,6 +34,8 @@ pub struct CachedFile {
     object_file: Mutex<Option<Arc<dyn IoFile>>>,
     /// Nodes that have the file open.
     users: AtomicUsize,
+    /// How often parts of the object were given up.
+    pub(super) trims: AtomicU64,
 }
 
 pub(super) struct State {
@@ -59,6 +62,7 @@ pub(super) struct State {
     pub pieces: Pieces,
     /// Fetched ahead, and not read since.
     pub unread: ExtentMap,
+    pub trimming: Trimming,
 }
 
 #[derive(Clone, Copy)]
@@ -131,9 +135,11 @@ impl CachedFile {
                 following: None,
                 pieces: Pieces::default(),
                 unread: ExtentMap::new(),
+                trimming: Trimming::default(),
             }),
             object_file: Mutex::new(None),
             users: AtomicUsize::new(0),
+            trims: AtomicU64::new(0),
         })
     }
 
@@ -211,7 +217,10 @@ impl CachedFile {
 
     /// The bytes can be read from the object. Older handles of a dropped file keep what they have.
     pub(super) fn holds(&self, range: ByteRange) -> bool {
-        let state = self.state.lock();
+        self.has_served(&self.state.lock(), range)
+    }
+
+    pub(super) fn has_served(&self, state: &State, range: ByteRange) -> bool {
         state.gone != Some(Gone::Changed) && self.is_served() && state.extents.contains(range)
     }
 

@@ -23,7 +23,8 @@
 //! - `extents`: which bytes are there
 //! - `space`: the limit; `room`: a disk that others fill; `watermarks`: when files go; `write_budget`: what is
 //!   written in a day
-//! - `policy`: which file goes; `ranking`: what it is told of them; `reclaim`: eviction; `recovery`: the sweep after start-up; `spread`: which directory holds what
+//! - `policy`: which file goes; `ranking`: what it is told of them; `reclaim`: eviction; `trimming`: of
+//!   parts of files in use; `recovery`: the sweep after start-up; `spread`: which directory holds what
 
 use crate::backend::deadline::Timers;
 use crate::backend::health::Health;
@@ -79,6 +80,7 @@ mod space;
 mod spread;
 pub mod storage;
 mod unread;
+mod trimming;
 mod verify;
 pub mod watermarks;
 mod whole;

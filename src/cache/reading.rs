@@ -24,14 +24,14 @@ impl Cache {
         if length == 0 {
             return Attempt::Done(buffer, 0);
         }
-        if !file.holds(range) {
+        let Some(began) = file.begin_read(range) else {
             return Attempt::Missing(buffer);
-        }
+        };
         let Some(object) = file.open_object_file() else {
             return Attempt::OnDisk(buffer);
         };
         match object.read_cached(&mut buffer[..length], offset) {
-            Ok(Some(read)) if read == length => {
+            Ok(Some(read)) if read == length && !file.was_trimmed(began) => {
                 file.note_read(range);
                 Attempt::Done(buffer, length)
             }
@@ -80,6 +80,10 @@ impl Cache {
         done: ReadDone,
     ) {
         let length = range.length_bytes() as usize;
+        // Trimmed since it was found there: holes are no bytes of the file.
+        let Some(began) = file.begin_read(range) else {
+            return self.read_past(file, range, buffer, done);
+        };
         let object = match file.object_file() {
             Ok(Some(object)) => object,
             Ok(None) => return self.read_anew(file, range, buffer, done),
@@ -98,7 +102,9 @@ impl Cache {
             direct,
             Box::new(move |result, buffer| match result {
                 // Out of use since: after a failed sync these may be other bytes than were written.
-                Ok(_) if !reader.is_served() => cache.read_past(&reader, range, buffer, done),
+                Ok(_) if !reader.is_served() || reader.was_trimmed(began) => {
+                    cache.read_past(&reader, range, buffer, done)
+                }
                 Ok(read) if read == length => {
                     reader.note_read(range);
                     done(Ok((buffer, length)));

@@ -9,6 +9,7 @@ use super::directory::CacheDirectory;
 use super::objects::Eviction;
 use super::policy::SPARED_IN_A_ROW_MAX;
 use super::ranking::Victims;
+use super::trimming::Trimmed;
 use crate::types::FileKey;
 use parking_lot::{Condvar, Mutex};
 use std::sync::Arc;
@@ -104,11 +105,14 @@ impl Cache {
         let more = |_: &Evicted| directory.space.excess_over_low() > 0;
         // A checkpoint waits for the disk, and fills go past the cache meanwhile: often the index knows enough that
         // can go.
-        directory.evict_while(more, Pass::Careful);
+        let mut trims = Vec::new();
+        directory.evict_while(more, Pass::Careful, Some(&mut trims));
+        directory.finish_trims(std::mem::take(&mut trims));
         if directory.space.excess_over_low() > 0 {
             directory.checkpoint();
-            directory.evict_while(more, Pass::Fair);
-            directory.evict_while(more, Pass::Forced);
+            directory.evict_while(more, Pass::Fair, Some(&mut trims));
+            directory.evict_while(more, Pass::Forced, None);
+            directory.finish_trims(trims);
         }
         // The records go with the next checkpoint.
         self.stop.notify_all();
@@ -123,7 +127,7 @@ impl Cache {
             // Readahead may end after the checkpoint, and has no record before the next.
             for _ in 0..EVICT_ALL_ROUNDS {
                 directory.checkpoint();
-                let evicted = directory.evict_while(|_| true, Pass::Forced);
+                let evicted = directory.evict_while(|_| true, Pass::Forced, None);
                 total.files += evicted.files;
                 total.bytes += evicted.bytes;
                 in_use = evicted.in_use;
@@ -155,13 +159,19 @@ impl CacheDirectory {
     /// Removes objects until so many bytes are free and so many files gone, or nothing more can go; the bytes freed.
     pub(super) fn evict_some(&self, wanted_bytes: u64, wanted_files: u64) -> u64 {
         let is_missing = |bytes: u64, files: u64| bytes < wanted_bytes || files < wanted_files;
-        let fair = self.evict_while(|now| is_missing(now.bytes, now.files), Pass::Fair);
+        let fair = self.evict_while(|now| is_missing(now.bytes, now.files), Pass::Fair, None);
         let more = |now: &Evicted| is_missing(fair.bytes + now.bytes, fair.files + now.files);
-        fair.bytes + self.evict_while(more, Pass::Forced).bytes
+        fair.bytes + self.evict_while(more, Pass::Forced, None).bytes
     }
 
-    /// In the order of the eviction policy, while `more` says so.
-    fn evict_while(&self, more: impl Fn(&Evicted) -> bool, pass: Pass) -> Evicted {
+    /// In the order of the eviction policy, while `more` says so; with `trims` parts of what is in use, too, which
+    /// go when the index has let go of them.
+    fn evict_while(
+        &self,
+        more: impl Fn(&Evicted) -> bool,
+        pass: Pass,
+        mut trims: Option<&mut Vec<Trimmed>>,
+    ) -> Evicted {
         let mut evicted = Evicted::default();
         let mut victims = Victims::new(self, pass == Pass::Careful);
         let mut spared_in_a_row = 0;
@@ -183,8 +193,15 @@ impl CacheDirectory {
                 continue;
             }
             spared_in_a_row = 0;
+            let in_use = evicted.in_use;
             if !self.evict_counted(&key, &mut evicted) {
                 self.drop_age(&key, order);
+            }
+            if evicted.in_use > in_use
+                && let Some(trims) = &mut trims
+                && let Some(file) = self.active_file(&key)
+            {
+                trims.extend(self.begin_trim(&file, self.space.excess_over_low()));
             }
         }
         evicted

@@ -17,6 +17,8 @@ struct Counts {
     limit_bytes: u64,
     used_bytes: u64,
     reserved_bytes: u64,
+    /// Of those in use, what is about to leave the disk.
+    leaving_bytes: u64,
     room_bytes: u64,
     marks: Option<HeldMarks>,
     /// Something found no room since eviction was last begun.
@@ -83,6 +85,19 @@ impl Space {
         counts.used_bytes = counts.used_bytes.saturating_sub(bytes);
     }
 
+    /// Bytes that are to leave the disk soon: no reason to evict more, and no room yet.
+    pub(super) fn begin_release(&self, bytes: u64) {
+        self.counts.lock().leaving_bytes += bytes;
+    }
+
+    /// They have left it, or they stay.
+    pub(super) fn end_release(&self, bytes: u64, have_left: bool) {
+        self.counts.lock().leaving_bytes -= bytes;
+        if have_left {
+            self.release(bytes);
+        }
+    }
+
     pub fn used_bytes(&self) -> u64 {
         self.counts.lock().used_bytes
     }
@@ -131,7 +146,8 @@ impl Counts {
     }
 
     fn excess_over(&self, mark_bytes: u64) -> u64 {
-        (self.used_bytes + self.reserved_bytes).saturating_sub(mark_bytes)
+        let held_bytes = self.used_bytes + self.reserved_bytes;
+        held_bytes.saturating_sub(mark_bytes + self.leaving_bytes)
     }
 }
 

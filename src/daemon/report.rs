@@ -145,6 +145,7 @@ impl Reporter {
             bypass_bytes: metrics.bypass_bytes.get(),
             fills_discarded: metrics.fills_discarded.get(),
             objects_evicted: metrics.objects_evicted.get(),
+            trimmed_bytes: metrics.trimmed_bytes.get(),
             written_today_bytes: caches.iter().map(|cache| cache.written_today().bytes).sum(),
             write_limit_bytes: caches
                 .iter()

@@ -94,6 +94,8 @@ pub struct CacheStatus {
     pub bypass_bytes: u64,
     pub fills_discarded: u64,
     pub objects_evicted: u64,
+    /// Parts of files in use that went to make room.
+    pub trimmed_bytes: u64,
     /// To the cache disks, since midnight UTC.
     pub written_today_bytes: u64,
     /// What `write_limit` allows a day; 0: as much as comes.

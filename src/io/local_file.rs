@@ -200,6 +200,12 @@ impl IoFile for LocalFile {
         self.buffered.set_len(size_bytes)
     }
 
+    fn punch(&self, offset: u64, length_bytes: u64) -> io::Result<()> {
+        let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        let (offset, length_bytes) = (offset as i64, length_bytes as i64);
+        Ok(fallocate(&*self.buffered, flags, offset, length_bytes)?)
+    }
+
     fn set_blocks_aside(&self) {
         let Ok(facts) = self.facts() else {
             return;

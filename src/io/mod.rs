@@ -167,6 +167,9 @@ pub trait IoFile: Send + Sync + 'static {
     /// bytes are readable, not yet durable.
     fn submit_fill(&self, source: FillSource, offset: u64, length_bytes: u64, done: FillCompletion);
     fn set_size(&self, size_bytes: u64) -> io::Result<()>;
+    /// Gives the blocks of a range back, which reads as zeros then (fallocate(2), FALLOC_FL_PUNCH_HOLE). Whole blocks of
+    /// [`ALIGNMENT_BYTES`]. Blocks.
+    fn punch(&self, offset: u64, length_bytes: u64) -> io::Result<()>;
     /// Gives the file's holes blocks that nobody else can take then (fallocate(2)), where the disk has room to spare.
     fn set_blocks_aside(&self);
     fn facts(&self) -> io::Result<FileFacts>;

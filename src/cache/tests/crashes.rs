@@ -11,7 +11,7 @@ use crate::types::{ByteRange, FileKey, Version};
 use std::collections::HashMap;
 use std::sync::Arc;
 
-const SIZES: [usize; 6] = [1, 4096, 10_000, 200_000, 1_200_000, 2_300_000];
+const SIZES: [usize; 7] = [1, 4096, 10_000, 200_000, 1_200_000, 2_300_000, 4_000_000];
 
 /// What was checkpointed and neither evicted nor replaced since.
 type Durable = HashMap<FileKey, (Version, ExtentMap)>;
@@ -55,12 +55,28 @@ fn work(world: &World, keys: &[FileKey], durable: &mut Durable) {
     held.push(part(world, &keys[4], (2, 6)));
     durable.remove(&keys[5]);
     held.clear();
+    durable.remove(&keys[6]);
+    trim(world, &keys[6]);
     world.cache.evict_files(&[keys[5].clone()]);
     held.push(part(world, &keys[5], (4, 8)));
     held.push(part(world, &keys[1], (0, 8)));
     checkpoint(&held, durable);
     part(world, &keys[0], (0, 8));
     part(world, &keys[4], (0, 8));
+}
+
+/// Parts of a file that is open go, and what is left is right.
+fn trim(world: &World, key: &FileKey) {
+    let file = world.open(key);
+    world.check(&file, ByteRange::new(0, file.size_bytes() * 7 / 8));
+    for _ in 0..2 {
+        let trimmed = world.directory().begin_trim(&file, 1 << 20);
+        world
+            .directory()
+            .finish_trims(trimmed.into_iter().collect());
+    }
+    world.check(&file, ByteRange::new(0, file.size_bytes() * 6 / 8));
+    file.end_use();
 }
 
 fn read_exactly(file: &dyn IoFile, range: ByteRange) -> Vec<u8> {

@@ -30,8 +30,8 @@ fn eviction_gives_back_what_was_filled_since_the_last_checkpoint_too() {
     assert_eq!(world.used_bytes(), 0);
 }
 
-#[test]
-fn a_file_evicted_is_empty_also_while_a_checkpoint_is_taking_its_record_out() {
+/// A world whose disk can be made to wait.
+fn gated_world() -> (World, Arc<GatedDisk>) {
     let setup = Setup::default();
     let simulation = Arc::new(Simulation::new(setup.seed, FaultPlan::none()));
     let backend = FakeBackend::new(setup.seed);
@@ -45,6 +45,12 @@ fn a_file_evicted_is_empty_also_while_a_checkpoint_is_taking_its_record_out() {
         cache,
         metrics,
     };
+    (world, gate)
+}
+
+#[test]
+fn a_file_evicted_is_empty_also_while_a_checkpoint_is_taking_its_record_out() {
+    let (world, gate) = gated_world();
     let (gone, other) = (
         world.backend.create("gone", 100_000),
         world.backend.create("other", 100_000),
@@ -72,6 +78,28 @@ fn a_file_evicted_is_empty_also_while_a_checkpoint_is_taking_its_record_out() {
     assert_eq!(world.metrics.doubted.get(), 0);
     world.directory().checkpoint();
     assert_eq!(world.used_bytes(), recount(world.directory()));
+}
+
+#[test]
+fn what_was_used_counts_as_used_also_while_a_checkpoint_is_noting_it() {
+    let (world, gate) = gated_world();
+    let (used, other) = (
+        world.backend.create("used", 100_000),
+        world.backend.create("other", 100_000),
+    );
+    world.fill(&used);
+    world.directory().checkpoint();
+    assert!(!world.directory().was_used_lately(&used));
+    world.fill(&used);
+    world.fill(&other);
+    gate.close();
+    let directory = world.directory().clone();
+    let checkpoint = std::thread::spawn(move || directory.checkpoint());
+    gate.wait_for_somebody();
+    assert!(world.directory().was_used_lately(&used));
+    gate.open_gate();
+    checkpoint.join().unwrap();
+    assert!(!world.directory().was_used_lately(&used));
 }
 
 #[test]

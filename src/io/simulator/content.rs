@@ -84,6 +84,13 @@ impl Content {
         }
     }
 
+    /// Gives back the blocks that lie in a range whole.
+    pub fn free(&mut self, offset: u64, length_bytes: u64) {
+        let end = (offset + length_bytes) / BLOCK_BYTES;
+        let mut rest = self.blocks.split_off(&offset.div_ceil(BLOCK_BYTES));
+        self.blocks.append(&mut rest.split_off(&end));
+    }
+
     pub fn resize(&mut self, size_bytes: u64) {
         if size_bytes < self.size_bytes {
             self.cut(size_bytes);

@@ -248,6 +248,13 @@ impl IoFile for SimulatedFile {
         })
     }
 
+    fn punch(&self, offset: u64, length_bytes: u64) -> io::Result<()> {
+        let open = &self.open;
+        open.operate(Kind::Change, |device, faults, now_ns| {
+            device.punch(open.inode, offset, length_bytes, now_ns, faults)
+        })
+    }
+
     /// The room of a simulated disk is nobody else's.
     fn set_blocks_aside(&self) {}
 

@@ -164,6 +164,14 @@ impl Inode {
         (places > 1).then(|| (if other < own { other } else { other + 1 }) * sector_bytes + within)
     }
 
+    /// To the disk it is a write of zeros, which a power cut may tear as any other.
+    pub fn punch(&mut self, offset: u64, length_bytes: u64, now_ns: i128, dice: &mut Dice) {
+        let end = (offset + length_bytes).min(self.view.size_bytes);
+        let zeros = vec![0; end.saturating_sub(offset) as usize];
+        self.write(&zeros, offset, false, Landing::Faithful, now_ns, dice);
+        self.view.free(offset, length_bytes);
+    }
+
     pub fn resize(&mut self, size_bytes: u64, now_ns: i128) {
         // The last block is cleared past the new size, so it is read first.
         self.refresh(size_bytes.min(self.view.size_bytes).saturating_sub(1), 1);

@@ -115,6 +115,24 @@ impl Device {
         result
     }
 
+    pub fn punch(
+        &mut self,
+        inode: u64,
+        offset: u64,
+        length_bytes: u64,
+        now_ns: i128,
+        faults: &mut Injector,
+    ) -> io::Result<()> {
+        let file = find(&mut self.inodes, inode)?;
+        if faults.strikes(Fault::WriteError, &self.name, &file.path) {
+            return Err(errno(libc::EIO));
+        }
+        let before_bytes = file.view.allocated_bytes();
+        file.punch(offset, length_bytes, now_ns, &mut faults.dice);
+        self.used_bytes = self.used_bytes + file.view.allocated_bytes() - before_bytes;
+        Ok(())
+    }
+
     pub fn set_size(
         &mut self,
         inode: u64,
