@@ -238,13 +238,6 @@ impl Health {
         is_away.then(|| calls.absent_before + calls.since.elapsed())
     }
 
-    /// When the present state began.
-    pub fn since(&self) -> Instant {
-        let mut calls = self.calls.lock();
-        self.refresh(&mut calls, Instant::now());
-        calls.since
-    }
-
     /// Why the state is not `Reachable`, for the operator.
     pub fn reason(&self) -> Option<String> {
         let now = Instant::now();
@@ -624,7 +617,7 @@ mod tests {
         assert!(health.wait_until_not_reachable(Duration::from_secs(5)));
         assert!(health.is_away());
         assert!(began.elapsed() >= Duration::from_millis(99));
-        assert!(health.since() >= began);
+        assert!(health.absent_for().unwrap() <= began.elapsed());
         call.end(None);
         assert_eq!(health.state(), HealthState::Reachable);
     }

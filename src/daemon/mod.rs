@@ -6,7 +6,7 @@
 //! status, never both, never neither; unmounting ends.
 //!
 //! - `start`: the way from options to a mount that serves
-//! - `prepare`: checks of backend and mountpoint; `cache_directory` those of the cache's disks, `directory_lock`
+//! - `prepare`: checks of backend and mountpoint; `backend_root` opens the backend; `cache_directory` those of the cache's disks, `directory_lock`
 //!   who holds one
 //! - `background`: going into the background and telling the caller how it went
 //! - `assemble`: which component gets which setting; `disks`: the cache directories
@@ -22,6 +22,7 @@
 //! - `error`: why a mount does not come up, and exit statuses
 
 pub mod assemble;
+pub mod backend_root;
 pub mod background;
 pub mod cache_directory;
 pub mod control;

@@ -1,10 +1,9 @@
 //! The backend at the start: there, or away and known from an earlier mount. One that is away is looked for until it is
 //! found, and the mount serves meanwhile what is known.
 
+use super::backend_root::{Away, BackendRoot, backend_problem, open_backend_root};
 use super::error::StartError;
-use super::prepare::{
-    Away, BackendRoot, Prepared, backend_problem, open_backend_root, with_timeout,
-};
+use super::prepare::{Prepared, with_timeout};
 use crate::backend::expected::KnownFilesystem;
 use crate::backend::health::{Health, says_away};
 use crate::backend::{Backend, DirectoryBackend, FilesystemIndex, Place};

@@ -33,12 +33,15 @@ impl Wanted {
     }
 }
 
+/// Answers from what is known; whether it does, be it later.
+type Known<T> = dyn Fn(&Arc<FileSystem>, &Arc<Pending<T>>) -> bool + Send + Sync;
+
 /// A request that what is known can answer.
 struct Answerable<T: Send + 'static> {
     asking: Asking,
     wanted: Wanted,
     pending: Arc<Pending<T>>,
-    known: Box<dyn Fn(&Arc<FileSystem>, &Arc<Pending<T>>) -> bool + Send + Sync>,
+    known: Box<Known<T>>,
 }
 
 impl FileSystem {

@@ -1,7 +1,7 @@
-//! The file of known names: one redb table of records, each with a checksum over key and value and the time it was last
-//! confirmed. What was not confirmed for longest goes when there are too many.
+//! The file of known names: one redb table of records.
 
-use super::{Changes, codec};
+use super::Changes;
+use super::record::{believed, record};
 use crate::cache::layout::{self, Layout};
 use crate::cache::storage;
 use crate::io::{Io, OpenMode, is_no_room};
@@ -28,16 +28,16 @@ const RECORD_BYTES: u64 = 256;
 const DISK_PART: u64 = 32;
 const RECORDS_MAX: u64 = 4_000_000;
 const RECORDS_MIN: u64 = 100_000;
-/// Records that go in one commit.
-const REMOVED_AT_ONCE: usize = 10_000;
 /// A record that says the same as before is written again only after this.
-const CONFIRMED_AGAIN_AFTER_S: i64 = 600;
+pub(super) const CONFIRMED_AGAIN_AFTER_S: i64 = 600;
 /// With less nothing is written.
 const ROOM_BYTES_MIN: u64 = 16 << 20;
 /// Records of these kinds (the first byte of a key) are few and stay.
 pub const KINDS_THAT_STAY: u8 = 16;
 
-type Failure = redb::Error;
+pub(super) type Failure = redb::Error;
+/// A key, and what is to be stored under it, if anything.
+type Wanted<'a> = (&'a [u8], Option<&'a [u8]>);
 
 /// A record's value.
 pub struct Found(pub Vec<u8>);
@@ -48,7 +48,7 @@ pub struct NamesFile {
     /// `None`: out of use.
     database: RwLock<Option<Database>>,
     records: AtomicU64,
-    records_max: u64,
+    pub(super) records_max: u64,
     state: Mutex<State>,
 }
 
@@ -273,7 +273,7 @@ impl NamesFile {
         database: &Database,
         changes: &'a Changes,
         now: i64,
-    ) -> Result<Vec<(&'a [u8], Option<&'a [u8]>)>, Failure> {
+    ) -> Result<Vec<Wanted<'a>>, Failure> {
         let transaction = database.begin_read()?;
         let records = transaction.open_table(RECORDS)?;
         let mut news = Vec::new();
@@ -296,10 +296,10 @@ impl NamesFile {
         Ok(news)
     }
 
-    fn write(
+    pub(super) fn write(
         &self,
         database: &Database,
-        changes: &[(&[u8], Option<&[u8]>)],
+        changes: &[Wanted<'_>],
         now: i64,
     ) -> Result<(), Failure> {
         let transaction = begin(database)?;
@@ -322,57 +322,10 @@ impl NamesFile {
         self.records.store(count, Ordering::Relaxed);
         Ok(())
     }
-
-    /// Removes an eighth, of those that were not confirmed for longest.
-    fn make_room(&self, database: &Database, now: i64) -> Result<(), Failure> {
-        let mut ages = [0u64; 64];
-        each_from(database, &[KINDS_THAT_STAY], |key, stored| {
-            ages[age_class(key, stored, now)] += 1;
-            true
-        })?;
-        let wanted = self.record_count() - self.records_max / 8 * 7;
-        let mut oldest = ages.len() - 1;
-        let mut older = ages[oldest];
-        while older < wanted && oldest > 0 {
-            oldest -= 1;
-            older += ages[oldest];
-        }
-        let mut from = vec![KINDS_THAT_STAY];
-        let mut left = wanted as usize;
-        while left > 0 {
-            let mut going: Vec<Vec<u8>> = Vec::new();
-            let at_once = left.min(REMOVED_AT_ONCE);
-            each_from(database, &from, |key, stored| {
-                if age_class(key, stored, now) >= oldest {
-                    going.push(key.to_vec());
-                }
-                going.len() < at_once
-            })?;
-            let Some(last) = going.last() else {
-                return Ok(());
-            };
-            from.clone_from(last);
-            left -= going.len();
-            let changes: Vec<_> = going.iter().map(|key| (key.as_slice(), None)).collect();
-            self.write(database, &changes, now)?;
-        }
-        Ok(())
-    }
-}
-
-/// Classes double in length from ten minutes on; what is damaged is oldest.
-fn age_class(key: &[u8], stored: &[u8], now: i64) -> usize {
-    match believed(key, stored) {
-        Some((confirmed, _)) => {
-            let age = (now - confirmed).max(0) / CONFIRMED_AGAIN_AFTER_S;
-            (64 - age.leading_zeros() as usize).min(62)
-        }
-        None => 63,
-    }
 }
 
 /// Calls `each` with every record from a key on until it says no.
-fn each_from(
+pub(super) fn each_from(
     database: &Database,
     from: &[u8],
     mut each: impl FnMut(&[u8], &[u8]) -> bool,
@@ -386,31 +339,6 @@ fn each_from(
         }
     }
     Ok(())
-}
-
-fn checksum(key: &[u8], rest: &[u8]) -> u32 {
-    let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi);
-    digest.update(key);
-    digest.update(rest);
-    digest.finalize() as u32
-}
-
-fn record(key: &[u8], value: &[u8], confirmed: i64) -> Vec<u8> {
-    let rest = codec::Writer::default().i64(confirmed).rest(value);
-    codec::Writer::default()
-        .u32(checksum(key, &rest))
-        .rest(&rest)
-}
-
-/// When it was last confirmed, and what it says; `None` if it is damaged.
-fn believed<'a>(key: &[u8], stored: &'a [u8]) -> Option<(i64, &'a [u8])> {
-    let mut reader = codec::Reader(stored);
-    let sum = reader.u32()?;
-    if checksum(key, reader.0) != sum {
-        return None;
-    }
-    let confirmed = reader.i64()?;
-    Some((confirmed, reader.0))
 }
 
 fn begin(database: &Database) -> Result<redb::WriteTransaction, Failure> {
@@ -462,22 +390,4 @@ pub fn raise_format(disk: &dyn Io) {
     counts.insert(COUNT_FORMAT, FORMAT_VERSION + 1).unwrap();
     drop(counts);
     transaction.commit().unwrap();
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_record_with_any_bit_flipped_is_none_and_so_is_one_under_another_key() {
-        let stored = record(b"key", b"value", -5);
-        assert_eq!(believed(b"key", &stored), Some((-5, &b"value"[..])));
-        assert_eq!(believed(b"kez", &stored), None);
-        for bit in 0..stored.len() * 8 {
-            let mut flipped = stored.clone();
-            flipped[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(believed(b"key", &flipped), None, "bit {bit}");
-        }
-        assert_eq!(believed(b"key", &[]), None);
-    }
 }

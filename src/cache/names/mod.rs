@@ -7,7 +7,8 @@
 //!
 //! - `records`: what is asked and answered, as bytes ([`Names`] has a pair of verbs for each)
 //! - `database`: the file; docs/ON_DISK_FORMAT.md draws it
-//! - `codec`: numbers and texts in a row
+//! - `record`: a record as it is stored; `codec`: numbers and texts in a row
+//! - `aging`: what goes when there are too many
 
 use self::database::{Found, NamesFile};
 use crate::clock::wall_clock;
@@ -20,8 +21,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+mod aging;
 mod codec;
 mod database;
+mod record;
 mod records;
 #[cfg(test)]
 mod tests;
