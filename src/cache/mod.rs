@@ -29,6 +29,7 @@ use crate::backend::lanes::Lane;
 use crate::backend::{Backend, FilesystemIndex};
 use crate::io::Buffer;
 use crate::metrics::{BackendMetrics, CacheMetrics};
+use crate::sys::memory::HeapKeeper;
 use crate::types::{ByteRange, FileKey, Timestamp, Version};
 use parking_lot::{Condvar, Mutex};
 use std::io;
@@ -197,6 +198,7 @@ impl Cache {
     }
 
     fn checkpoint_loop(&self) {
+        let mut heap = HeapKeeper::default();
         loop {
             let mut stopping = self.stopping.lock();
             if !*stopping {
@@ -214,6 +216,7 @@ impl Cache {
             if last {
                 return;
             }
+            heap.tend();
         }
     }
 

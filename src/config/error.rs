@@ -3,7 +3,7 @@
 /// An option list that cannot be accepted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
-    #[error("unknown option '{name}'{}", hint(.nearest))]
+    #[error("unknown option '{name}'{}", hint(.name, .nearest))]
     Unknown {
         name: String,
         nearest: Option<String>,
@@ -28,7 +28,54 @@ pub enum ConfigError {
     Contradiction(String),
 }
 
-fn hint(nearest: &Option<String>) -> String {
+/// Options of nfs(5) that are no options here, sorted.
+const NFS_WORDS: &[&str] = &[
+    "bg",
+    "clientaddr",
+    "fg",
+    "hard",
+    "intr",
+    "local_lock",
+    "lock",
+    "minorversion",
+    "mountaddr",
+    "mounthost",
+    "mountport",
+    "mountproto",
+    "mountvers",
+    "namlen",
+    "nconnect",
+    "nfsvers",
+    "nointr",
+    "nolock",
+    "nordirplus",
+    "noresvport",
+    "port",
+    "proto",
+    "rdirplus",
+    "rdma",
+    "resvport",
+    "retrans",
+    "retry",
+    "rsize",
+    "sec",
+    "sharecache",
+    "soft",
+    "softerr",
+    "tcp",
+    "timeo",
+    "trunkdiscovery",
+    "udp",
+    "vers",
+    "wsize",
+    "xprtsec",
+];
+
+fn hint(name: &str, nearest: &Option<String>) -> String {
+    if NFS_WORDS.binary_search(&name).is_ok() {
+        return "; it is an option of nfs(5): give it to the mount that nfs_backend names"
+            .to_owned();
+    }
     match nearest {
         Some(name) => format!("; did you mean '{name}'?"),
         None => "; `nfs-cachefs options` lists all of them".to_owned(),

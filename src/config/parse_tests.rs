@@ -248,6 +248,14 @@ fn contradictions_say_what_to_do() {
 }
 
 #[test]
+fn a_word_of_nfs_is_told_where_it_belongs() {
+    for list in ["vers=4.2", "hard", "sec=krb5", "xprtsec=tls", "bg"] {
+        let text = error_text(list);
+        assert!(text.contains("nfs(5)"), "{text}");
+    }
+}
+
+#[test]
 fn an_unknown_option_is_refused_with_the_nearest_name() {
     assert!(error_text("cache_szie=1G").contains("'cache_size'"));
     assert!(error_text("nvme_queue_dept=1").contains("'nvme_queue_depth'"));

@@ -82,7 +82,8 @@ fn the_socket_is_private_and_nonsense_is_answered() {
         path.metadata().expect("socket").permissions().mode() & 0o777,
         0o600
     );
-    let mut stream = UnixStream::connect(&path).expect("connects");
+    let client = Client::connect(scratch.path(), mountpoint).expect("connects");
+    let mut stream = client.stream;
     stream
         .write_all(b"{\"command\":\"dance\"}\n")
         .expect("sent");

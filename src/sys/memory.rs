@@ -18,7 +18,7 @@ pub fn limit_arenas(count: u16) {
 }
 
 /// Heap bytes that are free and still held; 0 where that cannot be told. Takes each arena's lock for a moment.
-pub fn free_heap_bytes() -> usize {
+fn free_heap_bytes() -> usize {
     #[cfg(target_env = "gnu")]
     {
         // SAFETY: mallinfo2 only reads the allocator's figures, under its locks (mallinfo(3)).
@@ -29,7 +29,7 @@ pub fn free_heap_bytes() -> usize {
 }
 
 /// Gives whole free pages back to the kernel, milliseconds for a heap of a hundred megabytes.
-pub fn give_back_free_pages() {
+fn give_back_free_pages() {
     #[cfg(target_env = "gnu")]
     // SAFETY: malloc_trim touches free memory only, under the allocator's locks (malloc_trim(3)).
     unsafe {
@@ -45,7 +45,7 @@ pub struct HeapKeeper {
 
 impl HeapKeeper {
     /// Free memory beyond what could not be given back last time.
-    const WORTH_BYTES: usize = 16 << 20;
+    const WORTH_BYTES: usize = 4 << 20;
 
     /// Called now and then.
     pub fn tend(&mut self) {
