@@ -15,6 +15,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
+use support::reading::{advise_random, read_range};
 use support::writing::{open_with, read_write};
 use support::*;
 
@@ -257,5 +258,35 @@ fn signals_that_a_program_handles_end_no_call_of_a_file() {
             done.store(true, Ordering::Relaxed);
             outcome.unwrap();
         });
+    });
+}
+
+/// Of a file that is not in the cache yet the rest is read when it has lost its name.
+#[test]
+fn a_file_read_in_part_is_read_on_when_it_loses_its_name() {
+    let pair = Pair::new("corners-read-on", &["block_size=64K", "readahead=0"]);
+    pair.run(LIMIT, |seen, plain| {
+        let content = Content::new(7, 1, 3 << 20);
+        for loss in ["unlinked", "replaced", "one of two"] {
+            let path = seen.join("file");
+            content.create(&plain.join("file")).unwrap();
+            fs::hard_link(plain.join("file"), plain.join("second")).unwrap();
+            if loss != "one of two" {
+                fs::remove_file(plain.join("second")).unwrap();
+            }
+            let file = File::open(&path).unwrap();
+            advise_random(&file).unwrap();
+            let read = |offset| content.check(offset, &read_range(&file, offset, 8192).unwrap());
+            assert_eq!(read(0), Ok(()), "{loss}");
+            if loss == "replaced" {
+                fs::write(seen.join("other"), "x").unwrap();
+                fs::rename(seen.join("other"), &path).unwrap();
+            }
+            fs::remove_file(&path).unwrap();
+            for offset in [1 << 20, 2 << 20, 0] {
+                assert_eq!(read(offset), Ok(()), "{loss}, at {offset}");
+            }
+            let _ = fs::remove_file(plain.join("second"));
+        }
     });
 }

@@ -47,6 +47,7 @@ pub use file::CachedFile;
 pub use keeping::Keeping;
 pub use kept::Keep;
 pub use layout::{LayoutError, check as check_layout};
+pub use own_times::has_bytes_of;
 pub use reclaim::Evicted;
 
 mod changing;

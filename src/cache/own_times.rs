@@ -12,7 +12,7 @@ use crate::types::{FileKey, Version};
 use std::sync::Arc;
 
 /// Another mode, owner or name changes ctime and no byte.
-pub(super) fn has_bytes_of(one: &Version, other: &Version) -> bool {
+pub fn has_bytes_of(one: &Version, other: &Version) -> bool {
     let ctime = other.ctime;
     Version { ctime, ..*one } == *other
 }

@@ -9,7 +9,7 @@ use super::order::Touch;
 use super::pending::Pending;
 use super::writes::FileWrites;
 use crate::backend::SeekWhence;
-use crate::cache::{Attempt, CachedFile, FetchError, ReadPlan};
+use crate::cache::{Attempt, CachedFile, FetchError, ReadPlan, has_bytes_of};
 use crate::events::Invalidation;
 use crate::io::Buffer;
 use crate::readahead::Read;
@@ -192,7 +192,8 @@ impl FileSystem {
 
     /// The bytes asked for are gone with their version. The kernel asks for attributes before the next read(2), and
     /// the node moves on then; a read(2) that has some bytes of the old version already must not get some of
-    /// the new one, so this one fails, unless nobody was given any.
+    /// the new one, so this one fails, unless nobody was given any, or only attributes or names are others: a file loses a name,
+    /// say.
     fn version_gone(
         &self,
         handle: Arc<Handle>,
@@ -204,17 +205,17 @@ impl FileSystem {
         handle.node.state.lock().set_validated(None);
         self.invalidations
             .push(Invalidation::Attributes(handle.node.id));
-        let untouched = !handle.open.delivered.load(Ordering::Acquire) || handle.direct_io;
-        if tries == 0 || !untouched || handle.open.passthrough.is_some() {
+        if tries == 0 || handle.open.passthrough.is_some() {
             pending.finish(Err(FsError::Stale));
             return;
         }
+        let untouched = !handle.open.delivered.load(Ordering::Acquire) || handle.direct_io;
         let gone = gone.clone();
         self.on_backend(&pending, move |fs, pending| {
             let asked = Instant::now();
             let place = handle.node.place_for(&handle.open.reader);
-            match fs.backend.attributes(&place) {
-                Ok(fresh) => fs.take_attributes(&handle.node, fresh, asked),
+            let fresh = match fs.backend.attributes(&place) {
+                Ok(fresh) => fresh,
                 Err(error) if error.raw_os_error() == Some(libc::ESTALE) => {
                     pending.finish(Err(FsError::Stale));
                     return;
@@ -223,6 +224,11 @@ impl FileSystem {
                     pending.finish(Err(FsError::Backend(error)));
                     return;
                 }
+            };
+            fs.take_attributes(&handle.node, fresh, asked);
+            if !untouched && !has_bytes_of(&gone.version(), &fresh.version()) {
+                pending.finish(Err(FsError::Stale));
+                return;
             }
             let file = handle.open.file.load_full();
             if Arc::ptr_eq(&file, &gone) {
