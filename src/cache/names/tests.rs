@@ -124,7 +124,7 @@ fn everything_noted_comes_back_in_the_next_life_and_not_after_it_was_forgotten()
     is_all_there(&names);
     names.commit();
     is_all_there(&names);
-    assert_eq!(names.filesystems(), [filesystem.clone()]);
+    assert_eq!(names.filesystems(), std::slice::from_ref(&filesystem));
     drop(names);
     let names = open(&simulation);
     is_all_there(&names);
