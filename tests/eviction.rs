@@ -114,6 +114,12 @@ fn arc_keeps_the_hot_set_too() {
 }
 
 #[test]
+fn lfu_keeps_the_hot_set_too() {
+    let stayed = part_that_stays("evict-lfu", "lfu");
+    assert!(stayed >= 0.9, "{stayed:.3} of the hot bytes stayed");
+}
+
+#[test]
 fn lru_gives_the_hot_set_up_to_a_scan() {
     let stayed = part_that_stays("evict-lru", "lru");
     assert!(stayed < 0.5, "{stayed:.3} of the hot bytes stayed");

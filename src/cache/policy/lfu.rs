@@ -58,10 +58,12 @@ impl EvictionPolicy for Lfu {
     }
 
     fn choose(&self, heads: &Heads, at: Moment) -> Option<Queue> {
-        heads.lowest(
-            |_| true,
-            |queue, position| position + worth(class_of(queue), at),
-        )
+        let rank = |queue, position| position + worth(class_of(queue), at);
+        let first = heads.lowest(|_| true, rank)?;
+        let position = heads.positions[first.index()]?;
+        // What has just come in ranks as the least used of now, with or without a place.
+        let goes_after_news = rank(first, position) > at.now + worth(0, at);
+        (heads.unplaced_blocks == 0 || !goes_after_news).then_some(first)
     }
 
     fn spare(&self, _: Place, _: Moment) -> Option<Place> {
