@@ -160,6 +160,13 @@ impl Pieces {
         }
     }
 
+    /// Somebody waits until all of a range is there that this is a part of.
+    pub fn is_awaited(&self, part: &ByteRange) -> bool {
+        self.waiters
+            .iter()
+            .any(|waiter| waiter.range.overlaps(part))
+    }
+
     /// Pieces that stand in no queue of their priority yet; from now on they do.
     pub fn take_unscheduled(&mut self) -> Vec<(u64, Priority)> {
         let mut taken = Vec::new();

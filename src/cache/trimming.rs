@@ -127,7 +127,9 @@ impl CachedFile {
         if state.gone.is_some() || state.given_to_kernel || is_complete || is_busy {
             return None;
         }
-        let ranges = state.trimming.pick(&state.extents, wanted_bytes);
+        let mut ranges = state.trimming.pick(&state.extents, wanted_bytes);
+        // Whoever waits for the rest of what it reads would wait for good.
+        ranges.retain(|range| !state.pieces.is_awaited(range));
         let bytes = ranges.iter().map(|range| occupied(*range)).sum();
         if bytes == 0 {
             return None;
