@@ -28,9 +28,9 @@ const MODES: &[&[&str]] = &[
 ];
 
 /// `turn` has the same outcome in a mount of each mode as on the disk.
-fn same_as_on_the_disk<T: Debug + PartialEq>(test: &str, turn: fn(&Path) -> T)
+fn same_as_on_the_disk<T>(test: &str, turn: fn(&Path) -> T)
 where
-    T: Send + 'static,
+    T: Debug + PartialEq + Send + 'static,
 {
     for options in MODES {
         let pair = Pair::new(test, options);
