@@ -305,6 +305,30 @@ fn whoever_opens_a_file_being_written_waits_for_nothing() {
     }
 }
 
+/// The thread that wrote ends when it has been idle for some seconds.
+#[test]
+fn whoever_opens_a_file_written_by_a_thread_that_ended_waits_for_nothing() {
+    let place = Place::local("kept-lease-idle");
+    let file = File::create(place.path("file")).unwrap();
+    file.write_all_at(&[1; 5000], 0).unwrap();
+    let tasks = format!("/proc/{}/task", place.mount.pid());
+    wait_until(
+        Duration::from_secs(60),
+        "the writing threads to end",
+        || {
+            let mut threads = fs::read_dir(&tasks).unwrap().flatten();
+            !threads.any(|thread| {
+                let name = fs::read_to_string(thread.path().join("comm"));
+                name.is_ok_and(|name| name.starts_with("writes"))
+            })
+        },
+    );
+    let began = Instant::now();
+    assert_eq!(fs::read(place.plain.join("file")).unwrap(), [1; 5000]);
+    let waited = began.elapsed();
+    assert!(waited < Duration::from_secs(2), "{waited:?}");
+}
+
 #[test]
 fn nothing_is_kept_of_a_remote_file_unless_asked_for() {
     let place = Place::remote("kept-not", &[]);
