@@ -28,7 +28,7 @@ pub enum ConfigError {
     Contradiction(String),
 }
 
-/// Options of nfs(5) that are no options here, sorted.
+/// Options of nfs(5) that are no options here.
 const NFS_WORDS: &[&str] = &[
     "bg",
     "clientaddr",
@@ -72,7 +72,7 @@ const NFS_WORDS: &[&str] = &[
 ];
 
 fn hint(name: &str, nearest: &Option<String>) -> String {
-    if NFS_WORDS.binary_search(&name).is_ok() {
+    if NFS_WORDS.contains(&name) {
         return "; it is an option of nfs(5): give it to the mount that nfs_backend names"
             .to_owned();
     }
