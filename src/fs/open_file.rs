@@ -13,7 +13,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 /// A file that lost a name while it was open. Its directory cannot be removed before it is gone.
@@ -22,14 +22,22 @@ pub(super) struct Held {
     pub in_the_way: Descriptor,
 }
 
+/// What the kernel's pages have of the present version.
+#[derive(Clone, Copy)]
+pub(super) enum Given {
+    Nothing,
+    Bytes,
+    /// Nothing, and so it stays: so many reads are on their way to a newer one.
+    Refused(usize),
+}
+
 /// Shared by all handles of a node; lives from its first open to its last release.
 pub(super) struct OpenFile {
     pub file: ArcSwap<CachedFile>,
     /// The kernel reads the object by itself. Kept until the last handle is gone: a node has one io mode.
     pub passthrough: Option<Arc<dyn BackingId>>,
     pub handles: AtomicUsize,
-    /// Bytes of the present version were given to a program.
-    pub delivered: AtomicBool,
+    pub given: Mutex<Given>,
     /// Filled for this very open: its reads are no hits, though they find all bytes in the cache.
     pub filled_for_open: bool,
     /// Handles by which the kernel runs the file as a program.
@@ -55,7 +63,7 @@ impl OpenFile {
             file: ArcSwap::new(file),
             passthrough,
             handles: AtomicUsize::new(1),
-            delivered: AtomicBool::new(false),
+            given: Mutex::new(Given::Nothing),
             filled_for_open: false,
             executing: AtomicUsize::new(0),
             held: Mutex::new(None),
@@ -72,10 +80,64 @@ impl OpenFile {
         })
     }
 
+    /// Whether bytes of this version may be given to the kernel's pages. What follows in one read(2) is of it, too.
+    pub fn give(&self, file: &Arc<CachedFile>) -> bool {
+        let mut given = self.given.lock();
+        if matches!(*given, Given::Refused(_)) || !Arc::ptr_eq(&self.file.load(), file) {
+            return false;
+        }
+        *given = Given::Bytes;
+        true
+    }
+
+    /// No bytes of this version are given from now on, if it is the present one and none were before.
+    pub fn refuse(self: &Arc<Self>, file: &Arc<CachedFile>) -> Option<Refusal> {
+        let mut given = self.given.lock();
+        if !Arc::ptr_eq(&self.file.load(), file) {
+            return None;
+        }
+        *given = match *given {
+            Given::Bytes => return None,
+            Given::Nothing => Given::Refused(1),
+            Given::Refused(times) => Given::Refused(times + 1),
+        };
+        Some(Refusal {
+            open: self.clone(),
+            file: file.clone(),
+        })
+    }
+
+    /// All handles read this version from now on. Returns the one before it.
+    pub fn move_on_to(&self, file: Arc<CachedFile>) -> Arc<CachedFile> {
+        let mut given = self.given.lock();
+        *given = Given::Nothing;
+        self.file.swap(file)
+    }
+
     /// What is being changed by writers of this node: reads go to the backend.
     pub fn changing(&self) -> Option<Arc<FileWrites>> {
         let writes = self.writes.load_full()?;
         writes.has_begun().then_some(writes)
+    }
+}
+
+/// Bytes of a version are not given while this lives, or until there is a newer one.
+pub(super) struct Refusal {
+    open: Arc<OpenFile>,
+    file: Arc<CachedFile>,
+}
+
+impl Drop for Refusal {
+    fn drop(&mut self) {
+        let mut given = self.open.given.lock();
+        if let Given::Refused(times) = *given
+            && Arc::ptr_eq(&self.open.file.load(), &self.file)
+        {
+            *given = match times {
+                1 => Given::Nothing,
+                _ => Given::Refused(times - 1),
+            };
+        }
     }
 }
 
@@ -98,6 +160,12 @@ impl Handle {
             executes: false,
             writing: None,
         }
+    }
+
+    /// Whether it may be given bytes of this version.
+    pub fn gives(&self, file: &Arc<CachedFile>) -> bool {
+        // A request of its own for each read(2): nothing else belongs to its bytes.
+        self.direct_io || self.open.give(file)
     }
 }
 

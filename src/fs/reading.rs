@@ -2,6 +2,7 @@
 
 use super::FileSystem;
 use super::error::FsError;
+use super::node::Node;
 use super::open_file::Handle;
 use super::opening::fetch_failed;
 use super::operations::{Done, ReadReply, RequestContext};
@@ -13,10 +14,9 @@ use crate::cache::{Attempt, CachedFile, FetchError, ReadPlan, has_bytes_of};
 use crate::events::Invalidation;
 use crate::io::Buffer;
 use crate::readahead::Read;
-use crate::types::{ByteRange, HandleId};
+use crate::types::{Attributes, ByteRange, HandleId, Version};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 /// A read that finds its version gone before any byte of it was given out goes on with the newest, this often.
@@ -46,8 +46,11 @@ impl FileSystem {
         let plan = self.plan(&handle, &file, offset, length_bytes, is_late);
         match attempt {
             Attempt::Done(buffer, length_bytes) => {
+                if !handle.gives(&file) {
+                    let pending = self.begin(context, done);
+                    return self.version_gone(handle, &file, plan, pending, VERSION_TRIES);
+                }
                 self.count_read(&handle, true, length_bytes);
-                handle.open.delivered.store(true, Ordering::Release);
                 self.cache.fetch_ahead(&file, plan.ahead);
                 done(Ok(ReadReply {
                     buffer,
@@ -134,9 +137,11 @@ impl FileSystem {
             plan,
             buffer,
             Box::new(move |outcome| match outcome {
+                Ok(_) if !handle.gives(&reader) => {
+                    this.version_gone(handle, &reader, plan, pending, tries);
+                }
                 Ok((buffer, length_bytes)) => {
                     this.count_read(&handle, hit, length_bytes);
-                    handle.open.delivered.store(true, Ordering::Release);
                     pending.finish(Ok(ReadReply {
                         buffer,
                         length_bytes,
@@ -191,9 +196,9 @@ impl FileSystem {
     }
 
     /// The bytes asked for are gone with their version. The kernel asks for attributes before the next read(2), and
-    /// the node moves on then; a read(2) that has some bytes of the old version already must not get some of
-    /// the new one, so this one fails, unless nobody was given any, or only attributes or names are others: a file loses a name,
-    /// say.
+    /// the node moves on then, and not before: a read(2) that has some bytes of the old version already must not get
+    /// some of the new one, neither from this request nor from the one that the kernel makes again for a page of it.
+    /// So this one fails, unless nobody was given any, or only attributes or names are others: a file loses a name, say.
     fn version_gone(
         &self,
         handle: Arc<Handle>,
@@ -202,14 +207,19 @@ impl FileSystem {
         pending: Arc<Pending<ReadReply>>,
         tries: u32,
     ) {
-        handle.node.state.lock().set_validated(None);
-        self.invalidations
-            .push(Invalidation::Attributes(handle.node.id));
         if tries == 0 || handle.open.passthrough.is_some() {
+            self.doubt_version(&handle);
             pending.finish(Err(FsError::Stale));
             return;
         }
-        let untouched = !handle.open.delivered.load(Ordering::Acquire) || handle.direct_io;
+        let present = handle.open.file.load_full();
+        if !Arc::ptr_eq(&present, gone) {
+            let buffer = self.cache.buffer(plan.length_bytes);
+            return self.read_version(handle, present, plan, buffer, false, pending, tries - 1);
+        }
+        self.doubt_version(&handle);
+        let refusal = handle.open.refuse(gone);
+        let untouched = refusal.is_some() || handle.direct_io;
         let gone = gone.clone();
         self.on_backend(&pending, move |fs, pending| {
             let asked = Instant::now();
@@ -225,11 +235,12 @@ impl FileSystem {
                     return;
                 }
             };
-            fs.take_attributes(&handle.node, fresh, asked);
-            if !untouched && !has_bytes_of(&gone.version(), &fresh.version()) {
+            if !untouched && !is_explained(&handle.node, &gone.version(), &fresh) {
                 pending.finish(Err(FsError::Stale));
                 return;
             }
+            fs.take_attributes(&handle.node, fresh, asked);
+            drop(refusal);
             let file = handle.open.file.load_full();
             if Arc::ptr_eq(&file, &gone) {
                 pending.finish(Err(FsError::Stale));
@@ -238,6 +249,13 @@ impl FileSystem {
             let buffer = fs.cache.buffer(plan.length_bytes);
             fs.read_version(handle, file, plan, buffer, false, pending, tries - 1);
         });
+    }
+
+    /// Whoever asks for attributes next is told those of the backend.
+    fn doubt_version(&self, handle: &Handle) {
+        handle.node.state.lock().set_validated(None);
+        self.invalidations
+            .push(Invalidation::Attributes(handle.node.id));
     }
 
     /// A file with a writer is read from the backend, after the changes before it that concern the same bytes.
@@ -403,4 +421,11 @@ impl FileSystem {
             }));
         });
     }
+}
+
+/// The version is another one because of attributes or names that are others; its bytes are the same.
+fn is_explained(node: &Node, gone: &Version, fresh: &Attributes) -> bool {
+    let known = node.attributes(&node.state.lock());
+    let shape = |one: &Attributes| (one.link_count, one.permissions, one.uid, one.gid);
+    has_bytes_of(gone, &fresh.version()) && shape(&known) != shape(fresh)
 }

@@ -13,7 +13,6 @@ use crate::readahead::Reads;
 use crate::types::{Attributes, Credentials, FileKind, HandleId, NodeId};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 impl FileSystem {
@@ -86,11 +85,9 @@ impl FileSystem {
         }
         let new = self.cache.file(&node.key, fresh.version());
         new.begin_use(open.opened(node), first_seen);
-        open.delivered.store(false, Ordering::Release);
         // What was fetched ahead was of the old version.
         *open.reads.lock() = Reads::default();
-        let old = open.file.swap(new);
-        old.end_use();
+        open.move_on_to(new).end_use();
         self.invalidations.push(Invalidation::Node(node.id));
     }
 

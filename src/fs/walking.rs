@@ -219,6 +219,10 @@ impl FileSystem {
         }
         let since = Instant::now();
         let known = self.nodes.by_name(walker.parent.id, name);
+        // Somebody who reads it moves on to its newest version at a time that suits him.
+        if known.as_ref().is_some_and(|node| is_open(node)) {
+            return;
+        }
         let known = known.filter(|node| is_with_kernel(node));
         let is_looked_up = known.is_none();
         let Some(node) = known.or_else(|| self.look_up_ahead(walker, name)) else {
@@ -376,6 +380,10 @@ impl FileSystem {
             self.sweep_later();
         }
     }
+}
+
+fn is_open(node: &Node) -> bool {
+    node.state.lock().open.is_some()
 }
 
 /// The kernel has its name and attributes, and asks for neither.

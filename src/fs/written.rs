@@ -15,7 +15,6 @@ use crate::cache::{Followers, Keep};
 use crate::types::{Attributes, FileKey, Version};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 /// Which files stay cached while they are written to.
@@ -165,8 +164,6 @@ impl FileSystem {
     pub(super) fn go_on_with(&self, node: &Arc<Node>, open: &OpenFile, fresh: &Attributes) {
         let new = self.cache.file(&node.key, fresh.version());
         new.begin_use(open.opened(node), Instant::now());
-        open.delivered.store(false, Ordering::Release);
-        let old = open.file.swap(new);
-        old.end_use();
+        open.move_on_to(new).end_use();
     }
 }
