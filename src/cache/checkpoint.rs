@@ -4,7 +4,7 @@ use super::directory::CacheDirectory;
 use super::file::CachedFile;
 use super::index::{Change, Clocks, IndexError};
 use super::layout;
-use super::policy::{Place, Usage};
+use super::policy::{Place, Queue, Usage};
 use super::record::{FileRecord, ObjectId};
 use crate::io::is_no_room;
 use crate::types::FileKey;
@@ -191,7 +191,7 @@ impl CacheDirectory {
         let mut objects = Vec::new();
         for (key, file) in &dirty {
             if let Some(record) = file.record() {
-                let place = self.place_of(key, &record, used.get(key));
+                let place = self.place_of(file, &record, used.get(key));
                 objects.push(record.object);
                 changes.push(Change::Put(key.clone(), FileRecord { place, ..record }));
             }
@@ -209,7 +209,11 @@ impl CacheDirectory {
                 changes.push(Change::Move(key.clone(), place));
             }
         }
-        let spared = moved.into_iter().filter(|(key, _)| !used.contains_key(key));
+        // What is pinned no more moves, whoever used it.
+        let moves = |key: &FileKey, place: &Place| {
+            place.queue == Queue::PROBATION || !used.contains_key(key)
+        };
+        let spared = moved.into_iter().filter(|(key, place)| moves(key, place));
         changes.extend(spared.map(|(key, place)| Change::Move(key, place)));
         let strays = stray_ages.into_iter();
         changes.extend(strays.map(|(key, age)| Change::DropAge(key, age)));
@@ -277,6 +281,7 @@ impl CacheDirectory {
         self.files.store(totals.files, Ordering::Relaxed);
         self.ranking
             .set_noted(totals.occupied_bytes, totals.probation_bytes);
+        self.staying.set_pinned(totals.pinned);
         self.commits.fetch_add(1, Ordering::AcqRel);
         Ok(())
     }

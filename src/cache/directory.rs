@@ -18,6 +18,7 @@ use super::ranking::Ranking;
 use super::record::{FileRecord, ObjectId};
 use super::room::Room;
 use super::space::Space;
+use super::staying::Staying;
 use super::write_budget::{WriteBudget, Written, today};
 use crate::io::{Io, is_no_room};
 use crate::metrics::CacheMetrics;
@@ -76,6 +77,7 @@ pub struct CacheDirectory {
     /// The access clock: what has been asked for so far, in 4 KiB blocks.
     pub(super) clock: AtomicU64,
     pub(super) ranking: Ranking,
+    pub(super) staying: Staying,
     pub(super) next_object: AtomicU64,
     pub(super) files: AtomicU64,
     /// Objects below this id were there at start-up: unknown ones among them are orphans.
@@ -116,6 +118,7 @@ impl CacheDirectory {
             commits: AtomicU64::new(0),
             clock: AtomicU64::new(0),
             ranking: Ranking::new(policy),
+            staying: Staying::default(),
             next_object: AtomicU64::new(0),
             files: AtomicU64::new(0),
             first_new_object: AtomicU64::new(0),
@@ -154,6 +157,7 @@ impl CacheDirectory {
         self.space.set_used(totals.occupied_bytes);
         self.ranking
             .set_noted(totals.occupied_bytes, totals.probation_bytes);
+        self.staying.set_pinned(totals.pinned);
         self.clock
             .fetch_max(totals.access_clock + 1, Ordering::AcqRel);
         self.next_object
@@ -276,11 +280,7 @@ impl CacheDirectory {
                 return CachedFile::new(None, key.clone(), version, None);
             }
         };
-        let expired = |record: &FileRecord| {
-            ttl_seconds.is_some_and(|ttl| {
-                crate::clock::wall_clock().seconds - record.filled_at_seconds >= ttl
-            })
-        };
+        let expired = |record: &FileRecord| record.is_older_than(ttl_seconds);
         let record = match stored {
             Some(record) if record.version == version && !expired(&record) => Some(record),
             Some(record) => {

@@ -10,6 +10,7 @@ use super::extents::ExtentMap;
 use super::pieces::Pieces;
 use super::policy::{Place, Queue, Usage};
 use super::record::{FileRecord, ObjectId, occupied_bytes};
+use super::staying::Stay;
 use super::trimming::Trimming;
 use crate::backend::{Placed, SourceFile};
 use crate::io::IoFile;
@@ -63,6 +64,7 @@ pub(super) struct State {
     /// Fetched ahead, and not read since.
     pub unread: ExtentMap,
     pub trimming: Trimming,
+    pub stay: Stay,
 }
 
 #[derive(Clone, Copy)]
@@ -101,6 +103,10 @@ impl CachedFile {
     ) -> Arc<Self> {
         let bypass = directory.is_none();
         let stored = record.is_some();
+        let stay = match &record {
+            Some(record) if record.place.queue == Queue::PINNED => Stay::Pinned,
+            _ => Stay::ByPolicy,
+        };
         let (extents, object, filled_at_seconds) = match record {
             Some(record) => (
                 record.extents,
@@ -136,6 +142,7 @@ impl CachedFile {
                 pieces: Pieces::default(),
                 unread: ExtentMap::new(),
                 trimming: Trimming::default(),
+                stay,
             }),
             object_file: Mutex::new(None),
             users: AtomicUsize::new(0),

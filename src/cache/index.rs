@@ -29,6 +29,8 @@ const COUNT_CLOCK: &str = "access_clock";
 const COUNT_PROBATION: &str = "probation_bytes";
 const COUNT_WRITTEN_DAY: &str = "written_day";
 const COUNT_WRITTEN: &str = "written_bytes";
+const COUNT_PINNED_FILES: &str = "pinned_files";
+const COUNT_PINNED: &str = "pinned_bytes";
 
 #[derive(Debug, thiserror::Error)]
 pub enum IndexError {
@@ -50,6 +52,13 @@ fn fold<E: Into<redb::Error>>(error: E) -> IndexError {
     }
 }
 
+/// Files in [`Queue::PINNED`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Pinned {
+    pub files: u64,
+    pub bytes: u64,
+}
+
 /// Running totals kept in the index.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Totals {
@@ -60,6 +69,7 @@ pub struct Totals {
     pub access_clock: u64,
     /// Of the occupied bytes, those of files on probation.
     pub probation_bytes: u64,
+    pub pinned: Pinned,
     /// To the disk, on the last day that something was.
     pub written: Written,
 }
@@ -140,6 +150,10 @@ impl Index {
             next_object: count(COUNT_NEXT_OBJECT)?,
             access_clock: count(COUNT_CLOCK)?,
             probation_bytes: count(COUNT_PROBATION)?,
+            pinned: Pinned {
+                files: count(COUNT_PINNED_FILES)?,
+                bytes: count(COUNT_PINNED)?,
+            },
             written: Written {
                 day: count(COUNT_WRITTEN_DAY)?,
                 bytes: count(COUNT_WRITTEN)?,
@@ -177,6 +191,8 @@ impl Index {
             totals.files = count(&counts, COUNT_FILES)?;
             totals.occupied_bytes = count(&counts, COUNT_BYTES)?;
             totals.probation_bytes = count(&counts, COUNT_PROBATION)?;
+            totals.pinned.files = count(&counts, COUNT_PINNED_FILES)?;
+            totals.pinned.bytes = count(&counts, COUNT_PINNED)?;
             for change in changes {
                 let (Change::Put(key, _)
                 | Change::Remove(key, _)
@@ -237,6 +253,8 @@ impl Index {
                 (COUNT_WRITTEN_DAY, clocks.written.day),
                 (COUNT_WRITTEN, clocks.written.bytes),
                 (COUNT_PROBATION, totals.probation_bytes),
+                (COUNT_PINNED_FILES, totals.pinned.files),
+                (COUNT_PINNED, totals.pinned.bytes),
             ] {
                 counts.insert(name, value).map_err(fold)?;
             }
@@ -304,6 +322,10 @@ impl Totals {
         if record.place.queue == Queue::PROBATION {
             self.probation_bytes += bytes;
         }
+        if record.place.queue == Queue::PINNED {
+            self.pinned.files += 1;
+            self.pinned.bytes += bytes;
+        }
     }
 
     fn forget(&mut self, record: &FileRecord) {
@@ -311,6 +333,10 @@ impl Totals {
         self.occupied_bytes = self.occupied_bytes.saturating_sub(bytes);
         if record.place.queue == Queue::PROBATION {
             self.probation_bytes = self.probation_bytes.saturating_sub(bytes);
+        }
+        if record.place.queue == Queue::PINNED {
+            self.pinned.files = self.pinned.files.saturating_sub(1);
+            self.pinned.bytes = self.pinned.bytes.saturating_sub(bytes);
         }
     }
 }

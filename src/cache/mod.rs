@@ -24,7 +24,7 @@
 //! - `space`: the limit; `room`: a disk that others fill; `watermarks`: when files go; `write_budget`: what is
 //!   written in a day
 //! - `policy`: which file goes; `ranking`: what it is told of them; `reclaim`: eviction; `trimming`: of
-//!   parts of files in use; `recovery`: the sweep after start-up; `spread`: which directory holds what
+//!   parts of files in use; `staying`: what no policy is asked about; `pins`: which names are pinned; `allowance`: how much of that there may be; `warming`: whole files fetched behind all others; `recovery`: the sweep after start-up; `spread`: which directory holds what
 
 use crate::backend::deadline::Timers;
 use crate::backend::health::Health;
@@ -39,6 +39,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+pub use allowance::Allowance;
 pub use changing::Followers;
 pub use directory::{CacheDirectory, OpenError};
 pub use fetch::FetchError;
@@ -47,8 +48,11 @@ pub use keeping::Keeping;
 pub use kept::Keep;
 pub use layout::{LayoutError, check as check_layout};
 pub use own_times::has_bytes_of;
+pub use pins::PinList;
 pub use reclaim::Evicted;
+pub use warming::Errand;
 
+mod allowance;
 mod changing;
 mod checkpoint;
 mod content;
@@ -66,6 +70,7 @@ mod objects;
 mod own_times;
 mod pacing;
 mod pieces;
+mod pins;
 pub mod policy;
 mod ranking;
 mod reading;
@@ -78,10 +83,12 @@ mod server_clock;
 mod settling;
 mod space;
 mod spread;
+mod staying;
 pub mod storage;
 mod unread;
 mod trimming;
 mod verify;
+mod warming;
 pub mod watermarks;
 mod whole;
 mod write_budget;
@@ -141,6 +148,8 @@ pub struct Cache {
     scheduler: Mutex<scheduler::Scheduler>,
     server_clock: server_clock::ServerClock,
     reclaim: reclaim::Reclaim,
+    sessions: Mutex<allowance::Sessions>,
+    pins: PinList,
     take_buffer: TakeBuffer,
     pub metrics: Arc<CacheMetrics>,
     backend_metrics: Arc<BackendMetrics>,
@@ -167,6 +176,7 @@ pub struct CacheParts {
 impl Cache {
     /// Starts the checkpoint, reclaim and sweep threads.
     pub fn start(parts: CacheParts) -> io::Result<Arc<Self>> {
+        let pins = PinList::load(&parts.directories);
         let cache = Arc::new(Self {
             settings: parts.settings,
             directories: parts.directories,
@@ -177,6 +187,8 @@ impl Cache {
             scheduler: Mutex::default(),
             server_clock: server_clock::ServerClock::default(),
             reclaim: reclaim::Reclaim::default(),
+            sessions: Mutex::default(),
+            pins,
             take_buffer: parts.take_buffer,
             metrics: parts.metrics,
             backend_metrics: parts.backend_metrics,
@@ -216,6 +228,7 @@ impl Cache {
             }
             let last = *stopping;
             drop(stopping);
+            self.tend_sessions();
             for directory in &self.directories {
                 directory.checkpoint();
                 if directory.doomed_count() > 0 || directory.look_at_room().is_short() {

@@ -33,6 +33,7 @@ enum Removal {
 pub(super) enum Eviction {
     Evicted { bytes: u64 },
     InUse,
+    Pinned,
     NoRecord,
 }
 
@@ -143,6 +144,9 @@ impl CacheDirectory {
                 false => Eviction::NoRecord,
             });
         };
+        if self.is_pinned(&record, active.as_ref()) {
+            return Ok(Eviction::Pinned);
+        }
         let object = record.object;
         if active
             .as_ref()

@@ -118,7 +118,7 @@ impl CachedFile {
     }
 
     fn begin_trim(self: &Arc<Self>, wanted_bytes: u64) -> Option<Trimmed> {
-        let object = self.kept_object_file()?;
+        let object = self.kept_object_file().filter(|_| !self.is_to_stay())?;
         let mut guard = self.state.lock();
         let state = &mut *guard;
         let id = state.object.filter(|object| object.trusted)?.id;

@@ -83,6 +83,9 @@ fn every_option_sets_what_it_names() {
             s.cache_ttl == Some(Duration::from_secs(5400))
         }),
         ("ttl=0", |s| s.cache_ttl.is_none()),
+        ("pin_interval=10m", |s| {
+            s.pin_interval == Duration::from_secs(600)
+        }),
         ("ttl_hours=24", |s| {
             s.cache_ttl == Some(Duration::from_secs(86_400))
         }),

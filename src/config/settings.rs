@@ -27,6 +27,8 @@ pub struct Settings {
     pub checksum: ChecksumKind,
     /// Content first fetched longer ago than this is fetched anew at the next open; `None`: kept for as long as it is right.
     pub cache_ttl: Option<Duration>,
+    /// What is pinned is looked through this often.
+    pub pin_interval: Duration,
     /// Reads of every handle come to the daemon and bypass the kernel's page cache.
     pub direct_io: bool,
     /// The largest readahead window of one stream; 0: none.
@@ -204,6 +206,7 @@ impl Default for Settings {
             write_limit_bytes: None,
             checksum: ChecksumKind::None,
             cache_ttl: None,
+            pin_interval: Duration::from_secs(15 * 60),
             direct_io: false,
             readahead_max_bytes: 64 * MIB,
             min_cache_file_size_bytes: 0,

@@ -1,8 +1,9 @@
 //! Which component gets which setting: the only place where all of them are known.
 
-use super::control::{Evict, Evicted};
+use super::control::{ChangePins, Evict, Evicted};
 use super::disks::{Disk, in_memory, open_disks, refuse_untouched, set_limits, warnings};
 use super::offline::{find_backend, look_for};
+use super::pinning::change_pins;
 use super::prepare::Prepared;
 use super::report::Reporter;
 use super::status::Status;
@@ -44,6 +45,7 @@ const LOCK_THREADS: usize = 16;
 const DEMAND_THREADS: usize = 32;
 const WRITE_THREADS: usize = 32;
 const AHEAD_THREADS: usize = 16;
+const WARM_THREADS: usize = 32;
 const LOCAL_THREADS: usize = 4;
 /// Threads that may hang in the backend for good before further calls are refused.
 const LOST_THREADS_MAX: usize = 256;
@@ -62,6 +64,8 @@ pub struct Assembled {
     pub status: Box<dyn Fn() -> Status + Send + Sync>,
     /// Drops cached data: [`super::control::Request::Evict`].
     pub evict: Evict,
+    /// Keeps data in the cache, and lets go of it.
+    pub pins: ChangePins,
     /// What the administrator should hear at once, a sentence each.
     pub warnings: Vec<String>,
 }
@@ -124,6 +128,7 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
         write_lane: lane("writes", WRITE_THREADS, &health),
         changes_lane: lane("changes", CHANGE_THREADS, &health),
         ahead_lane: lane("ahead", AHEAD_THREADS, &health),
+        warm_lane: lane("warm", WARM_THREADS, &health),
         local_lane: lane("local", LOCAL_THREADS, &local_health),
         health: health.clone(),
         timers,
@@ -168,17 +173,23 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
         in_memory: in_memory(prepared),
         reader_threads: reader_threads(settings),
     };
+    filesystem
+        .start_pins(settings.pin_interval)
+        .context("starting the thread that looks through what is pinned")?;
+    let (pinning, ending) = (filesystem.clone(), filesystem.clone());
     let evicting = filesystem;
     let evictable = cache.clone();
     Ok(Assembled {
         warnings,
         wait: Box::new(move || serving.wait().map_err(anyhow::Error::from)),
         shutdown: Box::new(move || {
+            ending.stop_pins();
             cache.shutdown();
             names.shutdown();
             engine.shutdown();
         }),
         status: Box::new(move || reporter.status()),
+        pins: Box::new(move |change| change_pins(&pinning, change)),
         evict: Box::new(move |paths| {
             let evicted = evicting.evict(paths).context("looking at the backend")?;
             refuse_untouched(&evictable, &evicted)?;
@@ -186,6 +197,7 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
                 files: evicted.files,
                 bytes: evicted.bytes,
                 files_in_use: evicted.in_use,
+                files_pinned: evicted.pinned,
             })
         }),
     })

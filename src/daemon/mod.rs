@@ -10,6 +10,7 @@
 //!   who holds one
 //! - `background`: going into the background and telling the caller how it went
 //! - `assemble`: which component gets which setting; `disks`: the cache directories
+//! - `pinning`: what is told of pins
 //! - `offline`: a backend that is away at the start
 //! - `report`: the components' state, for `status`
 //! - `run`: serving until the end, signals, shutdown
@@ -33,6 +34,7 @@ pub mod log;
 pub mod machine;
 pub mod mount_table;
 mod offline;
+pub mod pinning;
 pub mod prepare;
 pub mod remount;
 pub mod report;

@@ -1,5 +1,6 @@
 //! The components' state as [`Status`].
 
+use super::pinning::PinsStatus;
 use super::prepare::LostCacheDirectory;
 use super::status::{
     BackendStatus, CacheDirectoryStatus, CacheStatus, EngineStatus, FuseStatus, NamesStatus,
@@ -59,6 +60,7 @@ impl Reporter {
             },
             backend: self.backend_status(health),
             names: self.names_status(),
+            pins: self.pins_status(),
             cache: self.cache_status(directories),
             engine: EngineStatus {
                 name: engine.engine.to_owned(),
@@ -126,6 +128,18 @@ impl Reporter {
             waiting: report.waiting,
             not_noted: report.not_noted,
             state: report.failure.unwrap_or_else(|| "ok".to_owned()),
+        }
+    }
+
+    fn pins_status(&self) -> PinsStatus {
+        let pins = self.filesystem.pins();
+        let pinned = self.cache.pinned();
+        PinsStatus {
+            pins: pins.len() as u64,
+            files: pinned.files,
+            bytes: pinned.bytes,
+            bytes_limit: self.cache.pinned_bytes_max(),
+            missing_files: pins.iter().map(|pin| pin.missing_files).sum(),
         }
     }
 

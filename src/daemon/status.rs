@@ -1,6 +1,7 @@
 //! What `status` says. The keys of `state`, `backend`, `cache`, `journal` and `writeback` that are not
 //! marked otherwise keep their names and meaning for good.
 
+use super::pinning::PinsStatus;
 use serde::{Deserialize, Serialize};
 
 /// The whole answer of `status --json`.
@@ -11,6 +12,8 @@ pub struct Status {
     pub cache: CacheStatus,
     #[serde(default)]
     pub names: NamesStatus,
+    #[serde(default)]
+    pub pins: PinsStatus,
     pub journal: JournalStatus,
     pub writeback: WritebackStatus,
     /// Version of the daemon.
@@ -196,6 +199,7 @@ impl Status {
         )];
         lines.push(self.backend_in_words());
         lines.push(self.cache_in_words());
+        lines.extend(self.pins.in_words());
         lines.extend(self.cache.directories.iter().map(|directory| {
             format!(
                 "    {}: {}, {} used, disk {} free of {}",
@@ -286,7 +290,8 @@ impl Status {
     }
 }
 
-fn bytes(count: u64) -> String {
+/// In the largest unit that leaves a whole number before the point.
+pub fn bytes(count: u64) -> String {
     let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
     let mut value = count as f64;
     let mut unit = 0;

@@ -157,6 +157,17 @@ pub const ROWS: &[OptionRow] = &[
         help: "ttl in hours",
     },
     OptionRow {
+        name: "pin_interval",
+        kind: Kind::Duration {
+            bare_unit: Duration::from_secs(1),
+            min: Duration::from_secs(1),
+            max: Duration::from_secs(86_400),
+            set: |s, interval| s.pin_interval = interval,
+        },
+        show: Some(|s| show_duration(s.pin_interval)),
+        help: "what is pinned is looked through this often for what is new or changed on the backend, and when anybody meets it",
+    },
+    OptionRow {
         name: "min_cache_file_size",
         kind: size(1, 0, TIB, |s, bytes| s.min_cache_file_size_bytes = bytes),
         show: Some(|s| show_size(s.min_cache_file_size_bytes)),
