@@ -171,3 +171,35 @@ fn run(round: &Round, plain: PathBuf, served: PathBuf) {
     }
     std::fs::remove_file(plain).unwrap();
 }
+
+/// The kernel has the first pages of a read(2) and asks for the rest, of which no byte was fetched before the file was
+/// rewritten. It asks again for a page that it was refused.
+#[test]
+fn a_read_that_begins_with_old_pages_has_no_new_ones() {
+    const READ: usize = 8 << 20;
+    let scratch = Scratch::new("old-pages");
+    let backend = FaultBackend::start(&scratch, BackendOptions::default());
+    let mount = Mount::start(&scratch, &backend.mountpoint, MountOptions::new(&scratch));
+    let [old, new] = [1, 2].map(|version| Content::new(0, version, 64 << 20));
+    let (plain, served) = (backend.plain.join("file"), mount.join("file"));
+    old.create(&plain).unwrap();
+    std::thread::sleep(Duration::from_millis(60));
+    with_time_limit(&scratch, Duration::from_secs(60), move || {
+        let file = File::open(&served).unwrap();
+        support::reading::advise_random(&file).unwrap();
+        let offset = 32 << 20;
+        let mut buffer = vec![0; READ];
+        file.read_exact_at(&mut buffer[..65_536], offset).unwrap();
+        let bytes = new.bytes(0, new.size_bytes as usize);
+        let changer = File::options().write(true).open(&plain).unwrap();
+        changer.write_all_at(&bytes, 0).unwrap();
+        let count = file.read_at(&mut buffer, offset).unwrap();
+        let read = version_of(&[old, new], offset, &buffer[..count]);
+        assert!(
+            read.is_some(),
+            "{count} bytes: {:?}",
+            old.check(offset, &buffer[..count])
+        );
+        expect_content(&served, new);
+    });
+}

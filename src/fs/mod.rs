@@ -57,6 +57,7 @@ mod callers;
 mod creating;
 mod changing;
 mod claims;
+mod compact;
 mod descriptors;
 mod directories;
 mod evicting;
