@@ -3,7 +3,7 @@
 //! Exit statuses are those of mount(8): 0 it worked, 1 wrong usage or permissions, 2 system error, 32
 //! the mount (or unmount) failed. `check` exits 1 when the daemon cannot run on this machine.
 //!
-//! - `mount`, `umount`, `status`, `evict`, `check`, `options`: the subcommands
+//! - `mount`, `umount`, `status`, `evict`, `scrub`, `check`, `options`: the subcommands
 //! - `helper`: what mount(8) runs as /sbin/mount.cachefs
 
 mod check;
@@ -11,6 +11,7 @@ mod evict;
 pub mod helper;
 mod mount;
 mod options;
+mod scrub;
 mod status;
 mod umount;
 
@@ -50,6 +51,8 @@ enum Command {
     Status(status::Arguments),
     /// Drop cached data of a mount; it is fetched again when it is read
     Evict(evict::Arguments),
+    /// Check what a mount has cached against its checksums, in the background
+    Scrub(scrub::Arguments),
     /// Show what this kernel and machine can do, and what is lost without it
     Check(check::Arguments),
     /// Print all mount options with their values and defaults, as Markdown
@@ -76,6 +79,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> i32 {
         Some(Command::Umount(arguments)) => umount::run(&arguments),
         Some(Command::Status(arguments)) => status::run(&arguments),
         Some(Command::Evict(arguments)) => evict::run(&arguments),
+        Some(Command::Scrub(arguments)) => scrub::run(&arguments),
         Some(Command::Check(arguments)) => check::run(&arguments),
         Some(Command::Options) => options::run(),
         None => exit_status::USAGE,

@@ -37,6 +37,8 @@ pub enum Request {
     Evict {
         paths: Vec<WirePath>,
     },
+    /// Has all that is cached checked from now on.
+    Scrub,
     /// Unmount and end, as SIGTERM does.
     Stop,
 }
@@ -47,8 +49,14 @@ pub enum Request {
 pub enum Reply {
     Status(Box<Status>),
     Evicted(Evicted),
+    /// `scrub.answered` of the status reaches this when it is done.
+    Scrubbing {
+        asked: u64,
+    },
     Stopping,
-    Error { message: String },
+    Error {
+        message: String,
+    },
 }
 
 /// What an evict request did.
@@ -89,10 +97,14 @@ impl From<WirePath> for PathBuf {
 /// Drops cached data of paths relative to the mount's root.
 pub type Evict = Box<dyn Fn(&[PathBuf]) -> anyhow::Result<Evicted> + Send + Sync>;
 
+/// Has all that is cached checked; the number of the request.
+pub type Scrub = Box<dyn Fn() -> anyhow::Result<u64> + Send + Sync>;
+
 /// What the daemon does for each request. Each may block; none is called under a lock.
 pub struct Handlers {
     pub status: Box<dyn Fn() -> Status + Send + Sync>,
     pub evict: Evict,
+    pub scrub: Scrub,
     pub stop: Box<dyn Fn() + Send + Sync>,
 }
 
@@ -109,6 +121,12 @@ impl Handlers {
                     },
                 }
             }
+            Request::Scrub => match (self.scrub)() {
+                Ok(asked) => Reply::Scrubbing { asked },
+                Err(error) => Reply::Error {
+                    message: format!("{error:#}"),
+                },
+            },
             Request::Stop => {
                 (self.stop)();
                 Reply::Stopping

@@ -71,11 +71,13 @@ pub fn serve(
         shutdown,
         status,
         evict,
+        scrub,
         warnings,
     } = assembled;
     let handlers = Handlers {
         status: complete_status(status, settings, &prepared, stopping.clone()),
         evict,
+        scrub,
         stop: {
             let sender = sender.clone();
             Box::new(move || {

@@ -1,6 +1,7 @@
 //! What `status` says. The keys of `state`, `backend`, `cache`, `journal` and `writeback` that are not
 //! marked otherwise keep their names and meaning for good.
 
+use super::status_of_scrub::ScrubStatus;
 use serde::{Deserialize, Serialize};
 
 /// The whole answer of `status --json`.
@@ -11,6 +12,8 @@ pub struct Status {
     pub cache: CacheStatus,
     #[serde(default)]
     pub names: NamesStatus,
+    #[serde(default)]
+    pub scrub: ScrubStatus,
     pub journal: JournalStatus,
     pub writeback: WritebackStatus,
     /// Version of the daemon.
@@ -206,6 +209,7 @@ impl Status {
                 bytes(directory.disk_bytes_total)
             )
         }));
+        lines.extend(self.scrub.in_words());
         lines.push(format!(
             "  engine    {} ({})",
             self.engine.name, self.engine.reason
@@ -286,7 +290,7 @@ impl Status {
     }
 }
 
-fn bytes(count: u64) -> String {
+pub(super) fn bytes(count: u64) -> String {
     let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
     let mut value = count as f64;
     let mut unit = 0;

@@ -22,6 +22,7 @@
 //! - `locking`, `lock_table`: locks
 //! - `xattrs`: extended attributes, remembered like attributes
 //! - `walking`: files of a directory that are opened one after the other
+//! - `damage`: cached blocks that are not what was stored
 //! - `shares`: how much each user may hold open
 
 pub use self::callers::Identity;
@@ -56,6 +57,7 @@ mod callers;
 mod creating;
 mod changing;
 mod claims;
+mod damage;
 mod descriptors;
 mod directories;
 mod evicting;
@@ -250,6 +252,7 @@ impl FileSystem {
             me: me.clone(),
         });
         fs.note_filesystem(FilesystemIndex(0));
+        fs.hear_of_damage();
         fs
     }
 
