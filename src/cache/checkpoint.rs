@@ -146,6 +146,11 @@ impl CacheDirectory {
             && self.pending.lock().dirty.len() < DIRTY_FILES_MAX
     }
 
+    /// A checkpoint is due before its time.
+    pub(super) fn has_many_dirty_files(&self) -> bool {
+        self.pending.lock().dirty.len() >= DIRTY_FILES_DUE
+    }
+
     pub(super) fn has_dirty_files(&self) -> bool {
         !self.pending.lock().dirty.is_empty()
     }
@@ -193,7 +198,10 @@ impl CacheDirectory {
             if let Some(record) = file.record() {
                 let place = self.place_of(file, &record, used.get(key));
                 objects.push(record.object);
+                let sums = file.take_sums(&record);
+                let object = record.object;
                 changes.push(Change::Put(key.clone(), FileRecord { place, ..record }));
+                changes.extend(sums.map(|sums| Change::Sum(key.clone(), object, sums)));
             }
         }
         match self.sync_objects(&objects) {
@@ -218,10 +226,13 @@ impl CacheDirectory {
         let strays = stray_ages.into_iter();
         changes.extend(strays.map(|(key, age)| Change::DropAge(key, age)));
         // Before `dirty` lets go of its files: see `look_up`.
-        if let Err(error) = self.commit_with_room(&changes) {
+        let committed = self.commit_with_room(&changes);
+        note_sums(&dirty, &changes, committed.is_ok());
+        if let Err(error) = committed {
             self.report_index_error(&error);
             return self.take_back(dirty);
         }
+        self.unsummed.note(dirty.keys());
         let mut pending = self.pending.lock();
         pending.being_removed.clear();
         pending.being_used = Arc::default();
@@ -305,5 +316,19 @@ impl CacheDirectory {
                 .sync_directory(&format!("{}/{:02x}", layout::OBJECTS, object.0 & 0xff))?;
         }
         Ok(())
+    }
+}
+
+/// The files learn which of their sums the index has.
+fn note_sums(dirty: &HashMap<FileKey, Arc<CachedFile>>, changes: &[Change], is_noted: bool) {
+    for change in changes {
+        if let Change::Sum(key, _, sums) = change
+            && let Some(file) = dirty.get(key)
+        {
+            match is_noted {
+                true => file.sums_are_noted(sums),
+                false => file.take_back_sums(sums),
+            }
+        }
     }
 }

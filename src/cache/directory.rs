@@ -1,7 +1,7 @@
 //! One cache directory: its disk, its index, its space, and the files of it that are in use.
 //!
-//! Lock order, outermost first: `checkpointing`, `opening`, the object slot of a file, `pending`, the state of a
-//! file, `active`, `doomed` and `following`. Only the first three are held across I/O.
+//! Lock order, outermost first: `checkpointing`, `opening`, `scrubbing`, the object slot of a file, `pending`, the state of a
+//! file, `active`, `doomed` and `following`. Only the first four are held across I/O.
 //!
 //! Each directory is complete in itself, so that one lost takes only its own share. A disk error
 //! latches: the directory is out of use until the next mount, reads of it become misses elsewhere. Want of room does
@@ -17,6 +17,7 @@ use super::policy::{PolicyKind, Usage};
 use super::ranking::Ranking;
 use super::record::{FileRecord, ObjectId};
 use super::room::Room;
+use super::scrub::Unsummed;
 use super::space::Space;
 use super::staying::Staying;
 use super::write_budget::{WriteBudget, Written, today};
@@ -85,6 +86,9 @@ pub struct CacheDirectory {
     pub(super) doomed: Mutex<Vec<Doomed>>,
     /// Doomed objects that follow again when their file is changed again.
     pub(super) following: Mutex<HashMap<FileKey, Vec<Follower>>>,
+    /// Held while the scrub has an object open, and by whoever asks whether somebody has.
+    pub(super) scrubbing: Mutex<()>,
+    pub(super) unsummed: Unsummed,
     pub(super) metrics: Arc<CacheMetrics>,
     /// What start-up had to say (index rebuilt...).
     pub notices: Mutex<Vec<String>>,
@@ -124,6 +128,8 @@ impl CacheDirectory {
             first_new_object: AtomicU64::new(0),
             doomed: Mutex::new(Vec::new()),
             following: Mutex::default(),
+            scrubbing: Mutex::new(()),
+            unsummed: Unsummed::default(),
             metrics,
             notices: Mutex::default(),
         });
@@ -291,10 +297,35 @@ impl CacheDirectory {
             }
             None => None,
         };
+        self.activate(key, version, record)
+    }
+
+    fn activate(
+        self: &Arc<Self>,
+        key: &FileKey,
+        version: Version,
+        record: Option<FileRecord>,
+    ) -> Arc<CachedFile> {
         let file = CachedFile::new(Some(self.clone()), key.clone(), version, record);
         let weak = Arc::downgrade(&file);
         self.active.lock().insert(key.clone(), weak);
         file
+    }
+
+    /// The file in use, or the one in the index; that is no use of it. May wait for the local disk.
+    pub(super) fn stored_file(self: &Arc<Self>, key: &FileKey) -> Option<Arc<CachedFile>> {
+        let _opening = self.opening.lock();
+        match self.look_up(key) {
+            Ok((Some(file), _)) => Some(file),
+            Ok((None, record)) => {
+                let record = record?;
+                Some(self.activate(key, record.version, Some(record)))
+            }
+            Err(error) => {
+                self.report_index_error(&error);
+                None
+            }
+        }
     }
 
     pub(super) fn active_file(&self, key: &FileKey) -> Option<Arc<CachedFile>> {

@@ -58,7 +58,7 @@ impl CachedFile {
     pub(super) fn refusal(&self, state: &State) -> Option<FetchError> {
         match state.gone {
             Some(Gone::Changed) => Some(FetchError::Changed),
-            Some(Gone::Dropped) => Some(FetchError::Bypass),
+            Some(Gone::Dropped | Gone::Damaged) => Some(FetchError::Bypass),
             None if state.bypass || !self.is_served() => Some(FetchError::Bypass),
             None if state.trimming.is_under_way() => Some(FetchError::Bypass),
             None => None,

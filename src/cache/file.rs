@@ -11,6 +11,7 @@ use super::pieces::Pieces;
 use super::policy::{Place, Queue, Usage};
 use super::record::{FileRecord, ObjectId, occupied_bytes};
 use super::staying::Stay;
+use super::sums::FreshSums;
 use super::trimming::Trimming;
 use crate::backend::{Placed, SourceFile};
 use crate::io::IoFile;
@@ -65,6 +66,7 @@ pub(super) struct State {
     pub unread: ExtentMap,
     pub trimming: Trimming,
     pub stay: Stay,
+    pub sums: FreshSums,
 }
 
 #[derive(Clone, Copy)]
@@ -83,6 +85,8 @@ pub(super) enum Gone {
     Changed,
     /// Evicted or replaced; opening it anew begins afresh.
     Dropped,
+    /// Its object is not what was stored.
+    Damaged,
 }
 
 impl State {
@@ -143,6 +147,7 @@ impl CachedFile {
                 unread: ExtentMap::new(),
                 trimming: Trimming::default(),
                 stay,
+                sums: FreshSums::default(),
             }),
             object_file: Mutex::new(None),
             users: AtomicUsize::new(0),
@@ -194,9 +199,10 @@ impl CachedFile {
         self.state.lock().gone.is_some()
     }
 
-    /// The backend was seen to have another version.
+    /// Nobody is to begin to read it: the backend was seen to have another version, or the object is damaged.
     pub fn is_changed(&self) -> bool {
-        self.state.lock().gone == Some(Gone::Changed)
+        let gone = self.state.lock().gone;
+        matches!(gone, Some(Gone::Changed | Gone::Damaged))
     }
 
     /// Bytes of this version were given out while it was being written: nobody may keep them as the version's.
@@ -228,7 +234,8 @@ impl CachedFile {
     }
 
     pub(super) fn has_served(&self, state: &State, range: ByteRange) -> bool {
-        state.gone != Some(Gone::Changed) && self.is_served() && state.extents.contains(range)
+        let may_serve = matches!(state.gone, None | Some(Gone::Dropped));
+        may_serve && self.is_served() && state.extents.contains(range)
     }
 
     /// The cached extents, for `seek` and for showing.
@@ -439,6 +446,7 @@ impl CachedFile {
         state.object.take_if(|object| object.id == id)?;
         let occupied = occupied_bytes(&state.extents);
         state.extents.clear();
+        state.sums = FreshSums::default();
         state.filled_at_seconds = crate::clock::wall_clock().seconds;
         Some(occupied)
     }

@@ -23,6 +23,8 @@
 //! - `extents`: which bytes are there
 //! - `space`: the limit; `room`: a disk that others fill; `watermarks`: when files go; `write_budget`: what is
 //!   written in a day
+//! - `sums`: checksums of blocks; `sum_table`: as the index keeps them; `checked`: reads that are checked; `scrub`: all is,
+//!   in the background
 //! - `policy`: which file goes; `ranking`: what it is told of them; `reclaim`: eviction; `trimming`: of
 //!   parts of files in use; `staying`: what no policy is asked about; `pins`: which names are pinned; `allowance`: how much of that there may be; `warming`: whole files fetched behind all others; `recovery`: the sweep after start-up; `spread`: which directory holds what
 
@@ -79,12 +81,16 @@ mod record;
 mod recovery;
 mod room;
 mod scheduler;
+pub mod scrub;
 mod server_clock;
 mod settling;
 mod space;
 mod spread;
 mod staying;
 pub mod storage;
+mod sum_table;
+mod sums;
+mod checked;
 mod unread;
 mod trimming;
 mod verify;
@@ -108,6 +114,7 @@ pub struct CacheSettings {
     pub min_file_size_bytes: u64,
     /// Time between checkpoints of the index.
     pub checkpoint_interval: Duration,
+    pub scrub: scrub::ScrubSettings,
 }
 
 /// Gives a buffer of at least so many bytes, from a pool or of its own.
@@ -143,6 +150,7 @@ pub struct Cache {
     directories: Vec<Arc<CacheDirectory>>,
     backend: Arc<dyn Backend>,
     demand_lane: Arc<Lane>,
+    checks_lane: Arc<Lane>,
     timers: Arc<Timers>,
     health: Arc<Health>,
     scheduler: Mutex<scheduler::Scheduler>,
@@ -150,6 +158,7 @@ pub struct Cache {
     reclaim: reclaim::Reclaim,
     sessions: Mutex<allowance::Sessions>,
     pins: PinList,
+    scrub: scrub::Scrub,
     take_buffer: TakeBuffer,
     pub metrics: Arc<CacheMetrics>,
     backend_metrics: Arc<BackendMetrics>,
@@ -166,6 +175,8 @@ pub struct CacheParts {
     pub directories: Vec<Arc<CacheDirectory>>,
     pub backend: Arc<dyn Backend>,
     pub demand_lane: Arc<Lane>,
+    /// For reads that are checked: waits for the local disk only.
+    pub checks_lane: Arc<Lane>,
     pub timers: Arc<Timers>,
     pub health: Arc<Health>,
     pub take_buffer: TakeBuffer,
@@ -182,6 +193,7 @@ impl Cache {
             directories: parts.directories,
             backend: parts.backend,
             demand_lane: parts.demand_lane,
+            checks_lane: parts.checks_lane,
             timers: parts.timers,
             health: parts.health,
             scheduler: Mutex::default(),
@@ -189,6 +201,7 @@ impl Cache {
             reclaim: reclaim::Reclaim::default(),
             sessions: Mutex::default(),
             pins,
+            scrub: scrub::Scrub::default(),
             take_buffer: parts.take_buffer,
             metrics: parts.metrics,
             backend_metrics: parts.backend_metrics,
@@ -203,6 +216,13 @@ impl Cache {
             cache.spawn("cache-checkpoint", |cache| cache.checkpoint_loop())?,
             cache.spawn("cache-sweep", |cache| cache.sweep())?,
         ];
+        if cache.settings.scrub.checksums != scrub::Checksums::None {
+            cache
+                .directories
+                .iter()
+                .for_each(|directory| directory.unsummed.want());
+            threads.push(cache.spawn("cache-scrub", |cache| cache.scrub_loop())?);
+        }
         cache.threads.lock().append(&mut threads);
         cache.reclaim.wake();
         Ok(cache)
@@ -238,6 +258,9 @@ impl Cache {
             if last {
                 return;
             }
+            if self.has_unsummed_files() {
+                self.scrub.wake();
+            }
         }
     }
 
@@ -255,6 +278,7 @@ impl Cache {
         *self.stopping.lock() = true;
         self.stop.notify_all();
         self.reclaim.stop();
+        self.scrub.stop();
         for thread in std::mem::take(&mut *self.threads.lock()) {
             let _ = thread.join();
         }

@@ -130,6 +130,7 @@ impl CacheDirectory {
     /// Removes the object of a file that nobody uses, and its record with the next checkpoint.
     pub(super) fn evict(&self, key: &FileKey) -> io::Result<Eviction> {
         let _opening = self.opening.lock();
+        let _no_scrub = self.scrubbing.lock();
         let (active, record) = match self.look_up(key) {
             Ok(found) => found,
             Err(error) => {

@@ -121,10 +121,14 @@ impl Cache {
             .lock()
             .pacing
             .depart(range.length_bytes(), Instant::now());
+        let source = match self.settings.scrub.checksums.at_fill() {
+            true => file.summed(source.source()),
+            false => source.source(),
+        };
         let (cache, filled) = (self.clone(), file.clone());
         let call = self.health.begin(CallKind::Transfer);
         object.submit_fill(
-            source.source(),
+            source,
             range.start,
             range.length_bytes(),
             Box::new(move |result| {

@@ -3,7 +3,7 @@
 //! Exit statuses are those of mount(8): 0 it worked, 1 wrong usage or permissions, 2 system error, 32
 //! the mount (or unmount) failed. `check` exits 1 when the daemon cannot run on this machine.
 //!
-//! - `mount`, `umount`, `status`, `evict`, `warm`, `pin` (and `unpin`), `check`, `options`: the subcommands
+//! - `mount`, `umount`, `status`, `evict`, `scrub`, `warm`, `pin` (and `unpin`), `check`, `options`: the subcommands
 //! - `located`: where a path of the command line lies
 //! - `helper`: what mount(8) runs as /sbin/mount.cachefs
 
@@ -14,6 +14,7 @@ mod located;
 mod mount;
 mod options;
 mod pin;
+mod scrub;
 mod status;
 mod umount;
 mod warm;
@@ -60,6 +61,8 @@ enum Command {
     Pin(pin::Arguments),
     /// Let them go like all else
     Unpin(pin::UnpinArguments),
+    /// Check what a mount has cached against its checksums, in the background
+    Scrub(scrub::Arguments),
     /// Show what this kernel and machine can do, and what is lost without it
     Check(check::Arguments),
     /// Print all mount options with their values and defaults, as Markdown
@@ -89,6 +92,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> i32 {
         Some(Command::Warm(arguments)) => warm::run(&arguments),
         Some(Command::Pin(arguments)) => pin::run(&arguments),
         Some(Command::Unpin(arguments)) => pin::unpin(&arguments),
+        Some(Command::Scrub(arguments)) => scrub::run(&arguments),
         Some(Command::Check(arguments)) => check::run(&arguments),
         Some(Command::Options) => options::run(),
         None => exit_status::USAGE,

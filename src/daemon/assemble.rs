@@ -1,6 +1,6 @@
 //! Which component gets which setting: the only place where all of them are known.
 
-use super::control::{ChangePins, Evict, Evicted};
+use super::control::{ChangePins, Evict, Evicted, Scrub};
 use super::disks::{Disk, in_memory, open_disks, refuse_untouched, set_limits, warnings};
 use super::offline::{find_backend, look_for};
 use super::pinning::change_pins;
@@ -14,10 +14,11 @@ use crate::backend::lanes::{Lane, LaneSettings};
 use crate::backend::observed::ObservedBackend;
 use crate::cache::names::Names;
 use crate::cache::policy::PolicyKind;
+use crate::cache::scrub::{Checksums, ScrubSettings};
 use crate::cache::{Cache, CacheParts, CacheSettings};
 use crate::config::{
-    Access, EngineChoice, EvictionPolicy, Identity, KeepWritten, LockPlace, LookupCache,
-    PassthroughChoice, Settings,
+    Access, ChecksumKind, EngineChoice, EvictionPolicy, Identity, KeepWritten, LockPlace,
+    LookupCache, PassthroughChoice, Settings,
 };
 use crate::events::InvalidationQueue;
 use crate::fs::operations::BackingRegistry;
@@ -47,6 +48,7 @@ const WRITE_THREADS: usize = 32;
 const AHEAD_THREADS: usize = 16;
 const WARM_THREADS: usize = 32;
 const LOCAL_THREADS: usize = 4;
+const CHECK_THREADS: usize = 8;
 /// Threads that may hang in the backend for good before further calls are refused.
 const LOST_THREADS_MAX: usize = 256;
 const QUEUE_MAX: usize = 100_000;
@@ -66,6 +68,7 @@ pub struct Assembled {
     pub evict: Evict,
     /// Keeps data in the cache, and lets go of it.
     pub pins: ChangePins,
+    pub scrub: Scrub,
     /// What the administrator should hear at once, a sentence each.
     pub warnings: Vec<String>,
 }
@@ -98,12 +101,15 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
     let backend: Arc<dyn Backend> = ObservedBackend::new(directory.clone(), health.clone());
     let timers = Timers::start().context("starting the timer thread")?;
 
+    // Local work must not be taken for calls on the backend.
+    let local_health = Health::new(health.settings(), Arc::default());
     let buffers = engine.clone();
     let cache = Cache::start(CacheParts {
         settings: cache_settings(settings),
         directories: disks.iter().map(|disk| disk.cache.clone()).collect(),
         backend: backend.clone(),
         demand_lane: lane("demand", DEMAND_THREADS, &health),
+        checks_lane: lane("checks", CHECK_THREADS, &local_health),
         timers: timers.clone(),
         health: health.clone(),
         take_buffer: Arc::new(move |length| buffers.take_buffer(length)),
@@ -117,8 +123,6 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
     let registry: Option<Arc<dyn BackingRegistry>> =
         protocol.passthrough.is_ok().then(|| channel.registry());
     let (invalidations, invalidated) = InvalidationQueue::new();
-    // Local work must not be taken for calls on the backend.
-    let local_health = Health::new(health.settings(), Arc::default());
     let parts = FsParts {
         settings: fs_settings(settings),
         backend: backend.clone(),
@@ -178,7 +182,7 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
         .context("starting the thread that looks through what is pinned")?;
     let (pinning, ending) = (filesystem.clone(), filesystem.clone());
     let evicting = filesystem;
-    let evictable = cache.clone();
+    let (evictable, scrubbed) = (cache.clone(), cache.clone());
     Ok(Assembled {
         warnings,
         wait: Box::new(move || serving.wait().map_err(anyhow::Error::from)),
@@ -190,6 +194,12 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
         }),
         status: Box::new(move || reporter.status()),
         pins: Box::new(move |change| change_pins(&pinning, change)),
+        scrub: Box::new(move || {
+            let asked = scrubbed.ask_for_scrub();
+            asked.context(
+                "mounted with checksum=none: there is nothing to compare what is cached with; mount with checksum=scrub",
+            )
+        }),
         evict: Box::new(move |paths| {
             let evicted = evicting.evict(paths).context("looking at the backend")?;
             refuse_untouched(&evictable, &evicted)?;
@@ -268,6 +278,16 @@ fn cache_settings(settings: &Settings) -> CacheSettings {
         ttl: settings.cache_ttl,
         min_file_size_bytes: settings.min_cache_file_size_bytes,
         checkpoint_interval: CHECKPOINT_INTERVAL,
+        scrub: ScrubSettings {
+            checksums: match settings.checksum {
+                ChecksumKind::None => Checksums::None,
+                ChecksumKind::Scrub => Checksums::Scrub,
+                ChecksumKind::Fill => Checksums::Fill,
+                ChecksumKind::Read => Checksums::Read,
+            },
+            bytes_per_second: settings.scrub_bytes_per_second,
+            interval: settings.scrub_interval,
+        },
     }
 }
 
@@ -296,7 +316,7 @@ fn fs_settings(settings: &Settings) -> FsSettings {
         backend_timeout: settings.backend_timeout,
         stale: settings.stale,
         small_file_bytes: settings.small_file_size_bytes,
-        passthrough: settings.passthrough == PassthroughChoice::Auto,
+        passthrough: wants_passthrough(settings),
         direct_io: settings.direct_io,
         read_only: settings.mount_flags.read_only,
         keep_written: match settings.keep_written {
@@ -311,6 +331,11 @@ fn fs_settings(settings: &Settings) -> FsSettings {
             block_bytes: settings.block_size_bytes,
         },
     }
+}
+
+/// What the kernel reads by itself nobody checks.
+fn wants_passthrough(settings: &Settings) -> bool {
+    settings.passthrough == PassthroughChoice::Auto && settings.checksum != ChecksumKind::Read
 }
 
 fn descriptors_max() -> usize {
@@ -358,9 +383,9 @@ fn mount_settings(settings: &Settings, prepared: &Prepared) -> MountSettings {
             default_permissions: true,
             flags,
         },
-        passthrough: match settings.passthrough {
-            PassthroughChoice::Auto => Passthrough::PlainDisk,
-            PassthroughChoice::Off => Passthrough::Off,
+        passthrough: match wants_passthrough(settings) {
+            true => Passthrough::PlainDisk,
+            false => Passthrough::Off,
         },
         locks: settings.locks == LockPlace::Backend,
         reader_threads: reader_threads(settings),

@@ -46,6 +46,8 @@ pub enum Request {
     },
     /// What is pinned.
     Pins,
+    /// Has all that is cached checked from now on.
+    Scrub,
     /// Unmount and end, as SIGTERM does.
     Stop,
 }
@@ -59,6 +61,10 @@ pub enum Reply {
     /// Those asked for, or all.
     Pins {
         pins: Vec<Pin>,
+    },
+    /// `scrub.answered` of the status reaches this when it is done.
+    Scrubbing {
+        asked: u64,
     },
     Stopping,
     Error {
@@ -157,11 +163,15 @@ pub enum PinChange {
 /// Changes the pins; tells of those that were asked for, or of all.
 pub type ChangePins = Box<dyn Fn(PinChange) -> anyhow::Result<Vec<Pin>> + Send + Sync>;
 
+/// Has all that is cached checked; the number of the request.
+pub type Scrub = Box<dyn Fn() -> anyhow::Result<u64> + Send + Sync>;
+
 /// What the daemon does for each request. Each may block; none is called under a lock.
 pub struct Handlers {
     pub status: Box<dyn Fn() -> Status + Send + Sync>,
     pub evict: Evict,
     pub pins: ChangePins,
+    pub scrub: Scrub,
     pub stop: Box<dyn Fn() + Send + Sync>,
 }
 
@@ -181,6 +191,12 @@ impl Handlers {
             Request::Pin { paths } => self.change_pins(PinChange::Pin(local_paths(paths))),
             Request::Unpin { paths } => self.change_pins(PinChange::Unpin(local_paths(paths))),
             Request::Pins => self.change_pins(PinChange::Nothing),
+            Request::Scrub => match (self.scrub)() {
+                Ok(asked) => Reply::Scrubbing { asked },
+                Err(error) => Reply::Error {
+                    message: format!("{error:#}"),
+                },
+            },
             Request::Stop => {
                 (self.stop)();
                 Reply::Stopping

@@ -27,6 +27,7 @@ fn serve(directory: &Path, mountpoint: &Path) -> (ControlSocket, Arc<Seen>) {
             name: "test".to_owned(),
             ..Status::default()
         }),
+        scrub: Box::new(|| Ok(7)),
         evict: Box::new(move |paths| {
             anyhow::ensure!(
                 !paths.iter().any(|path| path == Path::new("bad")),

@@ -15,7 +15,7 @@
 //! - `report`: the components' state, for `status`
 //! - `run`: serving until the end, signals, shutdown
 //! - `control`: the socket that `status`, `evict` and `umount` talk to
-//! - `status`: what `status --json` says for good
+//! - `status`: what `status --json` says for good; `status_of_scrub`: of checksums
 //! - `unmount`: ending a mount from outside, whatever state its daemon is in; `remount`: between ro and rw
 //! - `mount_table`: /proc/self/mountinfo
 //! - `machine`: what this kernel and machine can do, for `check`
@@ -41,6 +41,7 @@ pub mod report;
 pub mod run;
 pub mod start;
 pub mod status;
+pub mod status_of_scrub;
 pub mod unmount;
 
 /// The filesystem type as the kernel shows it: `fuse.` and this.

@@ -2,6 +2,7 @@
 //! marked otherwise keep their names and meaning for good.
 
 use super::pinning::PinsStatus;
+use super::status_of_scrub::ScrubStatus;
 use serde::{Deserialize, Serialize};
 
 /// The whole answer of `status --json`.
@@ -14,6 +15,7 @@ pub struct Status {
     pub names: NamesStatus,
     #[serde(default)]
     pub pins: PinsStatus,
+    pub scrub: ScrubStatus,
     pub journal: JournalStatus,
     pub writeback: WritebackStatus,
     /// Version of the daemon.
@@ -210,6 +212,7 @@ impl Status {
                 bytes(directory.disk_bytes_total)
             )
         }));
+        lines.extend(self.scrub.in_words());
         lines.push(format!(
             "  engine    {} ({})",
             self.engine.name, self.engine.reason

@@ -22,6 +22,7 @@
 //! - `locking`, `lock_table`: locks
 //! - `xattrs`: extended attributes, remembered like attributes
 //! - `walking`: files of a directory that are opened one after the other
+//! - `damage`: cached blocks that are not what was stored
 //! - `warming`: files fetched whole because somebody said so; `pinning`: and kept
 //! - `shares`: how much each user may hold open
 
@@ -58,6 +59,7 @@ mod creating;
 mod changing;
 mod claims;
 mod compact;
+mod damage;
 mod descriptors;
 mod directories;
 mod evicting;
@@ -261,6 +263,7 @@ impl FileSystem {
             me: me.clone(),
         });
         fs.note_filesystem(FilesystemIndex(0));
+        fs.hear_of_damage();
         fs
     }
 
