@@ -400,6 +400,11 @@ fn paths_that_lead_nowhere_are_named_and_the_others_are_warmed_up() {
     }
     let (_, end) = world.checked();
     assert_eq!(number(&end, "cached_files"), 5, "{end}");
+    let mut unreadable = Command::new(PROGRAM);
+    unreadable.args(["warm", "--list"]).arg(&outside);
+    let output = support::process::run(unreadable, LIMIT);
+    assert_eq!(output.status.code(), Some(NOT_ALL), "{output:?}");
+    assert_eq!(told(&output).matches("Is a directory").count(), 1);
     for arguments in [
         &["warm"][..],
         &["warm", "--list", "/no/such/list"],

@@ -283,10 +283,13 @@ fn list(path: &Path) -> io::Result<Source> {
     Ok(Box::new(fs::read_dir(path)?.map(found)))
 }
 
-/// The paths of a list; empty lines are passed over.
+/// The paths of a list, up to where it cannot be read; empty lines are passed over.
 pub fn listed(list: Box<dyn Read + Send>, null: bool) -> impl Iterator<Item = Given> + Send {
     let end = if null { 0 } else { b'\n' };
     let lines = BufReader::new(list).split(end);
+    let mut has_failed = false;
+    // A directory, or a file of a server that is away, would fail for ever.
+    let lines = lines.take_while(move |line| !std::mem::replace(&mut has_failed, line.is_err()));
     lines.filter_map(|line| match line {
         Ok(bytes) if bytes.is_empty() => None,
         Ok(bytes) => Some(Ok(PathBuf::from(OsString::from_vec(bytes)))),
