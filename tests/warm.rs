@@ -443,6 +443,32 @@ fn with_the_server_away_what_is_whole_counts_and_the_rest_fails_in_time() {
     );
 }
 
+#[test]
+fn a_server_that_is_away_for_a_moment_ends_no_warm_up() {
+    let files = many(40);
+    let options = ["revalidate_timeout=300ms", "backend_timeout=30s"];
+    let world = World::new("warm-pause", &options, &named(&files));
+    world.backend.set_network(Network {
+        latency_us: 500,
+        bandwidth_bytes_per_s: Some(20 << 20),
+    });
+    let mut command = Command::new(PROGRAM);
+    command.arg("warm").arg(world.mount.path());
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = support::process::spawn(command).unwrap();
+    wait_until(LIMIT, "a part to be noted", || {
+        world.mount.status_number("cache.files") >= 5
+    });
+    world.backend.stop();
+    wait_until(LIMIT, "the backend to be away", || {
+        world.mount.status()["backend"]["reachable"] == false
+    });
+    world.backend.resume();
+    let ended = support::process::wait_for(&mut child, LIMIT).expect("it goes on");
+    assert_eq!(ended.code(), Some(0));
+    assert_eq!(world.checked().0, Some(0));
+}
+
 /// One reader on a link that a warm-up has filled.
 #[test]
 fn a_reader_goes_before_a_warm_up() {

@@ -142,35 +142,45 @@ impl FileSystem {
         let caller = self.asker(&node, &context.caller);
         let asking = Asking::to(&node, Access::Read, &caller);
         let wish = Wish {
-            node: node.clone(),
+            node,
             caller,
             allowance: self.cache.warm_up(name),
         };
         let pending = self.begin_transfer(context, done);
         // What is whole needs no backend.
+        let known_wish = wish.clone();
         let known = move |fs: &Arc<FileSystem>, pending: &Answer| {
-            fs.is_known(&node) && fs.tell_whole_locally(&node, pending)
+            fs.is_known(&known_wish.node) && fs.tell_whole_locally(&known_wish, pending)
         };
-        let way = asking.clone();
-        self.ask_or_known(way, Wanted::Nothing, &pending, known, move |fs, pending| {
-            let checked = fs.revalidate_name(&wish.node, &wish.caller);
-            match checked.and_then(|()| fs.ask(&asking).map_err(FsError::Backend)) {
-                Ok(()) => fs.warm_version(wish, pending, SMALL_FILE_TRIES),
-                Err(error) => fs.fail(&pending, error),
-            }
-        });
+        self.ask_or_known(
+            asking,
+            Wanted::Nothing,
+            &pending,
+            known,
+            move |fs, pending| fs.warm_found(wish, pending),
+        );
     }
 
-    /// What is not whole goes on to wait for a backend that is only slow. Does not wait.
-    fn tell_whole_locally(self: &Arc<Self>, node: &Arc<Node>, pending: &Answer) -> bool {
-        let (this, node, waiting) = (self.clone(), node.clone(), pending.clone());
+    fn warm_found(self: &Arc<Self>, wish: Wish, pending: Answer) {
+        let asking = Asking::to(&wish.node, Access::Read, &wish.caller);
+        let checked = self.revalidate_name(&wish.node, &wish.caller);
+        match checked.and_then(|()| self.ask(&asking).map_err(FsError::Backend)) {
+            Ok(()) => self.warm_version(wish, pending, SMALL_FILE_TRIES),
+            Err(error) => self.fail(&pending, error),
+        }
+    }
+
+    /// What is not whole waits for the backend, an absent one too, which may be back soon. Does not wait.
+    fn tell_whole_locally(self: &Arc<Self>, wish: &Wish, pending: &Answer) -> bool {
+        let (this, wish, waiting) = (self.clone(), wish.clone(), pending.clone());
         let told = move || {
-            let held = this.held(&node);
+            let held = this.held(&wish.node);
             if held.is_whole() {
                 let bytes = held.size_bytes;
                 tell(&waiting, &Warmed::Cached { bytes });
             } else if this.health.is_away() {
-                waiting.finish(Err(FsError::BackendTimeout));
+                // Perhaps nobody has asked it yet; to ask twice takes no more room.
+                this.on_backend(&waiting, |fs, pending| fs.warm_found(wish, pending));
             }
         };
         self.local_lane.submit(told).is_ok()
