@@ -1,7 +1,7 @@
 //! What mount(8) runs: `mount.cachefs SOURCE DIR [-sfnv] [-N namespace] [-o options] [-t type]`. The
 //! same code path as `nfs-cachefs mount`.
 
-use super::{complain, say};
+use super::{complain, say, write_or_end};
 use crate::config::{ConfigError, Tolerance, parse_options};
 use crate::daemon::error::exit_status;
 use crate::daemon::remount::remount;
@@ -39,7 +39,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> i32 {
         Ok(invocation) => invocation,
         Err(error) => {
             complain(error);
-            eprintln!("{USAGE}");
+            write_or_end(std::io::stderr(), &format!("{USAGE}\n"));
             return exit_status::USAGE;
         }
     };

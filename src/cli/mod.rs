@@ -22,6 +22,7 @@ mod warm;
 use crate::daemon::error::exit_status;
 use clap::{Parser, Subcommand};
 use std::ffi::OsString;
+use std::io::{self, Write};
 
 const AFTER_HELP: &str = "\
 Example:
@@ -99,26 +100,54 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> i32 {
     }
 }
 
+/// What the shell tells of a command that SIGPIPE has ended.
+const ENDED_UNREAD: i32 = 128 + nix::libc::SIGPIPE;
+
 /// Prints an error the way all commands do.
 fn complain(error: impl std::fmt::Display) {
-    eprintln!("nfs-cachefs: {}", harmless(&error.to_string()));
+    complain_of(&harmless(&error.to_string()));
+}
+
+/// The same of one line, whatever the names in it.
+fn complain_in_one_line(line: &str) {
+    complain_of(&one_line(line));
+}
+
+fn complain_of(message: &str) {
+    write_or_end(io::stderr().lock(), &format!("nfs-cachefs: {message}\n"));
 }
 
 /// A name in a message must not speak to the terminal.
 fn harmless(message: &str) -> String {
-    let speaks = |character: &char| character.is_control() && !matches!(character, '\n' | '\t');
-    let show = |character: char| match speaks(&character) {
+    escape_if(message, |character| {
+        character.is_control() && !matches!(character, '\n' | '\t')
+    })
+}
+
+/// Nor end a line that programs read.
+fn one_line(message: &str) -> String {
+    escape_if(message, char::is_control)
+}
+
+fn escape_if(message: &str, speaks: impl Fn(char) -> bool) -> String {
+    let show = |character: char| match speaks(character) {
         true => character.escape_default().to_string(),
         false => character.to_string(),
     };
     message.chars().map(show).collect()
 }
 
-/// Prints to stdout; a reader that went away is no error.
+/// Prints to stdout.
 fn say(text: &str) {
-    use std::io::Write;
-    let mut out = std::io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    write_or_end(io::stdout().lock(), text);
+}
+
+/// Where nobody reads any more a command ends, as any other does, and quietly.
+fn write_or_end(mut out: impl Write, text: &str) {
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    if written.is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
+        std::process::exit(ENDED_UNREAD);
+    }
 }
 
 #[cfg(test)]

@@ -315,7 +315,7 @@ fn an_unknown_option_is_refused_with_the_nearest_name() {
 
 #[test]
 fn a_capability_of_a_later_version_is_refused_by_name() {
-    for list in ["write_mode=back", "erasure=4+2", "adaptive"] {
+    for list in ["write_mode=back", "erasure=4+2", "peers"] {
         let text = error_text(list);
         assert!(
             text.contains("not yet") && text.contains(list.split('=').next().unwrap()),

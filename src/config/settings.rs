@@ -20,6 +20,8 @@ pub struct Settings {
     pub block_size_bytes: Option<u64>,
     /// Fill pieces on their way to the cache disks at once.
     pub max_concurrent_fills: usize,
+    /// How fills are made follows from what they bring.
+    pub adaptive: bool,
     pub eviction: EvictionPolicy,
     pub watermarks: Watermarks,
     /// What may be written to the cache disks in a day; `None`: as much as comes.
@@ -211,6 +213,7 @@ impl Default for Settings {
             cache_size: CacheSize::Derived,
             block_size_bytes: None,
             max_concurrent_fills: 32,
+            adaptive: true,
             eviction: EvictionPolicy::S3Fifo,
             watermarks: Watermarks::default(),
             write_limit_bytes: None,

@@ -7,6 +7,7 @@ use super::pinning::change_pins;
 use super::prepare::Prepared;
 use super::report::Reporter;
 use super::status::Status;
+use super::tuning::{Tuned, Tuning};
 use crate::backend::Backend;
 use crate::backend::deadline::Timers;
 use crate::backend::health::{Health, HealthSettings};
@@ -156,6 +157,13 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
         look_for(path, directory.clone(), health.clone()).context("looking for the backend")?;
     }
     let serving = channel.serve(filesystem.clone(), invalidated)?;
+    let tuned = Tuned {
+        cache: cache.clone(),
+        filesystem: filesystem.clone(),
+        metrics: cache_metrics.clone(),
+        health: health.clone(),
+    };
+    let tuning = Tuning::start(settings, tuned).context("starting the thread that tunes")?;
 
     let away = found.absence.map(away_at_start);
     let warnings = away.into_iter().chain(warnings(prepared, &disks, &lost));
@@ -173,6 +181,7 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
         engine: engine.clone(),
         protocol,
         filesystem: filesystem.clone(),
+        tuning: tuning.clone(),
         settings: settings.clone(),
         in_memory: in_memory(prepared),
         reader_threads: reader_threads(settings),
@@ -188,6 +197,7 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
         wait: Box::new(move || serving.wait().map_err(anyhow::Error::from)),
         shutdown: Box::new(move || {
             ending.stop_pins();
+            tuning.stop();
             cache.shutdown();
             names.shutdown();
             engine.shutdown();

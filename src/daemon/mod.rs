@@ -10,7 +10,7 @@
 //!   who holds one
 //! - `background`: going into the background and telling the caller how it went
 //! - `assemble`: which component gets which setting; `disks`: the cache directories
-//! - `pinning`: what is told of pins
+//! - `pinning`: what is told of pins; `tuning`: what is measured and set for the control loop
 //! - `offline`: a backend that is away at the start
 //! - `report`: the components' state, for `status`
 //! - `run`: serving until the end, signals, shutdown
@@ -42,6 +42,7 @@ pub mod run;
 pub mod start;
 pub mod status;
 pub mod status_of_scrub;
+pub mod tuning;
 pub mod unmount;
 
 /// The filesystem type as the kernel shows it: `fuse.` and this.

@@ -7,6 +7,7 @@ use super::status::{
     OptionStatus, State, Status,
 };
 use super::status_of_scrub::{DamagedStatus, PassStatus, ScrubStatus};
+use super::tuning::Tuning;
 use crate::backend::DirectoryBackend;
 use crate::backend::health::{Health, HealthState};
 use crate::cache::names::Names;
@@ -42,6 +43,7 @@ pub struct Reporter {
     pub engine: Arc<Engine>,
     pub protocol: ProtocolReport,
     pub filesystem: Arc<FileSystem>,
+    pub tuning: Arc<Tuning>,
     pub settings: Settings,
     /// What to know of cache directories that are no disk's.
     pub in_memory: Vec<String>,
@@ -65,6 +67,7 @@ impl Reporter {
             backend: self.backend_status(health),
             names: self.names_status(),
             pins: self.pins_status(),
+            tuning: self.tuning.status(),
             cache: self.cache_status(directories),
             scrub: self.scrub_status(),
             engine: EngineStatus {

@@ -13,7 +13,6 @@ const fn later(name: &'static str, what: &'static str) -> OptionRow {
 
 const JOURNAL: &str = "the write journal";
 const WRITE_BACK: &str = "write-back";
-const TUNING: &str = "tuning by itself";
 
 pub const ROWS: &[OptionRow] = &[
     later("fsync", JOURNAL),
@@ -24,7 +23,6 @@ pub const ROWS: &[OptionRow] = &[
     later("erasure", JOURNAL),
     later("writeback_parallel", WRITE_BACK),
     later("conflicts", WRITE_BACK),
-    later("adaptive", TUNING),
     later("transport", "the FUSE ring transport"),
     later("metrics_address", "metrics over HTTP"),
     later("peers", "caches that read from each other"),
