@@ -15,6 +15,8 @@ pub mod fuse;
 pub mod fs;
 /// Objects, extents, fill, what is written and kept, index, eviction, recovery.
 pub mod cache;
+/// What was written and the backend does not have yet: format, group commit, recovery.
+pub mod journal;
 /// Which bytes to fetch ahead: pure.
 pub mod readahead;
 /// The directory being cached: deadlines, identity, expendable threads.

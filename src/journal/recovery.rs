@@ -1,0 +1,401 @@
+//! What is believed of a journal that is found: every frame is judged by what stands in it and around it.
+//!
+//! | frame of a sequence | needed (above trimmed) | at most acknowledged | decision |
+//! |---|---|---|---|
+//! | whole | no | - | passed over |
+//! | whole | yes | - | kept |
+//! | whole, in a segment whose successor begins at or before it | - | - | passed over: cut off in an earlier recovery |
+//! | missing or damaged | no | - | passed over |
+//! | missing or damaged | yes | no | cut: it and all behind it were never acknowledged |
+//! | missing or damaged | yes | yes | lost: the journal is not opened |
+
+use super::checksum::crc64;
+use super::frame::{
+    BLOCK_BYTES, FRAME_HEADER_BYTES, FrameHeader, Progress, SEGMENT_HEADER_BYTES, SegmentHeader,
+    SegmentLife, Sequence, Unreadable,
+};
+use super::identity::Membership;
+use super::record::{Record, decode_batch};
+use super::segments::{FOLDER, FreeSegment, Place, Segment, number_of, path_of};
+use super::{JournalError, Located};
+use crate::io::{Io, IoFile, OpenMode};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+/// Headers are looked for in so much at a time.
+const CHUNK_BYTES: usize = 1 << 20;
+
+/// What one sequence number is found to be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FrameState {
+    Whole,
+    MissingOrDamaged,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Decision {
+    PassOver,
+    Keep,
+    Cut,
+    Lost,
+}
+
+pub fn decide(state: FrameState, sequence: Sequence, progress: Progress) -> Decision {
+    let is_needed = sequence > progress.trimmed;
+    let is_acknowledged = sequence <= progress.acknowledged;
+    match (state, is_needed, is_acknowledged) {
+        (_, false, _) => Decision::PassOver,
+        (FrameState::Whole, true, _) => Decision::Keep,
+        (FrameState::MissingOrDamaged, true, false) => Decision::Cut,
+        (FrameState::MissingOrDamaged, true, true) => Decision::Lost,
+    }
+}
+
+/// What a journal holds that is needed.
+pub struct Recovered {
+    /// In the order they were written.
+    pub records: Vec<Located>,
+    /// Where the batches lie, from the first that is needed on.
+    pub places: VecDeque<(Sequence, Place)>,
+    pub live: VecDeque<Segment>,
+    pub free: Vec<FreeSegment>,
+    pub next_life: SegmentLife,
+    pub last: Sequence,
+    pub trimmed: Sequence,
+    /// Numbers of files that are there, free ones among them.
+    pub numbers: Vec<u32>,
+    /// Batches that were written and never acknowledged, and not whole.
+    pub cut_batches: u64,
+}
+
+/// A segment as it was found.
+struct Scanned {
+    file: Arc<dyn IoFile>,
+    header: SegmentHeader,
+    frames: BTreeMap<Sequence, Frame>,
+    /// A frame whose header is whole and its payload is not: it was begun.
+    damaged: u64,
+    progress: Progress,
+}
+
+struct Frame {
+    payload_offset: u64,
+    payload_bytes: usize,
+}
+
+/// Reads what is there. Writes nothing; what it has read is durable when it returns.
+pub fn recover(
+    io: &dyn Io,
+    membership: &Membership,
+    segment_bytes: u64,
+) -> Result<Recovered, JournalError> {
+    let mut numbers = Vec::new();
+    io.list(FOLDER, &mut |name| {
+        numbers.extend(number_of(name));
+        true
+    })?;
+    numbers.sort_unstable();
+    let (mut scanned, mut free) = (Vec::new(), Vec::new());
+    for number in &numbers {
+        let file = io.open(&path_of(*number), OpenMode::ReadWrite)?;
+        let header = read_header(&*file, membership)?;
+        if header.is_some() {
+            // After a SIGKILL it may be in memory only, and is to be built upon.
+            file.sync_data()?;
+        }
+        match scan(&file, header, membership, segment_bytes)? {
+            Some(found) => scanned.push(found),
+            None => free.push(FreeSegment {
+                file,
+                is_prewritten: false,
+            }),
+        }
+    }
+    scanned.sort_by_key(|segment| segment.header.life);
+    drop_what_was_cut(&mut scanned);
+    judge(scanned, free, numbers)
+}
+
+fn read_header(
+    file: &dyn IoFile,
+    membership: &Membership,
+) -> Result<Option<SegmentHeader>, JournalError> {
+    let mut bytes = [0; FRAME_HEADER_BYTES];
+    let read = file.read_at(&mut bytes, 0)?;
+    match SegmentHeader::decode(&bytes[..read]) {
+        Ok(header) if header.membership == *membership => Ok(Some(header)),
+        // Of another journal, or of another time of this one.
+        Ok(_) | Err(Unreadable::Garbled) => Ok(None),
+        Err(Unreadable::Newer(found)) => Err(JournalError::NewerFormat { found }),
+    }
+}
+
+/// `None` for a segment that holds nothing. One whose own header is damaged is told by its newest frames: its use before
+/// that, if it is one, is not needed any more, as other headers say.
+fn scan(
+    file: &Arc<dyn IoFile>,
+    header: Option<SegmentHeader>,
+    membership: &Membership,
+    segment_bytes: u64,
+) -> Result<Option<Scanned>, JournalError> {
+    let mut blocks = Blocks::new(&**file);
+    let mut progress = header.map_or_else(Progress::default, |header| header.progress);
+    let mut life = header.map(|header| header.life);
+    let mut scanned = (BTreeMap::new(), 0);
+    let mut at = SEGMENT_HEADER_BYTES;
+    while at + BLOCK_BYTES <= segment_bytes {
+        let found = blocks.frame_at(at, membership)?;
+        // Behind a frame that is not whole there may be others: they tell what was acknowledged.
+        at += BLOCK_BYTES;
+        let Some(found) = found.filter(|found| at - BLOCK_BYTES + found.bytes() <= segment_bytes)
+        else {
+            continue;
+        };
+        match life {
+            Some(life) if found.life < life => continue,
+            Some(life) if found.life == life => {}
+            Some(_) if header.is_some() => continue,
+            _ => (life, scanned) = (Some(found.life), (BTreeMap::new(), 0)),
+        }
+        progress.raise(found.progress);
+        let frame = Frame {
+            payload_offset: at - BLOCK_BYTES + FRAME_HEADER_BYTES as u64,
+            payload_bytes: found.shard_bytes as usize,
+        };
+        let payload = frame.read(&**file)?;
+        if crc64(&payload) != found.payload_checksum {
+            scanned.1 += 1;
+            continue;
+        }
+        at += found.bytes() - BLOCK_BYTES;
+        scanned.0.insert(found.sequence, frame);
+    }
+    let first = scanned.0.keys().next().copied();
+    let told = life.map(|life| SegmentHeader {
+        membership: *membership,
+        life,
+        first: first.unwrap_or(Sequence(u64::MAX)),
+        progress,
+    });
+    Ok(header.or(told).map(|header| Scanned {
+        file: file.clone(),
+        header,
+        frames: scanned.0,
+        damaged: scanned.1,
+        progress,
+    }))
+}
+
+impl FrameHeader {
+    fn bytes(&self) -> u64 {
+        Self::frame_bytes(self.shard_bytes as usize)
+    }
+}
+
+impl Frame {
+    /// Shorter than it should be where the file has ended.
+    fn read(&self, file: &dyn IoFile) -> Result<Vec<u8>, JournalError> {
+        let mut payload = vec![0; self.payload_bytes];
+        let read = file.read_at(&mut payload, self.payload_offset)?;
+        payload.truncate(read);
+        Ok(payload)
+    }
+}
+
+/// The blocks of a file in order, many at a time.
+struct Blocks<'a> {
+    file: &'a dyn IoFile,
+    chunk: Vec<u8>,
+    chunk_at: u64,
+}
+
+impl<'a> Blocks<'a> {
+    fn new(file: &'a dyn IoFile) -> Self {
+        Self {
+            file,
+            chunk: Vec::new(),
+            chunk_at: 0,
+        }
+    }
+
+    /// The header of a frame of this journal, if there is one.
+    fn frame_at(
+        &mut self,
+        at: u64,
+        membership: &Membership,
+    ) -> Result<Option<FrameHeader>, JournalError> {
+        match FrameHeader::decode(self.block_at(at)?) {
+            Ok(header) => Ok((header.membership == *membership).then_some(header)),
+            Err(Unreadable::Garbled) => Ok(None),
+            Err(Unreadable::Newer(found)) => Err(JournalError::NewerFormat { found }),
+        }
+    }
+
+    fn block_at(&mut self, at: u64) -> Result<&[u8], JournalError> {
+        let end = self.chunk_at + self.chunk.len() as u64;
+        if at < self.chunk_at || at + BLOCK_BYTES > end {
+            self.chunk.resize(CHUNK_BYTES, 0);
+            let read = self.file.read_at(&mut self.chunk, at)?;
+            self.chunk.truncate(read);
+            self.chunk_at = at;
+        }
+        Ok(&self.chunk[(at - self.chunk_at) as usize..])
+    }
+}
+
+impl Progress {
+    fn raise(&mut self, other: Progress) {
+        self.acknowledged = self.acknowledged.max(other.acknowledged);
+        self.trimmed = self.trimmed.max(other.trimmed);
+    }
+}
+
+/// What an earlier recovery cut off is still there, before a segment that begins at its sequence.
+fn drop_what_was_cut(scanned: &mut [Scanned]) {
+    let mut successor_first = None;
+    for segment in scanned.iter_mut().rev() {
+        if let Some(first) = successor_first {
+            segment.frames.split_off(&first);
+        }
+        successor_first = Some(
+            successor_first.map_or(segment.header.first, |first: Sequence| {
+                first.min(segment.header.first)
+            }),
+        );
+    }
+}
+
+fn judge(
+    scanned: Vec<Scanned>,
+    mut free: Vec<FreeSegment>,
+    numbers: Vec<u32>,
+) -> Result<Recovered, JournalError> {
+    let mut progress = Progress::default();
+    for segment in &scanned {
+        progress.raise(segment.progress);
+    }
+    let found: BTreeMap<Sequence, usize> = scanned
+        .iter()
+        .enumerate()
+        .flat_map(|(index, segment)| {
+            segment
+                .frames
+                .keys()
+                .map(move |sequence| (*sequence, index))
+        })
+        .collect();
+    let last_found = found.keys().next_back().copied().unwrap_or_default();
+    let last = last_believed(&found, last_found.max(progress.acknowledged), progress)?;
+    let damaged: u64 = scanned.iter().map(|segment| segment.damaged).sum();
+    let behind = found.range(last.next()..).count() as u64;
+    let next_life = scanned
+        .last()
+        .map_or(1, |segment| segment.header.life.0 + 1);
+    let (mut live, mut places, mut records) = (VecDeque::new(), VecDeque::new(), Vec::new());
+    for mut segment in scanned {
+        segment
+            .frames
+            .retain(|sequence, _| *sequence > progress.trimmed && *sequence <= last);
+        for (sequence, frame) in &segment.frames {
+            records.extend(read_batch(&segment.file, *sequence, frame)?);
+            let place = Place {
+                file: segment.file.clone(),
+                payload_offset: frame.payload_offset,
+            };
+            places.push_back((*sequence, place));
+        }
+        match segment.frames.keys().next_back() {
+            Some(last) => live.push_back(Segment {
+                file: segment.file,
+                life: segment.header.life,
+                last: *last,
+            }),
+            None => free.push(FreeSegment {
+                file: segment.file,
+                is_prewritten: true,
+            }),
+        }
+    }
+    Ok(Recovered {
+        records,
+        places,
+        live,
+        free,
+        next_life: SegmentLife(next_life),
+        last,
+        trimmed: progress.trimmed,
+        numbers,
+        cut_batches: damaged.max(behind),
+    })
+}
+
+/// The last sequence of an unbroken row.
+fn last_believed(
+    found: &BTreeMap<Sequence, usize>,
+    end: Sequence,
+    progress: Progress,
+) -> Result<Sequence, JournalError> {
+    let mut last = progress.trimmed;
+    while last < end {
+        let sequence = last.next();
+        let state = match found.contains_key(&sequence) {
+            true => FrameState::Whole,
+            false => FrameState::MissingOrDamaged,
+        };
+        match decide(state, sequence, progress) {
+            Decision::Keep | Decision::PassOver => last = sequence,
+            Decision::Cut => break,
+            Decision::Lost => {
+                return Err(JournalError::Lost {
+                    first: sequence.0,
+                    acknowledged: progress.acknowledged.0,
+                });
+            }
+        }
+    }
+    Ok(last)
+}
+
+fn read_batch(
+    file: &Arc<dyn IoFile>,
+    sequence: Sequence,
+    frame: &Frame,
+) -> Result<Vec<Located>, JournalError> {
+    let payload = frame.read(&**file)?;
+    let records = decode_batch(&payload).ok_or(JournalError::Strange {
+        sequence: sequence.0,
+    })?;
+    let located = |(record, data_offset): (Record, usize)| Located {
+        record,
+        sequence,
+        data_offset: data_offset as u32,
+    };
+    Ok(records.into_iter().map(located).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_of_the_table_is_decided_as_it_says() {
+        let progress = Progress {
+            acknowledged: Sequence(20),
+            trimmed: Sequence(10),
+        };
+        let rows = [
+            (FrameState::Whole, 10, Decision::PassOver),
+            (FrameState::Whole, 11, Decision::Keep),
+            (FrameState::Whole, 20, Decision::Keep),
+            (FrameState::Whole, 21, Decision::Keep),
+            (FrameState::MissingOrDamaged, 10, Decision::PassOver),
+            (FrameState::MissingOrDamaged, 11, Decision::Lost),
+            (FrameState::MissingOrDamaged, 20, Decision::Lost),
+            (FrameState::MissingOrDamaged, 21, Decision::Cut),
+        ];
+        for (state, sequence, decision) in rows {
+            let decided = decide(state, Sequence(sequence), progress);
+            assert_eq!(decided, decision, "{state:?} {sequence}");
+        }
+    }
+}
