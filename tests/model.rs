@@ -367,6 +367,23 @@ fn random_operations_do_what_they_do_with_nothing_that_is_written_kept() {
 }
 
 #[test]
+fn random_operations_do_what_they_do_when_written_back() {
+    let options = ["write_mode=back", "writeback_delay=20ms"];
+    the_mount_does_what_a_directory_does("model-back", Mounts::One, &options);
+}
+
+#[test]
+fn random_operations_do_what_they_do_when_written_back_late_and_kept() {
+    let options = [
+        "write_mode=back",
+        "writeback_delay=1h",
+        "keep_written=always",
+        "small_file_size=1",
+    ];
+    the_mount_does_what_a_directory_does("model-back-late", Mounts::One, &options);
+}
+
+#[test]
 fn random_operations_do_what_they_do_without_passthrough() {
     the_mount_does_what_a_directory_does("model-daemon", Mounts::One, &["passthrough=off"]);
 }

@@ -20,9 +20,9 @@ pub use error::ConfigError;
 pub use options::{is_repeated, options_markdown};
 pub use parse::{Tolerance, parse_options};
 pub use settings::{
-    Access, AttributeTimeouts, ChecksumKind, EngineChoice, EvictionPolicy, Identity, IoSettings,
-    KeepWritten, LockPlace, LogLevel, LookupCache, MountFlags, PassthroughChoice, Settings,
-    WriteMode,
+    Access, AttributeTimeouts, ChecksumKind, EngineChoice, EvictionPolicy, FsyncMode, Identity,
+    IoSettings, JournalOptions, KeepWritten, LockPlace, LogLevel, LookupCache, MountFlags,
+    PassthroughChoice, Settings, WriteMode,
 };
 pub use watermarks::{FreePercent, Watermarks};
 

@@ -40,6 +40,7 @@ pub struct Settings {
     pub allow_root: Option<bool>,
     pub mount_flags: MountFlags,
     pub write_mode: WriteMode,
+    pub journal: JournalOptions,
     pub locks: LockPlace,
     pub keep_written: KeepWritten,
     pub identity: Identity,
@@ -104,6 +105,30 @@ pub struct MountFlags {
 pub enum WriteMode {
     /// Before it is answered.
     Through,
+    /// Later: it is in the journal before.
+    Back,
+}
+
+/// Where changes are before the backend has them, and how they get there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JournalOptions {
+    pub directory: Option<PathBuf>,
+    pub size_bytes: u64,
+    pub fsync: FsyncMode,
+    /// What nobody waits for is written this often.
+    pub interval: Duration,
+    /// A changed file waits so long for more changes.
+    pub writeback_delay: Duration,
+    pub writeback_parallel: usize,
+}
+
+/// What fsync(2) waits for in the journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FsyncMode {
+    Immediate,
+    Batch,
+    Periodic,
+    None,
 }
 
 /// As whom the backend is asked.
@@ -220,6 +245,14 @@ impl Default for Settings {
                 sync_names: false,
             },
             write_mode: WriteMode::Through,
+            journal: JournalOptions {
+                directory: None,
+                size_bytes: 1024 * MIB,
+                fsync: FsyncMode::Batch,
+                interval: Duration::from_millis(100),
+                writeback_delay: Duration::from_secs(1),
+                writeback_parallel: 8,
+            },
             locks: LockPlace::Backend,
             keep_written: KeepWritten::Proven,
             identity: Identity::Caller,

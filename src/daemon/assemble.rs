@@ -2,6 +2,7 @@
 
 use super::control::{Evict, Evicted};
 use super::disks::{Disk, in_memory, open_disks, refuse_untouched, set_limits, warnings};
+use super::journalling;
 use super::offline::{find_backend, look_for};
 use super::prepare::Prepared;
 use super::report::Reporter;
@@ -16,7 +17,7 @@ use crate::cache::policy::PolicyKind;
 use crate::cache::{Cache, CacheParts, CacheSettings};
 use crate::config::{
     Access, EngineChoice, EvictionPolicy, Identity, KeepWritten, LockPlace, LookupCache,
-    PassthroughChoice, Settings,
+    PassthroughChoice, Settings, WriteMode,
 };
 use crate::events::InvalidationQueue;
 use crate::fs::operations::BackingRegistry;
@@ -91,7 +92,20 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
     directory
         .watch_leases()
         .context("starting a thread for leases")?;
-    let backend: Arc<dyn Backend> = ObservedBackend::new(directory.clone(), health.clone());
+    let observed: Arc<dyn Backend> = ObservedBackend::new(directory.clone(), health.clone());
+    let back = match &prepared.journal_directory {
+        Some(place) => {
+            let (below, root) = (observed.clone(), &found.root.place.key);
+            Some(journalling::start(
+                settings, prepared, place, &engine, below, root,
+            )?)
+        }
+        None => None,
+    };
+    let backend = match &back {
+        Some(back) => back.clone() as Arc<dyn Backend>,
+        None => observed.clone(),
+    };
     let timers = Timers::start().context("starting the timer thread")?;
 
     let buffers = engine.clone();
@@ -107,14 +121,18 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
         backend_metrics: backend_metrics.clone(),
     })
     .context("starting the cache's threads")?;
+    // Local work must not be taken for calls on the backend.
+    let local_health = Health::new(health.settings(), Arc::default());
+    let local_lane = lane("local", LOCAL_THREADS, &local_health);
+    if let Some(back) = &back {
+        journalling::carry_over(back, &cache, &local_lane);
+    }
 
     let channel = Channel::mount(mount_settings(settings, prepared))?;
     let protocol = channel.protocol().clone();
     let registry: Option<Arc<dyn BackingRegistry>> =
         protocol.passthrough.is_ok().then(|| channel.registry());
     let (invalidations, invalidated) = InvalidationQueue::new();
-    // Local work must not be taken for calls on the backend.
-    let local_health = Health::new(health.settings(), Arc::default());
     let parts = FsParts {
         settings: fs_settings(settings),
         backend: backend.clone(),
@@ -124,7 +142,7 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
         write_lane: lane("writes", WRITE_THREADS, &health),
         changes_lane: lane("changes", CHANGE_THREADS, &health),
         ahead_lane: lane("ahead", AHEAD_THREADS, &health),
-        local_lane: lane("local", LOCAL_THREADS, &local_health),
+        local_lane,
         health: health.clone(),
         timers,
         cache: cache.clone(),
@@ -136,7 +154,7 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
     };
     let filesystem = FileSystem::new(parts);
     health
-        .start_probe(backend)
+        .start_probe(observed)
         .context("starting the backend's probe")?;
     let told = health.clone();
     names
@@ -164,6 +182,7 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
         engine: engine.clone(),
         protocol,
         filesystem: filesystem.clone(),
+        back: back.clone(),
         settings: settings.clone(),
         in_memory: in_memory(prepared),
         reader_threads: reader_threads(settings),
@@ -174,6 +193,9 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
         warnings,
         wait: Box::new(move || serving.wait().map_err(anyhow::Error::from)),
         shutdown: Box::new(move || {
+            if let Some(back) = &back {
+                journalling::shut_down(back);
+            }
             cache.shutdown();
             names.shutdown();
             engine.shutdown();
@@ -287,6 +309,7 @@ fn fs_settings(settings: &Settings) -> FsSettings {
         passthrough: settings.passthrough == PassthroughChoice::Auto,
         direct_io: settings.direct_io,
         read_only: settings.mount_flags.read_only,
+        write_back: settings.write_mode == WriteMode::Back,
         keep_written: match settings.keep_written {
             KeepWritten::Proven => fs::KeepWritten::Proven,
             KeepWritten::Always => fs::KeepWritten::Always,

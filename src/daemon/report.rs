@@ -1,5 +1,6 @@
 //! The components' state as [`Status`].
 
+use super::journalling;
 use super::prepare::LostCacheDirectory;
 use super::status::{
     BackendStatus, CacheDirectoryStatus, CacheStatus, EngineStatus, FuseStatus, NamesStatus,
@@ -15,6 +16,7 @@ use crate::fuse::ProtocolReport;
 use crate::io::engine::Engine;
 use crate::io::local::LocalDisk;
 use crate::metrics::{BackendMetrics, CacheMetrics};
+use crate::writeback::{WriteBack, WriteBackFigures};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -37,6 +39,8 @@ pub struct Reporter {
     pub engine: Arc<Engine>,
     pub protocol: ProtocolReport,
     pub filesystem: Arc<FileSystem>,
+    /// With `write_mode=back`.
+    pub back: Option<Arc<WriteBack>>,
     pub settings: Settings,
     /// What to know of cache directories that are no disk's.
     pub in_memory: Vec<String>,
@@ -51,6 +55,7 @@ impl Reporter {
         let reachable = health != HealthState::Away;
         let broken = directories.iter().any(|directory| directory.state != "ok");
         let engine = self.engine.report();
+        let figures = self.back.as_ref().map(|back| back.figures());
         Status {
             state: if reachable && !broken {
                 State::Serving
@@ -60,6 +65,14 @@ impl Reporter {
             backend: self.backend_status(health),
             names: self.names_status(),
             cache: self.cache_status(directories),
+            journal: figures
+                .as_ref()
+                .map(journalling::journal_status)
+                .unwrap_or_default(),
+            writeback: figures
+                .as_ref()
+                .map(journalling::writeback_status)
+                .unwrap_or_default(),
             engine: EngineStatus {
                 name: engine.engine.to_owned(),
                 reason: engine.reason.clone(),
@@ -77,7 +90,7 @@ impl Reporter {
             },
             read_only: self.settings.mount_flags.read_only,
             options: self.without_effect(),
-            warnings: self.warnings(reachable),
+            warnings: self.warnings(reachable, figures.as_ref()),
             nodes: self.filesystem.node_count() as u64,
             handles: self.filesystem.handle_count() as u64,
             longest_wait_ms: self.filesystem.longest_wait().as_millis() as u64,
@@ -261,8 +274,11 @@ impl Reporter {
         options
     }
 
-    fn warnings(&self, reachable: bool) -> Vec<String> {
+    fn warnings(&self, reachable: bool, figures: Option<&WriteBackFigures>) -> Vec<String> {
         let mut warnings = Vec::new();
+        if let Some(figures) = figures {
+            warnings.extend(journalling::warnings(&self.settings, figures));
+        }
         if !reachable {
             warnings.push(self.absence());
         }

@@ -129,20 +129,36 @@ pub struct NamesStatus {
     pub state: String,
 }
 
-/// The journal comes with a later version; until then everything here is zero.
+/// All zero with `write_mode=through`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct JournalStatus {
+    /// What the backend does not have yet.
     pub dirty_bytes: u64,
+    /// Batches written; syncs of the device; who waited for one.
     pub commits: u64,
     pub syncs: u64,
+    #[serde(default)]
+    pub waits: u64,
+    /// Never acknowledged, and cut off at the start.
+    #[serde(default)]
+    pub cut_batches: u64,
+    /// "ok", why nothing is taken any more, or nothing without a journal.
+    #[serde(default)]
+    pub state: String,
     pub degraded_devices: u64,
 }
 
-/// The journal comes with a later version; until then everything here is zero.
+/// All zero with `write_mode=through`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct WritebackStatus {
     pub pending_files: u64,
+    /// Of these, not taken by the backend when they were tried last.
+    #[serde(default)]
+    pub failing_files: u64,
+    /// Files put beside others since the start, and the last of them.
     pub conflicts: u64,
+    #[serde(default)]
+    pub conflict_paths: Vec<String>,
 }
 
 /// Which engine reads the cache disks, and what it does without.

@@ -86,7 +86,9 @@ impl Journal {
 
     fn added(&self, mut state: MutexGuard<'_, State>, records: u64) -> Sequence {
         state.figures.appended_records += records;
-        state.told = state.open.sequence;
+        if records > 0 {
+            state.told = state.open.sequence;
+        }
         state.open.sequence
     }
 
@@ -168,7 +170,8 @@ impl Journal {
                 true => state.durable,
                 false => state.written,
             };
-            if reached >= sequence {
+            // There is nothing in a batch that is only open.
+            if reached >= sequence.min(state.last_filled()) {
                 return Ok(state);
             }
             if !state.is_committing {
@@ -278,6 +281,13 @@ impl State {
         let buffer = self.open.buffer.as_mut().expect("a batch is open");
         buffer[at..at + bytes.len()].copy_from_slice(bytes);
         self.open.payload_bytes += bytes.len();
+    }
+
+    fn last_filled(&self) -> Sequence {
+        match self.open.payload_bytes {
+            0 => self.open.sequence.before(),
+            _ => self.open.sequence,
+        }
     }
 
     fn close_batch(&mut self) -> Option<Batch> {

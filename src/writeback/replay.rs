@@ -1,0 +1,160 @@
+//! What an earlier life has left in the journal becomes layers again.
+
+use super::WriteBack;
+use super::dirty::Frozen;
+use super::layers::Layer;
+use crate::backend::{FilesystemIndex, Place};
+use crate::journal::{BaseSum, Beginning, Generation, Located, Record};
+use crate::types::{FileKey, Timestamp, Version};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A generation as it comes together.
+struct Replayed {
+    beginning: Beginning,
+    layer: Layer,
+    intent: Option<Vec<BaseSum>>,
+    changes: u32,
+}
+
+/// All generations that are not done, in the order they began, and what those that are have led to.
+#[derive(Default)]
+struct Replay {
+    generations: BTreeMap<Generation, Replayed>,
+    keys: HashMap<Generation, FileKey>,
+    led_to: HashMap<FileKey, Option<Version>>,
+    last: u64,
+}
+
+impl Replay {
+    fn take(&mut self, located: Located) {
+        let generation = located.record.generation();
+        self.last = self.last.max(generation.0);
+        let piece = located.piece();
+        match located.record {
+            Record::Begin(beginning) => self.begin(beginning, located.sequence),
+            Record::Done { version, .. } => {
+                if let Some(done) = self.generations.remove(&generation) {
+                    self.led_to.insert(done.beginning.key, version);
+                }
+            }
+            Record::Forget { .. } => drop(self.generations.remove(&generation)),
+            record => {
+                // What is not begun is done: its beginning was trimmed.
+                if let Some(replayed) = self.generations.get_mut(&generation) {
+                    replayed.take(record, piece);
+                }
+            }
+        }
+    }
+
+    fn begin(&mut self, beginning: Beginning, first: crate::journal::Sequence) {
+        let layer = Layer::new(
+            beginning.generation,
+            first,
+            beginning.base,
+            beginning.size_bytes,
+            Timestamp::default(),
+        );
+        self.keys
+            .insert(beginning.generation, beginning.key.clone());
+        let replayed = Replayed {
+            layer,
+            intent: None,
+            changes: 0,
+            beginning,
+        };
+        self.generations
+            .insert(replayed.beginning.generation, replayed);
+    }
+}
+
+impl Replayed {
+    fn take(&mut self, record: Record, piece: Option<crate::journal::Piece>) {
+        match record {
+            Record::Write { offset, stamp, .. } => {
+                if let Some(piece) = piece {
+                    self.layer.write(offset, &[piece], stamp);
+                    self.changes += 1;
+                }
+            }
+            Record::Size {
+                size_bytes, stamp, ..
+            } => {
+                self.layer.set_size(size_bytes, stamp);
+                self.changes += 1;
+            }
+            Record::Intent { base, .. } => {
+                self.intent.get_or_insert_default().extend(base);
+            }
+            Record::Begin(_) | Record::Done { .. } | Record::Forget { .. } => {}
+        }
+    }
+}
+
+const NO_VERSION: Version = Version {
+    inode: 0,
+    size_bytes: 0,
+    mtime: NO_TIME,
+    ctime: NO_TIME,
+};
+const NO_TIME: Timestamp = Timestamp {
+    seconds: 0,
+    nanoseconds: 0,
+};
+
+impl WriteBack {
+    /// Takes over what was found; the number that generations go on from.
+    pub(super) fn replay(self: &Arc<Self>, found: Vec<Located>) {
+        let mut replay = Replay::default();
+        for located in found {
+            replay.take(located);
+        }
+        self.next_generation
+            .store(replay.last + 1, std::sync::atomic::Ordering::Relaxed);
+        for (generation, replayed) in replay.generations {
+            let key = &replayed.beginning.key;
+            let led_to = replay.led_to.get(key).copied().flatten();
+            self.table.restored(generation, replayed.layer.first);
+            self.restore(replayed, led_to);
+        }
+    }
+
+    fn restore(&self, replayed: Replayed, led_to: Option<Version>) {
+        let Replayed {
+            beginning,
+            mut layer,
+            intent,
+            changes,
+        } = replayed;
+        let place = Place {
+            filesystem: self
+                .inner
+                .filesystem_of(&beginning.key)
+                .unwrap_or(FilesystemIndex(0)),
+            key: beginning.key,
+            inode: beginning.inode,
+            path: beginning.path,
+            held: None,
+            caller: None,
+        };
+        let file = self.table.restore(place, beginning.opener);
+        let mut state = file.state();
+        state.is_nameless = beginning.is_nameless;
+        state.changes = state.changes.wrapping_add(changes);
+        match state.frozen {
+            None => {
+                // Without either nobody can say what was there.
+                layer.base = layer.base.or(led_to).or(Some(NO_VERSION));
+                state.frozen = Some(Frozen {
+                    layer: Arc::new(layer),
+                    intent: intent.map(Arc::new),
+                });
+            }
+            Some(_) => state.open = Some(layer),
+        }
+        drop(state);
+        self.uploader.schedule(&file, Duration::ZERO);
+    }
+}
