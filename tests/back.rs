@@ -224,6 +224,92 @@ fn a_daemon_killed_in_the_middle_of_an_upload_goes_on_with_it() {
     }
 }
 
+const RECORD_BYTES: u64 = 4096;
+
+fn record(number: u64) -> Vec<u8> {
+    bytes(number as u8, RECORD_BYTES as usize)
+}
+
+/// Appends records, each counted at the beginning of the file after it was written, until the daemon is gone. How many were synced,
+/// and how many begun.
+fn append_records(path: &Path, from: u64) -> (u64, u64) {
+    let mut synced = from;
+    let Ok(file) = OpenOptions::new().write(true).open(path) else {
+        return (synced, from);
+    };
+    for number in from.. {
+        let written = file
+            .write_all_at(&record(number), RECORD_BYTES * (number + 1))
+            .and_then(|()| file.write_all_at(&(number + 1).to_le_bytes(), 0));
+        if written.is_err() {
+            return (synced, number + 1);
+        }
+        if number % 3 == 0 && file.sync_data().is_ok() {
+            synced = number + 1;
+        }
+    }
+    unreachable!("the daemon goes before the numbers do")
+}
+
+/// How many whole records a file has; no more are counted in it than there are.
+fn whole_records(path: &Path) -> u64 {
+    let content = fs::read(path).unwrap();
+    let mut records = content.chunks_exact(RECORD_BYTES as usize).skip(1);
+    let mut whole = 0;
+    while records.next().is_some_and(|held| held == record(whole)) {
+        whole += 1;
+    }
+    let mut counted = [0; 8];
+    let held = content.len().min(8);
+    counted[..held].copy_from_slice(&content[..held]);
+    let counted = u64::from_le_bytes(counted);
+    assert!(counted <= whole, "{counted} are counted, {whole} are there");
+    whole
+}
+
+#[test]
+fn a_daemon_killed_at_any_moment_loses_nothing_synced_and_reorders_nothing() {
+    const FILES: usize = 4;
+    let mut place = Place::new("back-torture", &["writeback_delay=10ms"]);
+    let mut random = Random::from_environment("back-torture");
+    let names: Vec<String> = (0..FILES).map(|number| format!("file{number}")).collect();
+    for name in &names {
+        fs::write(place.here(name), [0; RECORD_BYTES as usize]).unwrap();
+    }
+    let mut whole = [0; FILES];
+    for round in 0..sample_or_full(6, 1000) {
+        let moment = Duration::from_millis(random.next() % 400);
+        let pid = place.mount.pid();
+        let paths: Vec<PathBuf> = names.iter().map(|name| place.here(name)).collect();
+        let ends: Vec<(u64, u64)> = std::thread::scope(|scope| {
+            let writers: Vec<_> = paths
+                .iter()
+                .zip(whole)
+                .map(|(path, from)| scope.spawn(move || append_records(path, from)))
+                .collect();
+            std::thread::sleep(moment);
+            process::kill_now(pid);
+            let ended = writers.into_iter().map(|writer| writer.join().unwrap());
+            ended.collect()
+        });
+        place.mount.kill9();
+        place.mount.remount();
+        for (number, (synced, begun)) in ends.into_iter().enumerate() {
+            whole[number] = whole_records(&paths[number]);
+            assert!(
+                (synced..=begun).contains(&whole[number]),
+                "round {round}: {synced} synced, {begun} begun, {} there",
+                whole[number]
+            );
+        }
+    }
+    place.wait_for_backend();
+    for name in &names {
+        place.expect_agreement(name);
+    }
+    assert!(place.conflicts().is_empty());
+}
+
 #[test]
 fn an_absent_backend_delays_no_write_and_gets_it_when_it_is_back() {
     let place = Place::new("back-away", &["writeback_delay=20ms"]);

@@ -9,7 +9,8 @@
 //! - `prepare`: checks of backend and mountpoint; `backend_root` opens the backend; `cache_directory` those of the cache's disks, `directory_lock`
 //!   who holds one
 //! - `background`: going into the background and telling the caller how it went
-//! - `assemble`: which component gets which setting; `disks`: the cache directories; `journalling`: the journal
+//! - `assemble`: which component gets which setting; `disks`: the cache directories; `journalling`: the journal,
+//!   `journal_status` what is told of it
 //! - `offline`: a backend that is away at the start
 //! - `report`: the components' state, for `status`
 //! - `run`: serving until the end, signals, shutdown
@@ -28,6 +29,7 @@ pub mod cache_directory;
 pub mod control;
 mod directory_lock;
 mod disks;
+mod journal_status;
 mod journalling;
 pub mod error;
 pub mod log;

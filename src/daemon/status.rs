@@ -3,6 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
+pub use super::journal_status::{JournalStatus, WritebackStatus};
+
 /// The whole answer of `status --json`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Status {
@@ -129,38 +131,6 @@ pub struct NamesStatus {
     pub state: String,
 }
 
-/// All zero with `write_mode=through`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct JournalStatus {
-    /// What the backend does not have yet.
-    pub dirty_bytes: u64,
-    /// Batches written; syncs of the device; who waited for one.
-    pub commits: u64,
-    pub syncs: u64,
-    #[serde(default)]
-    pub waits: u64,
-    /// Never acknowledged, and cut off at the start.
-    #[serde(default)]
-    pub cut_batches: u64,
-    /// "ok", why nothing is taken any more, or nothing without a journal.
-    #[serde(default)]
-    pub state: String,
-    pub degraded_devices: u64,
-}
-
-/// All zero with `write_mode=through`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct WritebackStatus {
-    pub pending_files: u64,
-    /// Of these, not taken by the backend when they were tried last.
-    #[serde(default)]
-    pub failing_files: u64,
-    /// Files put beside others since the start, and the last of them.
-    pub conflicts: u64,
-    #[serde(default)]
-    pub conflict_paths: Vec<String>,
-}
-
 /// Which engine reads the cache disks, and what it does without.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct EngineStatus {
@@ -222,6 +192,7 @@ impl Status {
                 bytes(directory.disk_bytes_total)
             )
         }));
+        lines.extend(self.journal.in_words(&self.writeback));
         lines.push(format!(
             "  engine    {} ({})",
             self.engine.name, self.engine.reason
@@ -302,7 +273,7 @@ impl Status {
     }
 }
 
-fn bytes(count: u64) -> String {
+pub(super) fn bytes(count: u64) -> String {
     let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
     let mut value = count as f64;
     let mut unit = 0;

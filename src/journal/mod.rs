@@ -9,8 +9,9 @@
 //! - `identity`: whose journal a directory holds
 //! - `frame`: headers of frames and segments; `record`: what a batch tells of; `checksum`
 //! - `segments`: the files that frames are written to
-//! - `commit`: who writes the open batch, and who waits for it
-//! - `recovery`: what is believed of a journal that is found
+//! - `opening`: opening a journal and making a new one
+//! - `append`: the open batch, and what is trimmed; `commit`: who writes it, and who waits for it; `reading`: data back
+//! - `scanning`: what stands in a segment that is found; `recovery`: what is believed of it
 
 use crate::io::buffer::BufferPool;
 use crate::io::{Buffer, Io};
@@ -22,11 +23,12 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use commit::Room;
+pub use append::Room;
 pub use frame::Sequence;
 pub use identity::HEAD_FILE;
 pub use record::{BaseSum, Beginning, Generation, Record};
 
+mod append;
 pub mod checksum;
 mod commit;
 mod frame;
@@ -35,6 +37,7 @@ mod opening;
 mod reading;
 mod record;
 mod recovery;
+mod scanning;
 mod segments;
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,5 @@
 //! What a batch tells of: records, one after the other, as bytes (docs/ON_DISK_FORMAT.md draws them).
 
-use super::checksum::crc32c;
 use crate::types::codec::{Reader, Writer};
 use crate::types::{Credentials, FileKey, Timestamp, Version};
 use std::ffi::OsStr;
@@ -8,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 /// What was written to one file from the first change after an upload, or after it was clean, until the next upload
-/// takes it. Numbered over the life of the journal.
+/// takes it. Numbered over the life of the journal, from 1 on.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Generation(pub u64);
 
@@ -30,6 +29,8 @@ pub struct Beginning {
     pub path: PathBuf,
     /// What the backend had; `None`: what the generation before leads to.
     pub base: Option<Version>,
+    /// The generation before, where it was on its way then.
+    pub follows: Option<Generation>,
     pub size_bytes: u64,
     /// The file had lost its last name.
     pub is_nameless: bool,
@@ -128,14 +129,15 @@ impl Record {
         generation: Generation,
         offset: u64,
         stamp: Timestamp,
-        data: &[u8],
+        length_bytes: usize,
+        checksum: u32,
     ) -> Vec<u8> {
         let header = Writer::default()
             .u8(WRITE)
-            .u32((WRITE_HEADER_BYTES + data.len()) as u32)
+            .u32((WRITE_HEADER_BYTES + length_bytes) as u32)
             .u64(generation.0)
             .u64(offset);
-        put_time(header, stamp).u32(crc32c(data)).0
+        put_time(header, stamp).u32(checksum).0
     }
 }
 
@@ -145,6 +147,7 @@ impl Beginning {
             .u64(self.generation.0)
             .u64(self.inode)
             .u64(self.size_bytes)
+            .u64(self.follows.map_or(0, |before| before.0))
             .u8(u8::from(self.is_nameless))
             .text(&self.key.0)
             .text(self.path.as_os_str().as_bytes());
@@ -158,6 +161,7 @@ impl Beginning {
     fn decode(reader: &mut Reader<'_>) -> Option<Self> {
         let generation = Generation(reader.u64()?);
         let (inode, size_bytes) = (reader.u64()?, reader.u64()?);
+        let follows = Some(Generation(reader.u64()?)).filter(|before| before.0 != 0);
         let is_nameless = reader.u8()? != 0;
         let key = FileKey(reader.text()?.into());
         let path = PathBuf::from(OsStr::from_bytes(reader.text()?));
@@ -173,6 +177,7 @@ impl Beginning {
             inode,
             path,
             base,
+            follows,
             size_bytes,
             is_nameless,
             opener: Credentials { uid, gid, groups },

@@ -1,6 +1,7 @@
 //! Records come back as they were, and no bytes do harm.
 
 use super::*;
+use crate::journal::checksum::crc32c;
 use proptest::prelude::*;
 
 prop_compose! {
@@ -21,13 +22,13 @@ prop_compose! {
     fn any_beginning()(
         generation in any::<u64>(), key in prop::collection::vec(any::<u8>(), 0..160),
         inode in any::<u64>(), path in prop::collection::vec(1u8.., 0..300),
-        base in prop::option::of(any_version()), size_bytes in any::<u64>(),
+        base in prop::option::of(any_version()), follows in prop::option::of(1u64..), size_bytes in any::<u64>(),
         is_nameless in any::<bool>(), uid in any::<u32>(), gid in any::<u32>(),
         groups in prop::collection::vec(any::<u32>(), 0..40),
     ) -> Beginning {
         Beginning {
             generation: Generation(generation), key: FileKey(key.into()), inode,
-            path: PathBuf::from(OsStr::from_bytes(&path)), base, size_bytes, is_nameless,
+            path: PathBuf::from(OsStr::from_bytes(&path)), base, follows: follows.map(Generation), size_bytes, is_nameless,
             opener: Credentials { uid, gid, groups: groups.into() },
         }
     }
@@ -79,13 +80,15 @@ proptest! {
         stamp in any_time(), data in prop::collection::vec(any::<u8>(), 0..5000),
     ) {
         let mut payload = before.encode();
-        payload.extend(Record::encode_write(Generation(generation), offset, stamp, &data));
+        let checksum = crc32c(&data);
+        let header = Record::encode_write(Generation(generation), offset, stamp, data.len(), checksum);
+        payload.extend(header);
         payload.extend(&data);
         let decoded = decode_batch(&payload).expect("it is whole");
         let (record, at) = decoded.last().expect("there are two");
         let expected = Record::Write {
             generation: Generation(generation), offset, stamp,
-            length_bytes: data.len() as u32, checksum: crc32c(&data),
+            length_bytes: data.len() as u32, checksum,
         };
         prop_assert_eq!(record, &expected);
         prop_assert_eq!(&payload[*at..*at + data.len()], &data[..]);

@@ -9,21 +9,15 @@
 //! | missing or damaged | yes | no | cut: it and all behind it were never acknowledged |
 //! | missing or damaged | yes | yes | lost: the journal is not opened |
 
-use super::checksum::crc64;
-use super::frame::{
-    BLOCK_BYTES, FRAME_HEADER_BYTES, FrameHeader, Progress, SEGMENT_HEADER_BYTES, SegmentHeader,
-    SegmentLife, Sequence, Unreadable,
-};
+use super::frame::{Progress, SegmentLife, Sequence};
 use super::identity::Membership;
 use super::record::{Record, decode_batch};
+use super::scanning::{Frame, Scanned, read_header, scan};
 use super::segments::{FOLDER, FreeSegment, Place, Segment, number_of, path_of};
 use super::{JournalError, Located};
 use crate::io::{Io, IoFile, OpenMode};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-
-/// Headers are looked for in so much at a time.
-const CHUNK_BYTES: usize = 1 << 20;
 
 /// What one sequence number is found to be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -68,21 +62,6 @@ pub struct Recovered {
     pub cut_batches: u64,
 }
 
-/// A segment as it was found.
-struct Scanned {
-    file: Arc<dyn IoFile>,
-    header: SegmentHeader,
-    frames: BTreeMap<Sequence, Frame>,
-    /// A frame whose header is whole and its payload is not: it was begun.
-    damaged: u64,
-    progress: Progress,
-}
-
-struct Frame {
-    payload_offset: u64,
-    payload_bytes: usize,
-}
-
 /// Reads what is there. Writes nothing; what it has read is durable when it returns.
 pub fn recover(
     io: &dyn Io,
@@ -114,140 +93,6 @@ pub fn recover(
     scanned.sort_by_key(|segment| segment.header.life);
     drop_what_was_cut(&mut scanned);
     judge(scanned, free, numbers)
-}
-
-fn read_header(
-    file: &dyn IoFile,
-    membership: &Membership,
-) -> Result<Option<SegmentHeader>, JournalError> {
-    let mut bytes = [0; FRAME_HEADER_BYTES];
-    let read = file.read_at(&mut bytes, 0)?;
-    match SegmentHeader::decode(&bytes[..read]) {
-        Ok(header) if header.membership == *membership => Ok(Some(header)),
-        // Of another journal, or of another time of this one.
-        Ok(_) | Err(Unreadable::Garbled) => Ok(None),
-        Err(Unreadable::Newer(found)) => Err(JournalError::NewerFormat { found }),
-    }
-}
-
-/// `None` for a segment that holds nothing. One whose own header is damaged is told by its newest frames: its use before
-/// that, if it is one, is not needed any more, as other headers say.
-fn scan(
-    file: &Arc<dyn IoFile>,
-    header: Option<SegmentHeader>,
-    membership: &Membership,
-    segment_bytes: u64,
-) -> Result<Option<Scanned>, JournalError> {
-    let mut blocks = Blocks::new(&**file);
-    let mut progress = header.map_or_else(Progress::default, |header| header.progress);
-    let mut life = header.map(|header| header.life);
-    let mut scanned = (BTreeMap::new(), 0);
-    let mut at = SEGMENT_HEADER_BYTES;
-    while at + BLOCK_BYTES <= segment_bytes {
-        let found = blocks.frame_at(at, membership)?;
-        // Behind a frame that is not whole there may be others: they tell what was acknowledged.
-        at += BLOCK_BYTES;
-        let Some(found) = found.filter(|found| at - BLOCK_BYTES + found.bytes() <= segment_bytes)
-        else {
-            continue;
-        };
-        match life {
-            Some(life) if found.life < life => continue,
-            Some(life) if found.life == life => {}
-            Some(_) if header.is_some() => continue,
-            _ => (life, scanned) = (Some(found.life), (BTreeMap::new(), 0)),
-        }
-        progress.raise(found.progress);
-        let frame = Frame {
-            payload_offset: at - BLOCK_BYTES + FRAME_HEADER_BYTES as u64,
-            payload_bytes: found.shard_bytes as usize,
-        };
-        let payload = frame.read(&**file)?;
-        if crc64(&payload) != found.payload_checksum {
-            scanned.1 += 1;
-            continue;
-        }
-        at += found.bytes() - BLOCK_BYTES;
-        scanned.0.insert(found.sequence, frame);
-    }
-    let first = scanned.0.keys().next().copied();
-    let told = life.map(|life| SegmentHeader {
-        membership: *membership,
-        life,
-        first: first.unwrap_or(Sequence(u64::MAX)),
-        progress,
-    });
-    Ok(header.or(told).map(|header| Scanned {
-        file: file.clone(),
-        header,
-        frames: scanned.0,
-        damaged: scanned.1,
-        progress,
-    }))
-}
-
-impl FrameHeader {
-    fn bytes(&self) -> u64 {
-        Self::frame_bytes(self.shard_bytes as usize)
-    }
-}
-
-impl Frame {
-    /// Shorter than it should be where the file has ended.
-    fn read(&self, file: &dyn IoFile) -> Result<Vec<u8>, JournalError> {
-        let mut payload = vec![0; self.payload_bytes];
-        let read = file.read_at(&mut payload, self.payload_offset)?;
-        payload.truncate(read);
-        Ok(payload)
-    }
-}
-
-/// The blocks of a file in order, many at a time.
-struct Blocks<'a> {
-    file: &'a dyn IoFile,
-    chunk: Vec<u8>,
-    chunk_at: u64,
-}
-
-impl<'a> Blocks<'a> {
-    fn new(file: &'a dyn IoFile) -> Self {
-        Self {
-            file,
-            chunk: Vec::new(),
-            chunk_at: 0,
-        }
-    }
-
-    /// The header of a frame of this journal, if there is one.
-    fn frame_at(
-        &mut self,
-        at: u64,
-        membership: &Membership,
-    ) -> Result<Option<FrameHeader>, JournalError> {
-        match FrameHeader::decode(self.block_at(at)?) {
-            Ok(header) => Ok((header.membership == *membership).then_some(header)),
-            Err(Unreadable::Garbled) => Ok(None),
-            Err(Unreadable::Newer(found)) => Err(JournalError::NewerFormat { found }),
-        }
-    }
-
-    fn block_at(&mut self, at: u64) -> Result<&[u8], JournalError> {
-        let end = self.chunk_at + self.chunk.len() as u64;
-        if at < self.chunk_at || at + BLOCK_BYTES > end {
-            self.chunk.resize(CHUNK_BYTES, 0);
-            let read = self.file.read_at(&mut self.chunk, at)?;
-            self.chunk.truncate(read);
-            self.chunk_at = at;
-        }
-        Ok(&self.chunk[(at - self.chunk_at) as usize..])
-    }
-}
-
-impl Progress {
-    fn raise(&mut self, other: Progress) {
-        self.acknowledged = self.acknowledged.max(other.acknowledged);
-        self.trimmed = self.trimmed.max(other.trimmed);
-    }
 }
 
 /// What an earlier recovery cut off is still there, before a segment that begins at its sequence.

@@ -63,23 +63,35 @@ impl WriteBack {
         place: &Place,
         opener: &Credentials,
         inner: Arc<dyn WritableFile>,
-        attributes: Attributes,
         is_nameless: bool,
-    ) -> Arc<dyn WritableFile> {
+    ) -> io::Result<Arc<dyn WritableFile>> {
         let file = self.table.open(place, opener);
-        let mut state = file.state();
-        state.file = Some(inner.clone());
-        state.opener = opener.clone();
-        if !state.is_dirty() || state.base.is_none() {
-            state.base = Some(attributes);
+        {
+            let mut state = file.state();
+            state.file = Some(inner.clone());
+            state.opener = opener.clone();
             state.is_nameless |= is_nameless;
         }
-        drop(state);
-        Arc::new(JournalledFile {
-            back: self.this(),
-            file,
-            inner,
-        })
+        let (back, base) = (self.this(), file.clone());
+        let opened = JournalledFile { back, file, inner };
+        self.find_base(&base, &*opened.inner)?;
+        Ok(Arc::new(opened))
+    }
+
+    /// What a clean file is on the backend. Not what it was in the middle of an upload that has ended since.
+    fn find_base(&self, file: &DirtyFile, below: &dyn WritableFile) -> io::Result<()> {
+        loop {
+            let moment = self.table.ends();
+            let fresh = below.attributes()?;
+            let mut state = file.state();
+            if state.is_dirty() && state.base.is_some() {
+                return Ok(());
+            }
+            if !self.table.has_ended_since(moment, &file.key) {
+                state.base = Some(fresh);
+                return Ok(());
+            }
+        }
     }
 
     /// One handle less.
@@ -183,8 +195,7 @@ impl Writes for WriteBack {
         opener: &Credentials,
     ) -> io::Result<Arc<dyn WritableFile>> {
         let inner = self.inner.open_writable(place, access, opener)?;
-        let attributes = inner.attributes()?;
-        Ok(self.opened(place, opener, inner, attributes, false))
+        self.opened(place, opener, inner, false)
     }
 
     fn create(
@@ -196,7 +207,7 @@ impl Writes for WriteBack {
     ) -> io::Result<Opened> {
         let (found, inner) = self.inner.create(parent, name, new, opener)?;
         let place = Self::place_of(&found, parent, Some(name));
-        let file = self.opened(&place, opener, inner, found.attributes, false);
+        let file = self.opened(&place, opener, inner, false)?;
         Ok((found, file))
     }
 
@@ -208,7 +219,7 @@ impl Writes for WriteBack {
     ) -> io::Result<Opened> {
         let (found, inner) = self.inner.create_unnamed(parent, new, opener)?;
         let place = Self::place_of(&found, parent, None);
-        let file = self.opened(&place, opener, inner, found.attributes, true);
+        let file = self.opened(&place, opener, inner, true)?;
         Ok((found, file))
     }
 

@@ -32,22 +32,27 @@ impl WriteBack {
         if expected == Some(present.version()) {
             return Ok(Verdict::Ours);
         }
+        let foreign = |why: &str| {
+            let path = &file.state().place.path;
+            tracing::info!(?path, ?expected, present = ?present.version(), why, "changed since");
+            Ok(Verdict::Foreign)
+        };
         let (Some(sums), Some(expected)) = (&frozen.intent, expected) else {
-            return Ok(Verdict::Foreign);
+            return foreign("no upload was under way");
         };
         // An upload that did not come to its end.
         let layer = &frozen.layer;
         let sizes =
             layer.floor.min(expected.size_bytes)..=layer.size_bytes.max(expected.size_bytes);
         if expected.inode != present.inode || !sizes.contains(&present.size_bytes) {
-            return Ok(Verdict::Foreign);
+            return foreign("no upload leads there");
         }
         let sums: HashMap<u64, &BaseSum> = sums.iter().map(|sum| (sum.offset, sum)).collect();
         for run in runs(layer) {
             let ours = self.read_run(layer, run)?;
             let theirs = self.read_below(file, below, run)?;
             if !run_is_ours(layer, run, &ours, &theirs, &sums) {
-                return Ok(Verdict::Foreign);
+                return foreign(&format!("there are other bytes in {run:?}"));
             }
         }
         Ok(Verdict::Ours)

@@ -104,13 +104,17 @@ impl WriteBack {
                 return Ok(open.generation);
             }
             let size_bytes = state.size_bytes().ok_or_else(|| errno(libc::EIO))?;
-            let follows = state.frozen.is_some();
+            let follows = state.frozen.as_ref().map(|frozen| frozen.layer.generation);
             Beginning {
                 generation: Generation(self.next_generation.fetch_add(1, Ordering::Relaxed)),
                 key: file.key.clone(),
                 inode: state.place.inode,
                 path: state.place.path.clone(),
-                base: state.base.filter(|_| !follows).map(|base| base.version()),
+                base: state
+                    .base
+                    .filter(|_| follows.is_none())
+                    .map(|base| base.version()),
+                follows,
                 size_bytes,
                 is_nameless: state.is_nameless,
                 opener: state.opener.clone(),

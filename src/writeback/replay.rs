@@ -5,7 +5,7 @@ use super::dirty::Frozen;
 use super::layers::Layer;
 use crate::backend::{FilesystemIndex, Place};
 use crate::journal::{BaseSum, Beginning, Generation, Located, Record};
-use crate::types::{FileKey, Timestamp, Version};
+use crate::types::{Timestamp, Version};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,8 +22,7 @@ struct Replayed {
 #[derive(Default)]
 struct Replay {
     generations: BTreeMap<Generation, Replayed>,
-    keys: HashMap<Generation, FileKey>,
-    led_to: HashMap<FileKey, Option<Version>>,
+    led_to: HashMap<Generation, Option<Version>>,
     last: u64,
 }
 
@@ -35,9 +34,9 @@ impl Replay {
         match located.record {
             Record::Begin(beginning) => self.begin(beginning, located.sequence),
             Record::Done { version, .. } => {
-                if let Some(done) = self.generations.remove(&generation) {
-                    self.led_to.insert(done.beginning.key, version);
-                }
+                // Its beginning may be trimmed, while one that follows it is needed.
+                self.led_to.insert(generation, version);
+                self.generations.remove(&generation);
             }
             Record::Forget { .. } => drop(self.generations.remove(&generation)),
             record => {
@@ -57,8 +56,6 @@ impl Replay {
             beginning.size_bytes,
             Timestamp::default(),
         );
-        self.keys
-            .insert(beginning.generation, beginning.key.clone());
         let replayed = Replayed {
             layer,
             intent: None,
@@ -114,8 +111,8 @@ impl WriteBack {
         self.next_generation
             .store(replay.last + 1, std::sync::atomic::Ordering::Relaxed);
         for (generation, replayed) in replay.generations {
-            let key = &replayed.beginning.key;
-            let led_to = replay.led_to.get(key).copied().flatten();
+            let before = replayed.beginning.follows;
+            let led_to = before.and_then(|before| replay.led_to.get(&before).copied().flatten());
             self.table.restored(generation, replayed.layer.first);
             self.restore(replayed, led_to);
         }
