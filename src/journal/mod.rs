@@ -75,6 +75,13 @@ pub enum JournalError {
          program that wrote it"
     )]
     Strange { sequence: u64 },
+    #[error(
+        "its disk has {available_bytes} bytes free, and the journal wants {needed_bytes}; make room, or make journal_size smaller"
+    )]
+    NoRoom {
+        needed_bytes: u64,
+        available_bytes: u64,
+    },
     #[error("{0}")]
     Io(#[from] io::Error),
 }

@@ -111,6 +111,14 @@ fn provide_segments(
     recovered: &mut Recovered,
 ) -> Result<(), JournalError> {
     let wanted = (settings.size_bytes / head.segment_bytes).max(SEGMENTS_MIN) as usize;
+    let missing = wanted.saturating_sub(recovered.live.len() + recovered.free.len()) as u64;
+    let available_bytes = io.space()?.available_bytes;
+    if missing * head.segment_bytes > available_bytes {
+        return Err(JournalError::NoRoom {
+            needed_bytes: missing * head.segment_bytes,
+            available_bytes,
+        });
+    }
     let mut numbers = 0..u32::MAX;
     let mut made = false;
     while recovered.live.len() + recovered.free.len() < wanted {

@@ -9,10 +9,10 @@
 //! | missing or damaged | yes | no | cut: it and all behind it were never acknowledged |
 //! | missing or damaged | yes | yes | lost: the journal is not opened |
 
-use super::frame::{Progress, SegmentLife, Sequence};
+use super::frame::{Progress, SegmentHeader, SegmentLife, Sequence};
 use super::identity::Membership;
 use super::record::{Record, decode_batch};
-use super::scanning::{Frame, Scanned, read_header, scan};
+use super::scanning::{Depth, Frame, Scanned, read_header, scan};
 use super::segments::{FOLDER, FreeSegment, Place, Segment, number_of, path_of};
 use super::{JournalError, Located};
 use crate::io::{Io, IoFile, OpenMode};
@@ -74,7 +74,7 @@ pub fn recover(
         true
     })?;
     numbers.sort_unstable();
-    let (mut scanned, mut free) = (Vec::new(), Vec::new());
+    let mut found = Vec::new();
     for number in &numbers {
         let file = io.open(&path_of(*number), OpenMode::ReadWrite)?;
         let header = read_header(&*file, membership)?;
@@ -82,17 +82,86 @@ pub fn recover(
             // After a SIGKILL it may be in memory only, and is to be built upon.
             file.sync_data()?;
         }
-        match scan(&file, header, membership, segment_bytes)? {
-            Some(found) => scanned.push(found),
-            None => free.push(FreeSegment {
+        found.push(FoundSegment { file, header });
+    }
+    let scan_all = |depth| scan_all(&found, membership, segment_bytes, depth);
+    match scan_all(Depth::AsFarAsWhole)? {
+        Some(scanned) => match judge(scanned, &numbers) {
+            // It may be found behind damage.
+            Err(JournalError::Lost { .. }) => {
+                judge(scan_all(Depth::Everywhere)?.unwrap_or_default(), &numbers)
+            }
+            judged => judged,
+        },
+        None => judge(scan_all(Depth::Everywhere)?.unwrap_or_default(), &numbers),
+    }
+}
+
+/// A file of a segment, and what its header says if that is whole.
+struct FoundSegment {
+    file: Arc<dyn IoFile>,
+    header: Option<SegmentHeader>,
+}
+
+/// Segments by their lives, and the rest.
+#[derive(Default)]
+struct ScannedAll {
+    scanned: Vec<Scanned>,
+    free: Vec<FreeSegment>,
+}
+
+/// `None` where nothing was found at less than full depth.
+fn scan_all(
+    found: &[FoundSegment],
+    membership: &Membership,
+    segment_bytes: u64,
+    depth: Depth,
+) -> Result<Option<ScannedAll>, JournalError> {
+    let headers: Vec<SegmentHeader> = found.iter().filter_map(|segment| segment.header).collect();
+    let trimmed = headers.iter().map(|header| header.progress.trimmed).max();
+    let newest = headers.iter().map(|header| header.life).max();
+    let mut all = ScannedAll::default();
+    for segment in found {
+        let file = segment.file.clone();
+        if segment
+            .header
+            .is_some_and(|header| is_over(&header, &headers, trimmed))
+        {
+            all.free.push(FreeSegment {
+                file,
+                is_prewritten: true,
+            });
+            continue;
+        }
+        let scan = |depth| scan(&file, segment.header, membership, segment_bytes, depth);
+        let is_newest = |life| newest.is_none_or(|newest| life >= newest);
+        let scanned = match scan(depth)? {
+            // What was begun behind the last whole frame tells a torn end from a loss.
+            Some(scanned) if is_newest(scanned.header.life) => scan(Depth::Everywhere)?,
+            scanned => scanned,
+        };
+        match scanned {
+            Some(scanned) => all.scanned.push(scanned),
+            None => all.free.push(FreeSegment {
                 file,
                 is_prewritten: false,
             }),
         }
     }
-    scanned.sort_by_key(|segment| segment.header.life);
-    drop_what_was_cut(&mut scanned);
-    judge(scanned, free, numbers)
+    if all.scanned.is_empty() && depth == Depth::AsFarAsWhole {
+        return Ok(None);
+    }
+    all.scanned.sort_by_key(|segment| segment.header.life);
+    drop_what_was_cut(&mut all.scanned);
+    Ok(Some(all))
+}
+
+/// Whether another segment begins where all before it is trimmed.
+fn is_over(header: &SegmentHeader, all: &[SegmentHeader], trimmed: Option<Sequence>) -> bool {
+    let later = all.iter().filter(|other| other.life > header.life);
+    let next = later.min_by_key(|other| other.life);
+    next.zip(trimmed)
+        .is_some_and(|(next, trimmed)| next.first <= trimmed.next())
 }
 
 /// What an earlier recovery cut off is still there, before a segment that begins at its sequence.
@@ -110,11 +179,8 @@ fn drop_what_was_cut(scanned: &mut [Scanned]) {
     }
 }
 
-fn judge(
-    scanned: Vec<Scanned>,
-    mut free: Vec<FreeSegment>,
-    numbers: Vec<u32>,
-) -> Result<Recovered, JournalError> {
+fn judge(all: ScannedAll, numbers: &[u32]) -> Result<Recovered, JournalError> {
+    let ScannedAll { scanned, mut free } = all;
     let mut progress = Progress::default();
     for segment in &scanned {
         progress.raise(segment.progress);
@@ -169,7 +235,7 @@ fn judge(
         next_life: SegmentLife(next_life),
         last,
         trimmed: progress.trimmed,
-        numbers,
+        numbers: numbers.to_vec(),
         cut_batches: damaged.max(behind),
     })
 }

@@ -56,6 +56,14 @@ pub fn read_header(
     }
 }
 
+/// How far a segment is looked at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Depth {
+    /// Up to the first frame that is not whole.
+    AsFarAsWhole,
+    Everywhere,
+}
+
 /// `None` for a segment that holds nothing. One whose own header is damaged is told by its newest frames: its use before
 /// that, if it is one, is not needed any more, as other headers say.
 pub fn scan(
@@ -63,6 +71,7 @@ pub fn scan(
     header: Option<SegmentHeader>,
     membership: &Membership,
     segment_bytes: u64,
+    depth: Depth,
 ) -> Result<Option<Scanned>, JournalError> {
     let mut scan = Scan {
         file: &**file,
@@ -80,6 +89,9 @@ pub fn scan(
             Some(found) => scan.take(at, &found)?,
             None => None,
         };
+        if taken.is_none() && depth == Depth::AsFarAsWhole {
+            break;
+        }
         // Behind a frame that is not whole there may be others: they tell what was acknowledged.
         at += taken.unwrap_or(BLOCK_BYTES);
     }

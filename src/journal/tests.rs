@@ -311,6 +311,38 @@ fn a_segment_whose_header_is_damaged_is_known_by_its_frames() {
 }
 
 #[test]
+fn the_newest_segment_with_a_damaged_header_is_known_by_its_frames() {
+    let simulation = Simulation::deterministic(12);
+    drop(with_batches(&simulation, 6));
+    let placed = with_batches(&simulation, 0);
+    let opened = open(&simulation).expect("it is whole");
+    let sequence = append(&opened.journal, 6).expect("there is room");
+    opened.journal.make_durable(sequence).expect("no faults");
+    simulation.kill();
+    drop(opened);
+    simulation.restart();
+    let now = frames(&simulation);
+    let (newest, _) = now.last().expect("there are some");
+    assert!(
+        placed.iter().all(|(path, _)| path != newest),
+        "a new segment"
+    );
+    flip(&simulation, newest, 40);
+    let opened = open(&simulation).expect("its frames are whole");
+    assert_eq!(numbers(&opened), (0..7).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_disk_without_room_for_the_journal_is_refused() {
+    let simulation = Simulation::deterministic(13);
+    simulation.set_faults(FaultPlan::none().with_capacity_bytes(SEGMENT_BYTES * 3));
+    let _ = simulation.device("journal");
+    simulation.set_faults(FaultPlan::none().with_capacity_bytes(SEGMENT_BYTES * 3));
+    let refused = open(&simulation).err().expect("there is no room");
+    assert!(matches!(refused, JournalError::NoRoom { .. }), "{refused}");
+}
+
+#[test]
 fn an_old_copy_of_a_segment_put_back_is_never_believed() {
     let simulation = Simulation::deterministic(5);
     let copy = |simulation: &Simulation| -> Vec<(String, Vec<u8>)> {
