@@ -128,8 +128,9 @@ fn a_thick_link_to_a_server_far_away_is_filled() {
     let took = world.read(sequential(size_bytes));
     let most = world.backend.counters().reading_bytes_max;
     println!("{:.0} MB/s", size_bytes as f64 / took.as_secs_f64() / 1e6);
-    // 1.2 GB/s times 20 ms.
-    assert!(most >= 24_000_000, "{most} bytes were in flight at most");
+    // 1.2 GB/s times 20 ms; half of it on a machine that does other things.
+    let filled = sample_or_full(12_000_000, 24_000_000);
+    assert!(most >= filled, "{most} bytes were in flight at most");
 }
 
 /// A reader with an order, which is slow by its latency alone.

@@ -32,7 +32,6 @@ use crate::backend::lanes::Lane;
 use crate::backend::{Backend, FilesystemIndex};
 use crate::io::Buffer;
 use crate::metrics::{BackendMetrics, CacheMetrics};
-use crate::sys::memory::HeapKeeper;
 use crate::types::{FileKey, RangeSeries, Timestamp, Version};
 use parking_lot::{Condvar, Mutex};
 use std::io;
@@ -209,7 +208,6 @@ impl Cache {
     }
 
     fn checkpoint_loop(&self) {
-        let mut heap = HeapKeeper::default();
         loop {
             let mut stopping = self.stopping.lock();
             if !*stopping {
@@ -227,7 +225,6 @@ impl Cache {
             if last {
                 return;
             }
-            heap.tend();
         }
     }
 

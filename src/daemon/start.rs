@@ -11,9 +11,6 @@ use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
 
-/// Enough that the threads which serve rarely meet; each costs as much memory as the busiest moment left free.
-const HEAP_ARENAS: u16 = 2;
-
 /// What is to be mounted where.
 #[derive(Clone, Debug)]
 pub struct MountRequest {
@@ -101,7 +98,6 @@ fn try_start(
             .record_holder(&mountpoint)
             .map_err(system("lock file of a directory"))?;
     }
-    crate::sys::memory::limit_arenas(HEAP_ARENAS);
     std::env::set_current_dir("/").map_err(system("chdir /"))?;
     let assembled = assemble(settings, &prepared).map_err(StartError::Component)?;
     for directory in prepared.directories_mut() {

@@ -56,6 +56,7 @@ mod callers;
 mod creating;
 mod changing;
 mod claims;
+mod compact;
 mod descriptors;
 mod directories;
 mod evicting;

@@ -16,7 +16,6 @@
 //! - `pipe`: pipes of a chosen size
 //! - `write`: pwritev2 with its flags
 //! - `wakeup`: eventfd
-//! - `memory`: the heap of the C library
 //! - `affinity`: which processors a thread may run on
 //! - `process`: fork into the background, signals, leaving without destructors, waiting for another
 //!   process
@@ -34,7 +33,6 @@ pub mod handle;
 pub mod handle_probe;
 pub mod lease;
 pub mod locks;
-pub mod memory;
 pub mod mountinfo;
 pub mod names;
 pub mod path;
