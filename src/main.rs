@@ -1,7 +1,7 @@
 //! `nfs-cachefs`: parse, dispatch, exit status.
 
-/// Nodes live long and lie in slabs of their own, apart from what comes and goes with each request: a million of them
-/// take a third less than in the C library's heap.
+/// Nodes live long and lie in slabs of their own, apart from what comes and goes with each request, which leaves no gaps
+/// between them.
 #[global_allocator]
 static HEAP: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

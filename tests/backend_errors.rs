@@ -113,7 +113,7 @@ fn start(
     std::thread::sleep(Duration::from_millis(100));
     let options = MountOptions::new(&scratch)
         .with("backend_timeout=20s")
-        .with("revalidate_timeout=1s")
+        .with("revalidate_timeout=2s")
         .with("actimeo=1s");
     let mount = Mount::start(&scratch, &backend.mountpoint, options);
     (mount, backend, scratch)

@@ -329,7 +329,11 @@ fn with_the_backend_away_known_decisions_stand_and_unknown_ones_are_refused() {
             read_as_root(seen.join("dir/file-for-all")),
             read_as_root(seen.join("dir/file")),
         ] {
-            assert_eq!(errno(refused), REFUSED);
+            let errno = errno(refused);
+            assert!(
+                matches!(errno, Some(libc::EACCES | libc::ETIMEDOUT)),
+                "{errno:?}"
+            );
         }
     });
     place.backend.resume();

@@ -219,8 +219,7 @@ fn expect_errors_in_time(seen: &Path) {
     unknown(took, outcome, "chmod");
     // The server was never asked who may go there.
     let (took, outcome) = timed(|| fs::metadata(seen.join("unlisted/inside")).map(drop));
-    assert_eq!(errno(outcome), Some(libc::EACCES));
-    assert!(took < BACKEND_TIMEOUT + SLACK, "a lookup took {took:?}");
+    unknown(took, outcome, "a lookup");
     let (took, outcome) = timed(|| fs::metadata(seen.join("d0/below/absent")).map(drop));
     assert_eq!(errno(outcome), Some(libc::ENOENT));
     assert!(took < AT_ONCE, "a name known to be absent took {took:?}");
@@ -398,7 +397,11 @@ fn decisions_of_an_earlier_life_stand_and_unknown_ones_are_refused() {
             fs::read(seen.join("dir/file-for-all")),
             fs::read(seen.join("dir/large")),
         ] {
-            assert_eq!(errno(refused), Some(libc::EACCES));
+            let errno = errno(refused);
+            assert!(
+                matches!(errno, Some(libc::EACCES | libc::ETIMEDOUT)),
+                "{errno:?}"
+            );
         }
     });
     let plain = place.plain.join("dir/file-for-all");

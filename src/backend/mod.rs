@@ -78,6 +78,20 @@ pub struct Place {
     pub caller: Option<Credentials>,
 }
 
+impl Place {
+    /// Where something was found in this directory, for the daemon.
+    pub fn below(&self, name: &OsStr, found: &Found) -> Self {
+        Self {
+            filesystem: found.filesystem,
+            key: found.key.clone(),
+            inode: found.attributes.inode,
+            path: self.path.join(name),
+            held: None,
+            caller: None,
+        }
+    }
+}
+
 /// A name that was found.
 #[derive(Clone, Debug)]
 pub struct Found {

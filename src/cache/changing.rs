@@ -168,6 +168,7 @@ impl CacheDirectory {
     ) -> GivenUp {
         let no_checkpoint = wanted.and_then(|_| self.between_checkpoints());
         let _opening = self.opening.lock();
+        let _no_scrub = self.scrubbing.lock();
         let (active, record) = match self.look_up(key) {
             Ok(found) => found,
             Err(error) => {

@@ -4,7 +4,7 @@ use super::directory::CacheDirectory;
 use super::file::CachedFile;
 use super::index::{Change, Clocks, IndexError};
 use super::layout;
-use super::policy::{Place, Usage};
+use super::policy::{Place, Queue, Usage};
 use super::record::{FileRecord, ObjectId};
 use crate::io::is_no_room;
 use crate::types::FileKey;
@@ -146,6 +146,11 @@ impl CacheDirectory {
             && self.pending.lock().dirty.len() < DIRTY_FILES_MAX
     }
 
+    /// A checkpoint is due before its time.
+    pub(super) fn has_many_dirty_files(&self) -> bool {
+        self.pending.lock().dirty.len() >= DIRTY_FILES_DUE
+    }
+
     pub(super) fn has_dirty_files(&self) -> bool {
         !self.pending.lock().dirty.is_empty()
     }
@@ -191,9 +196,12 @@ impl CacheDirectory {
         let mut objects = Vec::new();
         for (key, file) in &dirty {
             if let Some(record) = file.record() {
-                let place = self.place_of(key, &record, used.get(key));
+                let place = self.place_of(file, &record, used.get(key));
                 objects.push(record.object);
+                let sums = file.take_sums(&record);
+                let object = record.object;
                 changes.push(Change::Put(key.clone(), FileRecord { place, ..record }));
+                changes.extend(sums.map(|sums| Change::Sum(key.clone(), object, sums)));
             }
         }
         match self.sync_objects(&objects) {
@@ -209,15 +217,22 @@ impl CacheDirectory {
                 changes.push(Change::Move(key.clone(), place));
             }
         }
-        let spared = moved.into_iter().filter(|(key, _)| !used.contains_key(key));
+        // What is pinned no more moves, whoever used it.
+        let moves = |key: &FileKey, place: &Place| {
+            place.queue == Queue::PROBATION || !used.contains_key(key)
+        };
+        let spared = moved.into_iter().filter(|(key, place)| moves(key, place));
         changes.extend(spared.map(|(key, place)| Change::Move(key, place)));
         let strays = stray_ages.into_iter();
         changes.extend(strays.map(|(key, age)| Change::DropAge(key, age)));
         // Before `dirty` lets go of its files: see `look_up`.
-        if let Err(error) = self.commit_with_room(&changes) {
+        let committed = self.commit_with_room(&changes);
+        note_sums(&dirty, &changes, committed.is_ok());
+        if let Err(error) = committed {
             self.report_index_error(&error);
             return self.take_back(dirty);
         }
+        self.unsummed.note(dirty.keys());
         let mut pending = self.pending.lock();
         pending.being_removed.clear();
         pending.being_used = Arc::default();
@@ -277,6 +292,7 @@ impl CacheDirectory {
         self.files.store(totals.files, Ordering::Relaxed);
         self.ranking
             .set_noted(totals.occupied_bytes, totals.probation_bytes);
+        self.staying.set_pinned(totals.pinned);
         self.commits.fetch_add(1, Ordering::AcqRel);
         Ok(())
     }
@@ -300,5 +316,19 @@ impl CacheDirectory {
                 .sync_directory(&format!("{}/{:02x}", layout::OBJECTS, object.0 & 0xff))?;
         }
         Ok(())
+    }
+}
+
+/// The files learn which of their sums the index has.
+fn note_sums(dirty: &HashMap<FileKey, Arc<CachedFile>>, changes: &[Change], is_noted: bool) {
+    for change in changes {
+        if let Change::Sum(key, _, sums) = change
+            && let Some(file) = dirty.get(key)
+        {
+            match is_noted {
+                true => file.sums_are_noted(sums),
+                false => file.take_back_sums(sums),
+            }
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! One cache directory: its disk, its index, its space, and the files of it that are in use.
 //!
-//! Lock order, outermost first: `checkpointing`, `opening`, the object slot of a file, `pending`, the state of a
-//! file, `active`, `doomed` and `following`. Only the first three are held across I/O.
+//! Lock order, outermost first: `checkpointing`, `opening`, `scrubbing`, the object slot of a file, `pending`, the state of a
+//! file, `active`, `doomed` and `following`. Only the first four are held across I/O.
 //!
 //! Each directory is complete in itself, so that one lost takes only its own share. A disk error
 //! latches: the directory is out of use until the next mount, reads of it become misses elsewhere. Want of room does
@@ -17,7 +17,9 @@ use super::policy::{PolicyKind, Usage};
 use super::ranking::Ranking;
 use super::record::{FileRecord, ObjectId};
 use super::room::Room;
+use super::scrub::Unsummed;
 use super::space::Space;
+use super::staying::Staying;
 use super::write_budget::{WriteBudget, Written, today};
 use crate::io::{Io, is_no_room};
 use crate::metrics::CacheMetrics;
@@ -76,6 +78,7 @@ pub struct CacheDirectory {
     /// The access clock: what has been asked for so far, in 4 KiB blocks.
     pub(super) clock: AtomicU64,
     pub(super) ranking: Ranking,
+    pub(super) staying: Staying,
     pub(super) next_object: AtomicU64,
     pub(super) files: AtomicU64,
     /// Objects below this id were there at start-up: unknown ones among them are orphans.
@@ -83,6 +86,9 @@ pub struct CacheDirectory {
     pub(super) doomed: Mutex<Vec<Doomed>>,
     /// Doomed objects that follow again when their file is changed again.
     pub(super) following: Mutex<HashMap<FileKey, Vec<Follower>>>,
+    /// Held while the scrub has an object open, and by whoever asks whether somebody has.
+    pub(super) scrubbing: Mutex<()>,
+    pub(super) unsummed: Unsummed,
     pub(super) metrics: Arc<CacheMetrics>,
     /// What start-up had to say (index rebuilt...).
     pub notices: Mutex<Vec<String>>,
@@ -116,11 +122,14 @@ impl CacheDirectory {
             commits: AtomicU64::new(0),
             clock: AtomicU64::new(0),
             ranking: Ranking::new(policy),
+            staying: Staying::default(),
             next_object: AtomicU64::new(0),
             files: AtomicU64::new(0),
             first_new_object: AtomicU64::new(0),
             doomed: Mutex::new(Vec::new()),
             following: Mutex::default(),
+            scrubbing: Mutex::new(()),
+            unsummed: Unsummed::default(),
             metrics,
             notices: Mutex::default(),
         });
@@ -154,6 +163,7 @@ impl CacheDirectory {
         self.space.set_used(totals.occupied_bytes);
         self.ranking
             .set_noted(totals.occupied_bytes, totals.probation_bytes);
+        self.staying.set_pinned(totals.pinned);
         self.clock
             .fetch_max(totals.access_clock + 1, Ordering::AcqRel);
         self.next_object
@@ -276,11 +286,7 @@ impl CacheDirectory {
                 return CachedFile::new(None, key.clone(), version, None);
             }
         };
-        let expired = |record: &FileRecord| {
-            ttl_seconds.is_some_and(|ttl| {
-                crate::clock::wall_clock().seconds - record.filled_at_seconds >= ttl
-            })
-        };
+        let expired = |record: &FileRecord| record.is_older_than(ttl_seconds);
         let record = match stored {
             Some(record) if record.version == version && !expired(&record) => Some(record),
             Some(record) => {
@@ -291,10 +297,35 @@ impl CacheDirectory {
             }
             None => None,
         };
+        self.activate(key, version, record)
+    }
+
+    fn activate(
+        self: &Arc<Self>,
+        key: &FileKey,
+        version: Version,
+        record: Option<FileRecord>,
+    ) -> Arc<CachedFile> {
         let file = CachedFile::new(Some(self.clone()), key.clone(), version, record);
         let weak = Arc::downgrade(&file);
         self.active.lock().insert(key.clone(), weak);
         file
+    }
+
+    /// The file in use, or the one in the index; that is no use of it. May wait for the local disk.
+    pub(super) fn stored_file(self: &Arc<Self>, key: &FileKey) -> Option<Arc<CachedFile>> {
+        let _opening = self.opening.lock();
+        match self.look_up(key) {
+            Ok((Some(file), _)) => Some(file),
+            Ok((None, record)) => {
+                let record = record?;
+                Some(self.activate(key, record.version, Some(record)))
+            }
+            Err(error) => {
+                self.report_index_error(&error);
+                None
+            }
+        }
     }
 
     pub(super) fn active_file(&self, key: &FileKey) -> Option<Arc<CachedFile>> {

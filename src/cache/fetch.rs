@@ -58,7 +58,7 @@ impl CachedFile {
     pub(super) fn refusal(&self, state: &State) -> Option<FetchError> {
         match state.gone {
             Some(Gone::Changed) => Some(FetchError::Changed),
-            Some(Gone::Dropped) => Some(FetchError::Bypass),
+            Some(Gone::Dropped | Gone::Damaged) => Some(FetchError::Bypass),
             None if state.bypass || !self.is_served() => Some(FetchError::Bypass),
             None if state.trimming.is_under_way() => Some(FetchError::Bypass),
             None => None,
@@ -116,6 +116,36 @@ impl Cache {
         if more {
             self.drive(file);
         }
+    }
+
+    /// Brings `range` after whatever anybody else waits for, and `next` after that, then calls `woken`. Does not block.
+    pub(super) fn fetch_behind_others(
+        self: &Arc<Self>,
+        file: &Arc<CachedFile>,
+        range: ByteRange,
+        next: ByteRange,
+        woken: Woken,
+    ) {
+        let whole = ByteRange::new(0, file.size_bytes());
+        let mut guard = file.state.lock();
+        let state = &mut *guard;
+        if let Some(error) = file.refusal(state) {
+            drop(guard);
+            return woken(Err(error));
+        }
+        for wanted in [range, next] {
+            for missing in state.extents.missing(in_blocks(wanted, whole)) {
+                state.pieces.want(missing, Priority::Warm);
+            }
+        }
+        if state.extents.contains(range) {
+            drop(guard);
+            woken(Ok(()));
+        } else {
+            state.pieces.wait_behind_others(range, woken);
+            drop(guard);
+        }
+        self.drive(file);
     }
 
     /// Sees to it that the queued pieces of a file get going.

@@ -10,6 +10,8 @@ use super::extents::ExtentMap;
 use super::pieces::Pieces;
 use super::policy::{Place, Queue, Usage};
 use super::record::{FileRecord, ObjectId, occupied_bytes};
+use super::staying::Stay;
+use super::sums::FreshSums;
 use super::trimming::Trimming;
 use crate::backend::{Placed, SourceFile};
 use crate::io::IoFile;
@@ -63,6 +65,8 @@ pub(super) struct State {
     /// Fetched ahead, and not read since.
     pub unread: ExtentMap,
     pub trimming: Trimming,
+    pub stay: Stay,
+    pub sums: FreshSums,
 }
 
 #[derive(Clone, Copy)]
@@ -81,6 +85,8 @@ pub(super) enum Gone {
     Changed,
     /// Evicted or replaced; opening it anew begins afresh.
     Dropped,
+    /// Its object is not what was stored.
+    Damaged,
 }
 
 impl State {
@@ -101,6 +107,10 @@ impl CachedFile {
     ) -> Arc<Self> {
         let bypass = directory.is_none();
         let stored = record.is_some();
+        let stay = match &record {
+            Some(record) if record.place.queue == Queue::PINNED => Stay::Pinned,
+            _ => Stay::ByPolicy,
+        };
         let (extents, object, filled_at_seconds) = match record {
             Some(record) => (
                 record.extents,
@@ -136,6 +146,8 @@ impl CachedFile {
                 pieces: Pieces::default(),
                 unread: ExtentMap::new(),
                 trimming: Trimming::default(),
+                stay,
+                sums: FreshSums::default(),
             }),
             object_file: Mutex::new(None),
             users: AtomicUsize::new(0),
@@ -187,9 +199,10 @@ impl CachedFile {
         self.state.lock().gone.is_some()
     }
 
-    /// The backend was seen to have another version.
+    /// Nobody is to begin to read it: the backend was seen to have another version, or the object is damaged.
     pub fn is_changed(&self) -> bool {
-        self.state.lock().gone == Some(Gone::Changed)
+        let gone = self.state.lock().gone;
+        matches!(gone, Some(Gone::Changed | Gone::Damaged))
     }
 
     /// Bytes of this version were given out while it was being written: nobody may keep them as the version's.
@@ -221,7 +234,8 @@ impl CachedFile {
     }
 
     pub(super) fn has_served(&self, state: &State, range: ByteRange) -> bool {
-        state.gone != Some(Gone::Changed) && self.is_served() && state.extents.contains(range)
+        let may_serve = matches!(state.gone, None | Some(Gone::Dropped));
+        may_serve && self.is_served() && state.extents.contains(range)
     }
 
     /// The cached extents, for `seek` and for showing.
@@ -432,6 +446,7 @@ impl CachedFile {
         state.object.take_if(|object| object.id == id)?;
         let occupied = occupied_bytes(&state.extents);
         state.extents.clear();
+        state.sums = FreshSums::default();
         state.filled_at_seconds = crate::clock::wall_clock().seconds;
         Some(occupied)
     }

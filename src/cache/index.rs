@@ -10,6 +10,8 @@ use super::layout::INDEX_FILE;
 use super::policy::{Place, Queue};
 use super::record::{FileRecord, ObjectId};
 use super::storage;
+use super::sum_table::{self, SUMS};
+use super::sums::NotedSums;
 use super::write_budget::Written;
 use crate::io::{Io, is_no_room};
 use crate::types::FileKey;
@@ -17,7 +19,7 @@ use parking_lot::RwLock;
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition, TableError};
 use std::sync::Arc;
 
-const FILES: TableDefinition<&[u8], &[u8]> = TableDefinition::new("files");
+pub(super) const FILES: TableDefinition<&[u8], &[u8]> = TableDefinition::new("files");
 /// Order of a place (big endian, 8 bytes), then file key, so that the first of a queue come first.
 const AGES: TableDefinition<&[u8], ()> = TableDefinition::new("ages");
 const COUNTS: TableDefinition<&str, u64> = TableDefinition::new("counts");
@@ -29,6 +31,8 @@ const COUNT_CLOCK: &str = "access_clock";
 const COUNT_PROBATION: &str = "probation_bytes";
 const COUNT_WRITTEN_DAY: &str = "written_day";
 const COUNT_WRITTEN: &str = "written_bytes";
+const COUNT_PINNED_FILES: &str = "pinned_files";
+const COUNT_PINNED: &str = "pinned_bytes";
 
 #[derive(Debug, thiserror::Error)]
 pub enum IndexError {
@@ -41,13 +45,20 @@ pub enum IndexError {
 }
 
 /// redb has one error type per call; all fold into its own sum type.
-fn fold<E: Into<redb::Error>>(error: E) -> IndexError {
+pub(super) fn fold<E: Into<redb::Error>>(error: E) -> IndexError {
     match error.into() {
         redb::Error::Io(error) if is_no_room(&error) => IndexError::NoRoom,
         // Whoever met the error before knows what it was: the index is opened anew, or the directory out of use.
         redb::Error::PreviousIo => IndexError::NoRoom,
         error => IndexError::Broken(error),
     }
+}
+
+/// Files in [`Queue::PINNED`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Pinned {
+    pub files: u64,
+    pub bytes: u64,
 }
 
 /// Running totals kept in the index.
@@ -60,6 +71,7 @@ pub struct Totals {
     pub access_clock: u64,
     /// Of the occupied bytes, those of files on probation.
     pub probation_bytes: u64,
+    pub pinned: Pinned,
     /// To the disk, on the last day that something was.
     pub written: Written,
 }
@@ -82,6 +94,8 @@ pub enum Change {
     Move(FileKey, Place),
     /// An entry of this order that leads to no readable record.
     DropAge(FileKey, u64),
+    /// Checksums of an object; nothing if the record tells of another one. After the record that claims the blocks.
+    Sum(FileKey, ObjectId, NotedSums),
 }
 
 /// Lookups may wait for the local disk; commits always do.
@@ -116,7 +130,7 @@ impl Index {
         self.database.read().is_some()
     }
 
-    fn database(&self) -> Result<Arc<Database>, IndexError> {
+    pub(super) fn database(&self) -> Result<Arc<Database>, IndexError> {
         self.database.read().clone().ok_or(IndexError::NoRoom)
     }
 
@@ -140,6 +154,10 @@ impl Index {
             next_object: count(COUNT_NEXT_OBJECT)?,
             access_clock: count(COUNT_CLOCK)?,
             probation_bytes: count(COUNT_PROBATION)?,
+            pinned: Pinned {
+                files: count(COUNT_PINNED_FILES)?,
+                bytes: count(COUNT_PINNED)?,
+            },
             written: Written {
                 day: count(COUNT_WRITTEN_DAY)?,
                 bytes: count(COUNT_WRITTEN)?,
@@ -171,17 +189,21 @@ impl Index {
             let mut files = transaction.open_table(FILES).map_err(fold)?;
             let mut ages = transaction.open_table(AGES).map_err(fold)?;
             let mut counts = transaction.open_table(COUNTS).map_err(fold)?;
+            let mut sums = transaction.open_table(SUMS).map_err(fold)?;
             let count = |counts: &redb::Table<&str, u64>, name| -> Result<u64, IndexError> {
                 Ok(counts.get(name).map_err(fold)?.map_or(0, |v| v.value()))
             };
             totals.files = count(&counts, COUNT_FILES)?;
             totals.occupied_bytes = count(&counts, COUNT_BYTES)?;
             totals.probation_bytes = count(&counts, COUNT_PROBATION)?;
+            totals.pinned.files = count(&counts, COUNT_PINNED_FILES)?;
+            totals.pinned.bytes = count(&counts, COUNT_PINNED)?;
             for change in changes {
                 let (Change::Put(key, _)
                 | Change::Remove(key, _)
                 | Change::Move(key, _)
-                | Change::DropAge(key, _)) = change;
+                | Change::DropAge(key, _)
+                | Change::Sum(key, ..)) = change;
                 let before = {
                     let held = files.get(&*key.0).map_err(fold)?;
                     held.map(|bytes| FileRecord::decode(bytes.value()).ok())
@@ -190,6 +212,12 @@ impl Index {
                     // Unless the file came back to the same place.
                     if !matches!(&before, Some(Some(record)) if record.place.order() == *age) {
                         ages.remove(&*age_key(*age, key)).map_err(fold)?;
+                    }
+                    continue;
+                }
+                if let Change::Sum(_, object, noted) = change {
+                    if matches!(&before, Some(Some(record)) if record.object == *object) {
+                        sum_table::note(&mut sums, *object, noted).map_err(fold)?;
                     }
                     continue;
                 }
@@ -203,13 +231,16 @@ impl Index {
                     (Change::Remove(_, object), Some(Some(record))) if record.object != *object => {
                         continue;
                     }
-                    (Change::Remove(..) | Change::DropAge(..), _) => None,
+                    (Change::Remove(..) | Change::DropAge(..) | Change::Sum(..), _) => None,
                 };
                 if let Some(before) = &before {
                     totals.files = totals.files.saturating_sub(1);
                     // A damaged record's age goes by DropAge when it comes up for eviction.
                     if let Some(record) = before {
                         totals.forget(record);
+                        if after.as_ref().map(|after| after.object) != Some(record.object) {
+                            sum_table::drop_object(&mut sums, record.object).map_err(fold)?;
+                        }
                         ages.remove(&*age_key(record.place.order(), key))
                             .map_err(fold)?;
                     }
@@ -237,6 +268,8 @@ impl Index {
                 (COUNT_WRITTEN_DAY, clocks.written.day),
                 (COUNT_WRITTEN, clocks.written.bytes),
                 (COUNT_PROBATION, totals.probation_bytes),
+                (COUNT_PINNED_FILES, totals.pinned.files),
+                (COUNT_PINNED, totals.pinned.bytes),
             ] {
                 counts.insert(name, value).map_err(fold)?;
             }
@@ -304,6 +337,10 @@ impl Totals {
         if record.place.queue == Queue::PROBATION {
             self.probation_bytes += bytes;
         }
+        if record.place.queue == Queue::PINNED {
+            self.pinned.files += 1;
+            self.pinned.bytes += bytes;
+        }
     }
 
     fn forget(&mut self, record: &FileRecord) {
@@ -311,6 +348,10 @@ impl Totals {
         self.occupied_bytes = self.occupied_bytes.saturating_sub(bytes);
         if record.place.queue == Queue::PROBATION {
             self.probation_bytes = self.probation_bytes.saturating_sub(bytes);
+        }
+        if record.place.queue == Queue::PINNED {
+            self.pinned.files = self.pinned.files.saturating_sub(1);
+            self.pinned.bytes = self.pinned.bytes.saturating_sub(bytes);
         }
     }
 }

@@ -23,8 +23,10 @@
 //! - `extents`: which bytes are there
 //! - `space`: the limit; `room`: a disk that others fill; `watermarks`: when files go; `write_budget`: what is
 //!   written in a day
+//! - `sums`: checksums of blocks; `sum_table`: as the index keeps them; `checked`: reads that are checked; `scrub`: all is,
+//!   in the background
 //! - `policy`: which file goes; `ranking`: what it is told of them; `reclaim`: eviction; `trimming`: of
-//!   parts of files in use; `recovery`: the sweep after start-up; `spread`: which directory holds what
+//!   parts of files in use; `staying`: what no policy is asked about; `pins`: which names are pinned; `allowance`: how much of that there may be; `warming`: whole files fetched behind all others; `recovery`: the sweep after start-up; `spread`: which directory holds what
 
 use crate::backend::deadline::Timers;
 use crate::backend::health::Health;
@@ -39,6 +41,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+pub use allowance::Allowance;
 pub use changing::Followers;
 pub use directory::{CacheDirectory, OpenError};
 pub use fetch::FetchError;
@@ -47,8 +50,11 @@ pub use keeping::Keeping;
 pub use kept::Keep;
 pub use layout::{LayoutError, check as check_layout};
 pub use own_times::has_bytes_of;
+pub use pins::PinList;
 pub use reclaim::Evicted;
+pub use warming::Errand;
 
+mod allowance;
 mod changing;
 mod checkpoint;
 mod content;
@@ -66,6 +72,7 @@ mod objects;
 mod own_times;
 mod pacing;
 mod pieces;
+mod pins;
 pub mod policy;
 mod ranking;
 mod reading;
@@ -74,14 +81,20 @@ mod record;
 mod recovery;
 mod room;
 mod scheduler;
+pub mod scrub;
 mod server_clock;
 mod settling;
 mod space;
 mod spread;
+mod staying;
 pub mod storage;
+mod sum_table;
+mod sums;
+mod checked;
 mod unread;
 mod trimming;
 mod verify;
+mod warming;
 pub mod watermarks;
 mod whole;
 mod write_budget;
@@ -101,6 +114,7 @@ pub struct CacheSettings {
     pub min_file_size_bytes: u64,
     /// Time between checkpoints of the index.
     pub checkpoint_interval: Duration,
+    pub scrub: scrub::ScrubSettings,
 }
 
 /// Gives a buffer of at least so many bytes, from a pool or of its own.
@@ -136,11 +150,15 @@ pub struct Cache {
     directories: Vec<Arc<CacheDirectory>>,
     backend: Arc<dyn Backend>,
     demand_lane: Arc<Lane>,
+    checks_lane: Arc<Lane>,
     timers: Arc<Timers>,
     health: Arc<Health>,
     scheduler: Mutex<scheduler::Scheduler>,
     server_clock: server_clock::ServerClock,
     reclaim: reclaim::Reclaim,
+    sessions: Mutex<allowance::Sessions>,
+    pins: PinList,
+    scrub: scrub::Scrub,
     take_buffer: TakeBuffer,
     pub metrics: Arc<CacheMetrics>,
     backend_metrics: Arc<BackendMetrics>,
@@ -157,6 +175,8 @@ pub struct CacheParts {
     pub directories: Vec<Arc<CacheDirectory>>,
     pub backend: Arc<dyn Backend>,
     pub demand_lane: Arc<Lane>,
+    /// For reads that are checked: waits for the local disk only.
+    pub checks_lane: Arc<Lane>,
     pub timers: Arc<Timers>,
     pub health: Arc<Health>,
     pub take_buffer: TakeBuffer,
@@ -167,16 +187,21 @@ pub struct CacheParts {
 impl Cache {
     /// Starts the checkpoint, reclaim and sweep threads.
     pub fn start(parts: CacheParts) -> io::Result<Arc<Self>> {
+        let pins = PinList::load(&parts.directories);
         let cache = Arc::new(Self {
             settings: parts.settings,
             directories: parts.directories,
             backend: parts.backend,
             demand_lane: parts.demand_lane,
+            checks_lane: parts.checks_lane,
             timers: parts.timers,
             health: parts.health,
             scheduler: Mutex::default(),
             server_clock: server_clock::ServerClock::default(),
             reclaim: reclaim::Reclaim::default(),
+            sessions: Mutex::default(),
+            pins,
+            scrub: scrub::Scrub::default(),
             take_buffer: parts.take_buffer,
             metrics: parts.metrics,
             backend_metrics: parts.backend_metrics,
@@ -191,6 +216,13 @@ impl Cache {
             cache.spawn("cache-checkpoint", |cache| cache.checkpoint_loop())?,
             cache.spawn("cache-sweep", |cache| cache.sweep())?,
         ];
+        if cache.settings.scrub.checksums != scrub::Checksums::None {
+            cache
+                .directories
+                .iter()
+                .for_each(|directory| directory.unsummed.want());
+            threads.push(cache.spawn("cache-scrub", |cache| cache.scrub_loop())?);
+        }
         cache.threads.lock().append(&mut threads);
         cache.reclaim.wake();
         Ok(cache)
@@ -216,6 +248,7 @@ impl Cache {
             }
             let last = *stopping;
             drop(stopping);
+            self.tend_sessions();
             for directory in &self.directories {
                 directory.checkpoint();
                 if directory.doomed_count() > 0 || directory.look_at_room().is_short() {
@@ -224,6 +257,9 @@ impl Cache {
             }
             if last {
                 return;
+            }
+            if self.has_unsummed_files() {
+                self.scrub.wake();
             }
         }
     }
@@ -242,6 +278,7 @@ impl Cache {
         *self.stopping.lock() = true;
         self.stop.notify_all();
         self.reclaim.stop();
+        self.scrub.stop();
         for thread in std::mem::take(&mut *self.threads.lock()) {
             let _ = thread.join();
         }

@@ -33,6 +33,7 @@ enum Removal {
 pub(super) enum Eviction {
     Evicted { bytes: u64 },
     InUse,
+    Pinned,
     NoRecord,
 }
 
@@ -129,6 +130,7 @@ impl CacheDirectory {
     /// Removes the object of a file that nobody uses, and its record with the next checkpoint.
     pub(super) fn evict(&self, key: &FileKey) -> io::Result<Eviction> {
         let _opening = self.opening.lock();
+        let _no_scrub = self.scrubbing.lock();
         let (active, record) = match self.look_up(key) {
             Ok(found) => found,
             Err(error) => {
@@ -143,6 +145,9 @@ impl CacheDirectory {
                 false => Eviction::NoRecord,
             });
         };
+        if self.is_pinned(&record, active.as_ref()) {
+            return Ok(Eviction::Pinned);
+        }
         let object = record.object;
         if active
             .as_ref()

@@ -19,6 +19,8 @@ pub(super) type Woken = Box<dyn FnOnce(Result<(), FetchError>) + Send>;
 pub(super) enum Priority {
     Demand,
     Ahead,
+    /// After all others.
+    Warm,
 }
 
 #[derive(Default)]
@@ -160,6 +162,11 @@ impl Pieces {
         }
     }
 
+    /// The same for somebody whom all others go before.
+    pub fn wait_behind_others(&mut self, range: ByteRange, woken: Woken) {
+        self.waiters.push(Waiter { range, woken });
+    }
+
     /// Somebody waits until all of a range is there that this is a part of.
     pub fn is_awaited(&self, part: &ByteRange) -> bool {
         self.waiters
@@ -227,10 +234,10 @@ impl Pieces {
             .is_some_and(|piece| piece.is_ahead)
     }
 
-    /// Gives up the readahead that has not begun and nobody waits for.
+    /// Gives up what has not begun and nobody waits for.
     pub fn give_up_ahead(&mut self) {
         self.pieces
-            .retain(|_, piece| piece.in_flight || piece.priority != Priority::Ahead);
+            .retain(|_, piece| piece.in_flight || piece.priority == Priority::Demand);
     }
 
     /// A piece is in the object. Whether the caller is to start a verification.

@@ -4,10 +4,12 @@
 
 use super::checkpoint::Use;
 use super::directory::CacheDirectory;
+use super::file::CachedFile;
 use super::index::IndexError;
 use super::policy::{
     Entry, EvictionPolicy, Heads, Moment, Place, PolicyKind, QUEUES, Queue, Usage,
 };
+use super::reclaim::Pass;
 use super::record::FileRecord;
 use super::spread;
 use crate::io::ALIGNMENT_BYTES;
@@ -80,9 +82,20 @@ impl CacheDirectory {
     }
 
     /// Where a file stands whose record is about to be written.
-    pub(super) fn place_of(&self, key: &FileKey, record: &FileRecord, used: Option<&Use>) -> Place {
+    pub(super) fn place_of(
+        &self,
+        file: &CachedFile,
+        record: &FileRecord,
+        used: Option<&Use>,
+    ) -> Place {
+        if let Some(place) = self.place_to_stay(file.stay()) {
+            return place;
+        }
+        let key = &file.key;
         match self.index.get(key) {
-            Ok(Some(before)) if before.object == record.object => {
+            Ok(Some(before))
+                if before.object == record.object && before.place.queue != Queue::PINNED =>
+            {
                 let moved = self.moved_place(&before, used);
                 moved.unwrap_or(before.place)
             }
@@ -98,6 +111,9 @@ impl CacheDirectory {
     /// The new place of a file in use, if that is worth noting.
     pub(super) fn moved_place(&self, record: &FileRecord, used: Option<&Use>) -> Option<Place> {
         let used = used?;
+        if self.staying.covers(record.place) {
+            return None;
+        }
         let policy = self.ranking.policy.lock();
         policy.used(record.place, used.usage, self.moment(used.clock))
     }
@@ -139,6 +155,8 @@ pub(super) struct Victims<'a> {
     directory: &'a CacheDirectory,
     /// What has come in and is not in the index yet may have to go before what is.
     waits_for_unplaced: bool,
+    /// What is being warmed up goes like all else.
+    takes_warmed: bool,
     queues: [Ahead; QUEUES],
 }
 
@@ -151,10 +169,11 @@ struct Ahead {
 }
 
 impl<'a> Victims<'a> {
-    pub fn new(directory: &'a CacheDirectory, waits_for_unplaced: bool) -> Self {
+    pub fn new(directory: &'a CacheDirectory, pass: Pass) -> Self {
         Self {
             directory,
-            waits_for_unplaced,
+            waits_for_unplaced: pass == Pass::Careful,
+            takes_warmed: pass == Pass::Everything,
             queues: Default::default(),
         }
     }
@@ -162,7 +181,7 @@ impl<'a> Victims<'a> {
     /// The next file with its order in the index; `None` where there is none, or none to go before those that the index
     /// does not know yet.
     pub fn next(&mut self) -> Result<Option<(u64, FileKey)>, IndexError> {
-        for queue in Queue::all() {
+        for queue in Queue::all().filter(|queue| *queue != Queue::PINNED) {
             self.look_ahead(queue)?;
         }
         let heads = self.heads();
@@ -188,7 +207,9 @@ impl<'a> Victims<'a> {
     fn heads(&self) -> Heads {
         let position = |ahead: &Ahead| {
             let (order, _) = ahead.batch.front()?;
-            Some(Place::from_bits(*order).position)
+            let place = Place::from_bits(*order);
+            let stays = !self.takes_warmed && self.directory.staying.covers(place);
+            (!stays).then_some(place.position)
         };
         let ranking = &self.directory.ranking;
         let noted_bytes = ranking.noted_bytes.load(Ordering::Relaxed);

@@ -27,7 +27,9 @@ impl Cache {
         let Some(began) = file.begin_read(range) else {
             return Attempt::Missing(buffer);
         };
-        let Some(object) = file.open_object_file() else {
+        let is_checked = self.settings.scrub.checksums.at_read();
+        let object = file.open_object_file().filter(|_| !is_checked);
+        let Some(object) = object else {
             return Attempt::OnDisk(buffer);
         };
         match object.read_cached(&mut buffer[..length], offset) {
@@ -79,6 +81,9 @@ impl Cache {
         buffer: Buffer,
         done: ReadDone,
     ) {
+        if self.settings.scrub.checksums.at_read() {
+            return self.read_checked(file, range, buffer, done);
+        }
         let length = range.length_bytes() as usize;
         // Trimmed since it was found there: holes are no bytes of the file.
         let Some(began) = file.begin_read(range) else {
@@ -129,7 +134,7 @@ impl Cache {
     }
 
     /// The object turned out not to be there: its bytes are fetched again, once.
-    fn read_anew(
+    pub(super) fn read_anew(
         self: &Arc<Self>,
         file: &Arc<CachedFile>,
         range: ByteRange,
@@ -150,7 +155,7 @@ impl Cache {
     }
 
     /// Reads from the backend on one of its threads, nothing kept. The version must be the file's before and after.
-    fn read_past(
+    pub(super) fn read_past(
         self: &Arc<Self>,
         file: &Arc<CachedFile>,
         range: ByteRange,

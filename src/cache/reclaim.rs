@@ -65,13 +65,15 @@ impl Reclaim {
 
 /// How much regard is had for what speaks against an eviction.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Pass {
+pub(super) enum Pass {
     /// Nothing goes that was used since the last checkpoint, nor what has proved its worth before what has just come in.
     Careful,
     /// The policy spares what was hit.
     Fair,
     /// Room has to be made.
     Forced,
+    /// What is being warmed up goes, too.
+    Everything,
 }
 
 /// What an eviction did.
@@ -81,6 +83,8 @@ pub struct Evicted {
     pub bytes: u64,
     /// Files that stay because they are open, mapped or being filled.
     pub in_use: u64,
+    /// Files that stay because they are pinned.
+    pub pinned: u64,
 }
 
 impl Cache {
@@ -127,7 +131,7 @@ impl Cache {
             // Readahead may end after the checkpoint, and has no record before the next.
             for _ in 0..EVICT_ALL_ROUNDS {
                 directory.checkpoint();
-                let evicted = directory.evict_while(|_| true, Pass::Forced, None);
+                let evicted = directory.evict_while(|_| true, Pass::Everything, None);
                 total.files += evicted.files;
                 total.bytes += evicted.bytes;
                 in_use = evicted.in_use;
@@ -137,6 +141,7 @@ impl Cache {
             }
             directory.checkpoint();
             total.in_use += in_use;
+            total.pinned += directory.staying.pinned().files;
         }
         total
     }
@@ -161,7 +166,7 @@ impl CacheDirectory {
         let is_missing = |bytes: u64, files: u64| bytes < wanted_bytes || files < wanted_files;
         let fair = self.evict_while(|now| is_missing(now.bytes, now.files), Pass::Fair, None);
         let more = |now: &Evicted| is_missing(fair.bytes + now.bytes, fair.files + now.files);
-        fair.bytes + self.evict_while(more, Pass::Forced, None).bytes
+        fair.bytes + self.evict_while(more, Pass::Everything, None).bytes
     }
 
     /// In the order of the eviction policy, while `more` says so; with `trims` parts of what is in use, too, which
@@ -173,7 +178,7 @@ impl CacheDirectory {
         mut trims: Option<&mut Vec<Trimmed>>,
     ) -> Evicted {
         let mut evicted = Evicted::default();
-        let mut victims = Victims::new(self, pass == Pass::Careful);
+        let mut victims = Victims::new(self, pass);
         let mut spared_in_a_row = 0;
         while more(&evicted) {
             let (order, key) = match victims.next() {
@@ -187,7 +192,8 @@ impl CacheDirectory {
             if pass == Pass::Careful && self.was_used_lately(&key) {
                 continue;
             }
-            let may_spare = pass != Pass::Forced && spared_in_a_row < SPARED_IN_A_ROW_MAX;
+            let may_spare =
+                matches!(pass, Pass::Careful | Pass::Fair) && spared_in_a_row < SPARED_IN_A_ROW_MAX;
             if may_spare && self.spare(&key) {
                 spared_in_a_row += 1;
                 continue;
@@ -212,6 +218,7 @@ impl CacheDirectory {
         match self.evict(key) {
             Ok(Eviction::NoRecord) => return false,
             Ok(Eviction::InUse) => evicted.in_use += 1,
+            Ok(Eviction::Pinned) => evicted.pinned += 1,
             Ok(Eviction::Evicted { bytes }) => {
                 self.metrics.objects_evicted.add(1);
                 evicted.files += 1;

@@ -67,6 +67,17 @@ impl FileRecord {
         occupied_bytes(&self.extents)
     }
 
+    pub fn is_complete(&self) -> bool {
+        self.extents
+            .contains(ByteRange::new(0, self.version.size_bytes))
+    }
+
+    /// Since its first byte was filled.
+    pub fn is_older_than(&self, ttl_seconds: Option<i64>) -> bool {
+        let age_seconds = crate::clock::wall_clock().seconds - self.filled_at_seconds;
+        ttl_seconds.is_some_and(|ttl| age_seconds >= ttl)
+    }
+
     pub fn encode(&self) -> Vec<u8> {
         let header = Header {
             checksum: U32::new(0),

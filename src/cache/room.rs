@@ -6,6 +6,7 @@
 
 use super::directory::CacheDirectory;
 use super::index::{Change, IndexError};
+use super::pieces::PIECE_BYTES;
 use super::watermarks::{Look, Watermarks};
 use super::write_budget::today;
 use parking_lot::Mutex;
@@ -48,6 +49,13 @@ impl CacheDirectory {
             }
             has_room
         }
+    }
+
+    /// No more is written to it today than small files.
+    pub(super) fn has_written_all(&self) -> bool {
+        let written_bytes = self.written_today().bytes;
+        self.write_limit_bytes()
+            .is_some_and(|limit| limit.saturating_sub(written_bytes) < PIECE_BYTES)
     }
 
     /// Before the first fill.

@@ -1,4 +1,5 @@
-//! Which pieces go next, over all files: demand in the order it came, then readahead, of one file after the other.
+//! Which pieces go next, over all files: demand in the order it came, then readahead, of one file after the other, then
+//! warm-up in the same way.
 
 use super::Cache;
 use super::fetch::FetchError;
@@ -20,10 +21,11 @@ pub(super) struct Scheduler {
     in_flight: usize,
     demand: VecDeque<(Arc<CachedFile>, u64)>,
     ahead: Turns,
+    warm: Turns,
     pacing: Pacing,
 }
 
-/// Readahead by file: a file with a large window does not keep the others waiting.
+/// Pieces by file: a file with a large window does not keep the others waiting.
 #[derive(Default)]
 struct Turns(VecDeque<(Arc<CachedFile>, VecDeque<u64>)>);
 
@@ -60,7 +62,7 @@ impl Scheduler {
             return None;
         }
         let next = match self.demand.pop_front() {
-            None if self.pacing.has_room() => self.ahead.pop()?,
+            None if self.pacing.has_room() => self.ahead.pop().or_else(|| self.warm.pop())?,
             demanded => demanded?,
         };
         self.in_flight += 1;
@@ -75,6 +77,7 @@ impl Cache {
             match priority {
                 Priority::Demand => scheduler.demand.push_back((file.clone(), start)),
                 Priority::Ahead => scheduler.ahead.push(file, start),
+                Priority::Warm => scheduler.warm.push(file, start),
             }
         }
         drop(scheduler);
@@ -118,10 +121,14 @@ impl Cache {
             .lock()
             .pacing
             .depart(range.length_bytes(), Instant::now());
+        let source = match self.settings.scrub.checksums.at_fill() {
+            true => file.summed(source.source()),
+            false => source.source(),
+        };
         let (cache, filled) = (self.clone(), file.clone());
         let call = self.health.begin(CallKind::Transfer);
         object.submit_fill(
-            source.source(),
+            source,
             range.start,
             range.length_bytes(),
             Box::new(move |result| {

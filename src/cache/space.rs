@@ -118,6 +118,17 @@ impl Space {
         counts.excess_over(counts.low_bytes())
     }
 
+    /// What eviction ends at.
+    pub(super) fn low_bytes(&self) -> u64 {
+        self.counts.lock().low_bytes()
+    }
+
+    /// Whether so much more is within the limit.
+    pub(super) fn has_place_for(&self, bytes: u64) -> bool {
+        let counts = *self.counts.lock();
+        counts.used_bytes + counts.reserved_bytes + bytes <= counts.limit_bytes
+    }
+
     /// Whether eviction is to begin.
     pub fn wants_room(&self) -> bool {
         let was_refused = std::mem::take(&mut self.counts.lock().was_refused);

@@ -7,7 +7,7 @@
 
 use super::directory::CacheDirectory;
 use super::extents::ExtentMap;
-use super::file::CachedFile;
+use super::file::{CachedFile, State};
 use super::pieces::PIECE_BYTES;
 use super::record::{ObjectId, occupied};
 use crate::io::IoFile;
@@ -33,6 +33,17 @@ pub(super) struct Trimmed {
     id: ObjectId,
     ranges: Vec<ByteRange>,
     bytes: u64,
+}
+
+/// What became of bytes that are to be fetched again.
+pub(super) enum Cut {
+    Parts(Trimmed),
+    /// They are part of an object that goes whole or not at all.
+    Whole,
+    /// Something else is under way.
+    Busy,
+    /// They are not there any more.
+    Nothing,
 }
 
 impl Trimming {
@@ -87,7 +98,7 @@ impl Trimming {
 }
 
 /// The extents, cut at multiples of [`PIECE_BYTES`].
-fn in_pieces(extents: &ExtentMap) -> Vec<ByteRange> {
+pub(super) fn in_pieces(extents: &ExtentMap) -> Vec<ByteRange> {
     let mut parts = Vec::new();
     for range in extents.ranges() {
         let mut start = range.start;
@@ -118,7 +129,7 @@ impl CachedFile {
     }
 
     fn begin_trim(self: &Arc<Self>, wanted_bytes: u64) -> Option<Trimmed> {
-        let object = self.kept_object_file()?;
+        let object = self.kept_object_file().filter(|_| !self.is_to_stay())?;
         let mut guard = self.state.lock();
         let state = &mut *guard;
         let id = state.object.filter(|object| object.trusted)?.id;
@@ -130,20 +141,67 @@ impl CachedFile {
         let mut ranges = state.trimming.pick(&state.extents, wanted_bytes);
         // Whoever waits for the rest of what it reads would wait for good.
         ranges.retain(|range| !state.pieces.is_awaited(range));
-        let bytes = ranges.iter().map(|range| occupied(*range)).sum();
-        if bytes == 0 {
+        if ranges.is_empty() {
             return None;
         }
-        ranges.iter().for_each(|range| state.extents.remove(*range));
+        Some(self.take_out(state, object, id, ranges))
+    }
+
+    fn take_out(
+        self: &Arc<Self>,
+        state: &mut State,
+        object: Arc<dyn IoFile>,
+        id: ObjectId,
+        ranges: Vec<ByteRange>,
+    ) -> Trimmed {
+        for range in &ranges {
+            state.extents.remove(*range);
+            state.sums.make_void(*range);
+        }
         state.trimming.is_under_way = true;
         self.trims.fetch_add(1, Ordering::AcqRel);
-        Some(Trimmed {
+        Trimmed {
             file: self.clone(),
             object,
             id,
+            bytes: ranges.iter().map(|range| occupied(*range)).sum(),
             ranges,
-            bytes,
-        })
+        }
+    }
+
+    /// Takes whole blocks out of the extents, to be followed by [`CacheDirectory::finish_trims`]. An object that is complete
+    /// may have been the kernel's in an earlier life: only if nobody has it now. Waits for the local disk.
+    pub(super) fn cut_out(self: &Arc<Self>, wanted: &[ByteRange]) -> Cut {
+        let Ok(Some(object)) = self.object_file() else {
+            return Cut::Nothing;
+        };
+        let is_exclusive = object.is_exclusive();
+        let mut guard = self.state.lock();
+        let state = &mut *guard;
+        let is_there = |range: &&ByteRange| state.extents.contains(**range);
+        let ranges: Vec<ByteRange> = wanted.iter().filter(is_there).copied().collect();
+        let Some(stored) = state.object.filter(|_| state.gone.is_none()) else {
+            return Cut::Nothing;
+        };
+        if ranges.is_empty() {
+            return Cut::Nothing;
+        }
+        let is_awaited = ranges.iter().any(|range| state.pieces.is_awaited(range));
+        if state.trimming.is_under_way || state.pieces.whole || is_awaited {
+            return Cut::Busy;
+        }
+        let cut_bytes: u64 = ranges.iter().map(ByteRange::length_bytes).sum();
+        let is_complete = state.extents.contains(ByteRange::new(0, self.size_bytes()));
+        let is_all = cut_bytes == state.extents.total_bytes();
+        if state.given_to_kernel || is_all || is_complete && !is_exclusive {
+            return Cut::Whole;
+        }
+        let trimmed = self.take_out(state, object, stored.id, ranges);
+        drop(guard);
+        if let Some(directory) = &self.directory {
+            directory.note_trim(&trimmed);
+        }
+        Cut::Parts(trimmed)
     }
 
     /// The extents are back where nothing was punched; false when the file has given its object up meanwhile.
@@ -162,9 +220,13 @@ impl CacheDirectory {
     /// Takes parts of a file that is in use out of its extents, if it is one that can lose some.
     pub(super) fn begin_trim(&self, file: &Arc<CachedFile>, wanted_bytes: u64) -> Option<Trimmed> {
         let trimmed = file.begin_trim(wanted_bytes)?;
-        self.space.begin_release(trimmed.bytes);
-        self.mark_dirty(file);
+        self.note_trim(&trimmed);
         Some(trimmed)
+    }
+
+    fn note_trim(&self, trimmed: &Trimmed) {
+        self.space.begin_release(trimmed.bytes);
+        self.mark_dirty(&trimmed.file);
     }
 
     /// Punches the holes, once the index claims none of these bytes. Blocks on the local disk.

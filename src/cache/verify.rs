@@ -81,7 +81,7 @@ impl Cache {
             self.cancel_reservations(file, ranges);
             let error = match gone {
                 Gone::Changed => FetchError::Changed,
-                Gone::Dropped => FetchError::Bypass,
+                Gone::Dropped | Gone::Damaged => FetchError::Bypass,
             };
             return self.fail_fetch(file, &error);
         }

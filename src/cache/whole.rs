@@ -109,6 +109,9 @@ impl Cache {
             self.reclaim.wake();
             return Err(FetchError::Bypass);
         }
+        if self.settings.scrub.checksums.at_fill() {
+            file.note_sums(&buffer[..size], 0);
+        }
         let written = file.ensure_object().and_then(|object| match object {
             Some(object) => object.write_all_at(&buffer[..size], 0).map(|()| true),
             None => Ok(false),

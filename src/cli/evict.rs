@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Exit status: 0 everything asked for is gone, 1 usage, 2 error (a cache directory out of use among them), 3 files in use were left."
+    after_help = "Exit status: 0 everything asked for is gone, 1 usage, 2 error (a cache directory out of use among them), 3 files in use, or pinned, were left."
 )]
 pub struct Arguments {
     /// The mount whose cache is meant
@@ -19,8 +19,8 @@ pub struct Arguments {
     paths: Vec<OsString>,
 }
 
-/// Some files are open or mapped and were left in the cache.
-const FILES_IN_USE: i32 = 3;
+/// Some files are open, mapped or pinned, and were left in the cache.
+const FILES_LEFT: i32 = 3;
 
 pub fn run(arguments: &Arguments) -> i32 {
     let paths = match wire_paths(arguments) {
@@ -32,13 +32,10 @@ pub fn run(arguments: &Arguments) -> i32 {
     };
     match ask(&arguments.mountpoint, &Request::Evict { paths }) {
         Ok(Reply::Evicted(evicted)) => {
-            say(&format!(
-                "{} files, {} bytes evicted; {} files in use left\n",
-                evicted.files, evicted.bytes, evicted.files_in_use
-            ));
-            match evicted.files_in_use {
+            say(&evicted.in_words());
+            match evicted.files_left() {
                 0 => exit_status::SUCCESS,
-                _ => FILES_IN_USE,
+                _ => FILES_LEFT,
             }
         }
         Ok(Reply::Error { message }) | Err(message) => {

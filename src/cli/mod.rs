@@ -3,16 +3,21 @@
 //! Exit statuses are those of mount(8): 0 it worked, 1 wrong usage or permissions, 2 system error, 32
 //! the mount (or unmount) failed. `check` exits 1 when the daemon cannot run on this machine.
 //!
-//! - `mount`, `umount`, `status`, `evict`, `check`, `options`: the subcommands
+//! - `mount`, `umount`, `status`, `evict`, `scrub`, `warm`, `pin` (and `unpin`), `check`, `options`: the subcommands
+//! - `located`: where a path of the command line lies
 //! - `helper`: what mount(8) runs as /sbin/mount.cachefs
 
 mod check;
 mod evict;
 pub mod helper;
+mod located;
 mod mount;
 mod options;
+mod pin;
+mod scrub;
 mod status;
 mod umount;
+mod warm;
 
 use crate::daemon::error::exit_status;
 use clap::{Parser, Subcommand};
@@ -50,6 +55,14 @@ enum Command {
     Status(status::Arguments),
     /// Drop cached data of a mount; it is fetched again when it is read
     Evict(evict::Arguments),
+    /// Fetch files and trees into the cache before they are read, or say what is not there
+    Warm(warm::Arguments),
+    /// Keep files and trees in the cache, whatever else is read
+    Pin(pin::Arguments),
+    /// Let them go like all else
+    Unpin(pin::UnpinArguments),
+    /// Check what a mount has cached against its checksums, in the background
+    Scrub(scrub::Arguments),
     /// Show what this kernel and machine can do, and what is lost without it
     Check(check::Arguments),
     /// Print all mount options with their values and defaults, as Markdown
@@ -76,6 +89,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> i32 {
         Some(Command::Umount(arguments)) => umount::run(&arguments),
         Some(Command::Status(arguments)) => status::run(&arguments),
         Some(Command::Evict(arguments)) => evict::run(&arguments),
+        Some(Command::Warm(arguments)) => warm::run(&arguments),
+        Some(Command::Pin(arguments)) => pin::run(&arguments),
+        Some(Command::Unpin(arguments)) => pin::unpin(&arguments),
+        Some(Command::Scrub(arguments)) => scrub::run(&arguments),
         Some(Command::Check(arguments)) => check::run(&arguments),
         Some(Command::Options) => options::run(),
         None => exit_status::USAGE,

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-const EVICT_TIMEOUT: Duration = Duration::from_secs(3600);
+const WALK_TIMEOUT: Duration = Duration::from_secs(3600);
 const START_PATIENCE: Duration = Duration::from_secs(2);
 
 #[derive(Debug, clap::Args)]
@@ -64,10 +64,10 @@ fn patiently(connect: impl Fn() -> io::Result<Client>) -> io::Result<Client> {
     }
 }
 
-/// Evicting lasts as long as there are files to look at.
+/// What walks over trees lasts as long as there are files to look at.
 fn patience_with(request: &Request) -> Duration {
     match request {
-        Request::Evict { .. } => EVICT_TIMEOUT,
+        Request::Evict { .. } | Request::Pin { .. } => WALK_TIMEOUT,
         _ => ANSWER_TIMEOUT,
     }
 }

@@ -5,7 +5,7 @@ use crate::config::{
     Access, CacheSize, EngineChoice, EvictionPolicy, FreePercent, FsyncMode, LogLevel, LookupCache,
     PassthroughChoice, options_markdown,
 };
-use crate::config::{Identity, KeepWritten, LockPlace, WriteMode};
+use crate::config::{ChecksumKind, Identity, KeepWritten, LockPlace, WriteMode};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -79,10 +79,20 @@ fn every_option_sets_what_it_names() {
         }),
         ("write_limit=0", |s| *s == Settings::default()),
         ("checksum=none", |s| *s == Settings::default()),
+        ("checksum=scrub", |s| s.checksum == ChecksumKind::Scrub),
+        ("checksum=fill", |s| s.checksum == ChecksumKind::Fill),
+        ("checksum=read", |s| s.checksum == ChecksumKind::Read),
+        ("scrub_rate=100M", |s| s.scrub_bytes_per_second == 100 * MIB),
+        ("scrub_interval=1d", |s| {
+            s.scrub_interval == Duration::from_secs(86_400)
+        }),
         ("ttl=90m", |s| {
             s.cache_ttl == Some(Duration::from_secs(5400))
         }),
         ("ttl=0", |s| s.cache_ttl.is_none()),
+        ("pin_interval=10m", |s| {
+            s.pin_interval == Duration::from_secs(600)
+        }),
         ("ttl_hours=24", |s| {
             s.cache_ttl == Some(Duration::from_secs(86_400))
         }),
@@ -257,6 +267,8 @@ fn values_out_of_bounds_name_the_bounds() {
         ("cache_dir=relative", "absolute"),
         ("cache_dir=/a::/b", "absolute"),
         ("io_engine=aio", "auto|uring|blocking"),
+        ("checksum=crc64", "none|scrub|fill|read"),
+        ("scrub_rate=1K", "from 64K"),
     ] {
         let text = error_text(list);
         assert!(text.contains(wanted), "{list}: {text}");
@@ -320,7 +332,7 @@ fn an_unknown_option_is_refused_with_the_nearest_name() {
 
 #[test]
 fn a_capability_of_a_later_version_is_refused_by_name() {
-    for list in ["close=durable", "erasure=4+2", "checksum=crc64", "adaptive"] {
+    for list in ["close=durable", "erasure=4+2", "adaptive"] {
         let text = error_text(list);
         assert!(
             text.contains("not yet") && text.contains(list.split('=').next().unwrap()),

@@ -25,8 +25,14 @@ pub struct Settings {
     /// What may be written to the cache disks in a day; `None`: as much as comes.
     pub write_limit_bytes: Option<u64>,
     pub checksum: ChecksumKind,
+    /// The most that is read in a second to check what is cached.
+    pub scrub_bytes_per_second: u64,
+    /// All that is cached is checked so often.
+    pub scrub_interval: Duration,
     /// Content first fetched longer ago than this is fetched anew at the next open; `None`: kept for as long as it is right.
     pub cache_ttl: Option<Duration>,
+    /// What is pinned is looked through this often.
+    pub pin_interval: Duration,
     /// Reads of every handle come to the daemon and bypass the kernel's page cache.
     pub direct_io: bool,
     /// The largest readahead window of one stream; 0: none.
@@ -76,6 +82,12 @@ pub enum EvictionPolicy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChecksumKind {
     None,
+    /// Made after the fill.
+    Scrub,
+    /// Made during the fill.
+    Fill,
+    /// So, and checked at every read.
+    Read,
 }
 
 /// Who may use the mount.
@@ -228,7 +240,10 @@ impl Default for Settings {
             watermarks: Watermarks::default(),
             write_limit_bytes: None,
             checksum: ChecksumKind::None,
+            scrub_bytes_per_second: 32 * MIB,
+            scrub_interval: Duration::from_secs(7 * 86_400),
             cache_ttl: None,
+            pin_interval: Duration::from_secs(15 * 60),
             direct_io: false,
             readahead_max_bytes: 64 * MIB,
             min_cache_file_size_bytes: 0,

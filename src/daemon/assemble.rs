@@ -1,9 +1,10 @@
 //! Which component gets which setting: the only place where all of them are known.
 
-use super::control::{Evict, Evicted};
+use super::control::{ChangePins, Evict, Evicted, Scrub};
 use super::disks::{Disk, in_memory, open_disks, refuse_untouched, set_limits, warnings};
 use super::journalling;
 use super::offline::{find_backend, look_for};
+use super::pinning::change_pins;
 use super::prepare::Prepared;
 use super::report::Reporter;
 use super::status::Status;
@@ -14,10 +15,11 @@ use crate::backend::lanes::{Lane, LaneSettings};
 use crate::backend::observed::ObservedBackend;
 use crate::cache::names::Names;
 use crate::cache::policy::PolicyKind;
+use crate::cache::scrub::{Checksums, ScrubSettings};
 use crate::cache::{Cache, CacheParts, CacheSettings};
 use crate::config::{
-    Access, EngineChoice, EvictionPolicy, Identity, KeepWritten, LockPlace, LookupCache,
-    PassthroughChoice, Settings, WriteMode,
+    Access, ChecksumKind, EngineChoice, EvictionPolicy, Identity, KeepWritten, LockPlace,
+    LookupCache, PassthroughChoice, Settings, WriteMode,
 };
 use crate::events::InvalidationQueue;
 use crate::fs::operations::BackingRegistry;
@@ -45,7 +47,9 @@ const LOCK_THREADS: usize = 16;
 const DEMAND_THREADS: usize = 32;
 const WRITE_THREADS: usize = 32;
 const AHEAD_THREADS: usize = 16;
+const WARM_THREADS: usize = 32;
 const LOCAL_THREADS: usize = 4;
+const CHECK_THREADS: usize = 8;
 /// Threads that may hang in the backend for good before further calls are refused.
 const LOST_THREADS_MAX: usize = 256;
 const QUEUE_MAX: usize = 100_000;
@@ -63,6 +67,9 @@ pub struct Assembled {
     pub status: Box<dyn Fn() -> Status + Send + Sync>,
     /// Drops cached data: [`super::control::Request::Evict`].
     pub evict: Evict,
+    /// Keeps data in the cache, and lets go of it.
+    pub pins: ChangePins,
+    pub scrub: Scrub,
     /// What the administrator should hear at once, a sentence each.
     pub warnings: Vec<String>,
 }
@@ -108,12 +115,15 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
     };
     let timers = Timers::start().context("starting the timer thread")?;
 
+    // Local work must not be taken for calls on the backend.
+    let local_health = Health::new(health.settings(), Arc::default());
     let buffers = engine.clone();
     let cache = Cache::start(CacheParts {
         settings: cache_settings(settings),
         directories: disks.iter().map(|disk| disk.cache.clone()).collect(),
         backend: backend.clone(),
         demand_lane: lane("demand", DEMAND_THREADS, &health),
+        checks_lane: lane("checks", CHECK_THREADS, &local_health),
         timers: timers.clone(),
         health: health.clone(),
         take_buffer: Arc::new(move |length| buffers.take_buffer(length)),
@@ -121,8 +131,6 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
         backend_metrics: backend_metrics.clone(),
     })
     .context("starting the cache's threads")?;
-    // Local work must not be taken for calls on the backend.
-    let local_health = Health::new(health.settings(), Arc::default());
     let local_lane = lane("local", LOCAL_THREADS, &local_health);
     if let Some(back) = &back {
         journalling::carry_over(back, &cache, &local_lane);
@@ -142,6 +150,7 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
         write_lane: lane("writes", WRITE_THREADS, &health),
         changes_lane: lane("changes", CHANGE_THREADS, &health),
         ahead_lane: lane("ahead", AHEAD_THREADS, &health),
+        warm_lane: lane("warm", WARM_THREADS, &health),
         local_lane,
         health: health.clone(),
         timers,
@@ -187,12 +196,17 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
         in_memory: in_memory(prepared),
         reader_threads: reader_threads(settings),
     };
+    filesystem
+        .start_pins(settings.pin_interval)
+        .context("starting the thread that looks through what is pinned")?;
+    let (pinning, ending) = (filesystem.clone(), filesystem.clone());
     let evicting = filesystem;
-    let evictable = cache.clone();
+    let (evictable, scrubbed) = (cache.clone(), cache.clone());
     Ok(Assembled {
         warnings,
         wait: Box::new(move || serving.wait().map_err(anyhow::Error::from)),
         shutdown: Box::new(move || {
+            ending.stop_pins();
             if let Some(back) = &back {
                 journalling::shut_down(back);
             }
@@ -201,6 +215,13 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
             engine.shutdown();
         }),
         status: Box::new(move || reporter.status()),
+        pins: Box::new(move |change| change_pins(&pinning, change)),
+        scrub: Box::new(move || {
+            let asked = scrubbed.ask_for_scrub();
+            asked.context(
+                "mounted with checksum=none: there is nothing to compare what is cached with; mount with checksum=scrub",
+            )
+        }),
         evict: Box::new(move |paths| {
             let evicted = evicting.evict(paths).context("looking at the backend")?;
             refuse_untouched(&evictable, &evicted)?;
@@ -208,6 +229,7 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
                 files: evicted.files,
                 bytes: evicted.bytes,
                 files_in_use: evicted.in_use,
+                files_pinned: evicted.pinned,
             })
         }),
     })
@@ -278,6 +300,16 @@ fn cache_settings(settings: &Settings) -> CacheSettings {
         ttl: settings.cache_ttl,
         min_file_size_bytes: settings.min_cache_file_size_bytes,
         checkpoint_interval: CHECKPOINT_INTERVAL,
+        scrub: ScrubSettings {
+            checksums: match settings.checksum {
+                ChecksumKind::None => Checksums::None,
+                ChecksumKind::Scrub => Checksums::Scrub,
+                ChecksumKind::Fill => Checksums::Fill,
+                ChecksumKind::Read => Checksums::Read,
+            },
+            bytes_per_second: settings.scrub_bytes_per_second,
+            interval: settings.scrub_interval,
+        },
     }
 }
 
@@ -306,7 +338,7 @@ fn fs_settings(settings: &Settings) -> FsSettings {
         backend_timeout: settings.backend_timeout,
         stale: settings.stale,
         small_file_bytes: settings.small_file_size_bytes,
-        passthrough: settings.passthrough == PassthroughChoice::Auto,
+        passthrough: wants_passthrough(settings),
         direct_io: settings.direct_io,
         read_only: settings.mount_flags.read_only,
         write_back: settings.write_mode == WriteMode::Back,
@@ -322,6 +354,11 @@ fn fs_settings(settings: &Settings) -> FsSettings {
             block_bytes: settings.block_size_bytes,
         },
     }
+}
+
+/// What the kernel reads by itself nobody checks.
+fn wants_passthrough(settings: &Settings) -> bool {
+    settings.passthrough == PassthroughChoice::Auto && settings.checksum != ChecksumKind::Read
 }
 
 fn descriptors_max() -> usize {
@@ -369,9 +406,9 @@ fn mount_settings(settings: &Settings, prepared: &Prepared) -> MountSettings {
             default_permissions: true,
             flags,
         },
-        passthrough: match settings.passthrough {
-            PassthroughChoice::Auto => Passthrough::PlainDisk,
-            PassthroughChoice::Off => Passthrough::Off,
+        passthrough: match wants_passthrough(settings) {
+            true => Passthrough::PlainDisk,
+            false => Passthrough::Off,
         },
         locks: settings.locks == LockPlace::Backend,
         reader_threads: reader_threads(settings),

@@ -37,6 +37,17 @@ pub enum Request {
     Evict {
         paths: Vec<WirePath>,
     },
+    /// Keeps what these paths lead to in the cache.
+    Pin {
+        paths: Vec<WirePath>,
+    },
+    Unpin {
+        paths: Vec<WirePath>,
+    },
+    /// What is pinned.
+    Pins,
+    /// Has all that is cached checked from now on.
+    Scrub,
     /// Unmount and end, as SIGTERM does.
     Stop,
 }
@@ -47,8 +58,32 @@ pub enum Request {
 pub enum Reply {
     Status(Box<Status>),
     Evicted(Evicted),
+    /// Those asked for, or all.
+    Pins {
+        pins: Vec<Pin>,
+    },
+    /// `scrub.answered` of the status reaches this when it is done.
+    Scrubbing {
+        asked: u64,
+    },
     Stopping,
-    Error { message: String },
+    Error {
+        message: String,
+    },
+}
+
+/// A path that is pinned, as it was last looked through.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pin {
+    pub path: WirePath,
+    pub files: u64,
+    pub bytes: u64,
+    /// Not in the cache, or not yet.
+    pub missing_files: u64,
+    pub missing_bytes: u64,
+    /// Why something is missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
 }
 
 /// What an evict request did.
@@ -58,6 +93,33 @@ pub struct Evicted {
     pub bytes: u64,
     /// Files left because they are open or mapped.
     pub files_in_use: u64,
+    /// Files left because they are pinned.
+    #[serde(default)]
+    pub files_pinned: u64,
+}
+
+impl Evicted {
+    pub fn add(&mut self, other: &Self) {
+        self.files += other.files;
+        self.bytes += other.bytes;
+        self.files_in_use += other.files_in_use;
+        self.files_pinned += other.files_pinned;
+    }
+
+    pub fn files_left(&self) -> u64 {
+        self.files_in_use + self.files_pinned
+    }
+
+    pub fn in_words(&self) -> String {
+        let pinned = match self.files_pinned {
+            0 => String::new(),
+            files => format!(", {files} pinned files left: `nfs-cachefs unpin` lets them go"),
+        };
+        format!(
+            "{} files, {} bytes evicted; {} files in use left{pinned}\n",
+            self.files, self.bytes, self.files_in_use
+        )
+    }
 }
 
 /// A path in JSON: text where it is UTF-8, else its bytes.
@@ -89,30 +151,68 @@ impl From<WirePath> for PathBuf {
 /// Drops cached data of paths relative to the mount's root.
 pub type Evict = Box<dyn Fn(&[PathBuf]) -> anyhow::Result<Evicted> + Send + Sync>;
 
+/// What is to become of pins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PinChange {
+    Pin(Vec<PathBuf>),
+    Unpin(Vec<PathBuf>),
+    /// They are only told of.
+    Nothing,
+}
+
+/// Changes the pins; tells of those that were asked for, or of all.
+pub type ChangePins = Box<dyn Fn(PinChange) -> anyhow::Result<Vec<Pin>> + Send + Sync>;
+
+/// Has all that is cached checked; the number of the request.
+pub type Scrub = Box<dyn Fn() -> anyhow::Result<u64> + Send + Sync>;
+
 /// What the daemon does for each request. Each may block; none is called under a lock.
 pub struct Handlers {
     pub status: Box<dyn Fn() -> Status + Send + Sync>,
     pub evict: Evict,
+    pub pins: ChangePins,
+    pub scrub: Scrub,
     pub stop: Box<dyn Fn() + Send + Sync>,
 }
 
 impl Handlers {
+    fn change_pins(&self, change: PinChange) -> Reply {
+        let pins = (self.pins)(change);
+        pins.map_or_else(Reply::failed, |pins| Reply::Pins { pins })
+    }
+
     fn answer(&self, request: Request) -> Reply {
         match request {
             Request::Status => Reply::Status(Box::new((self.status)())),
             Request::Evict { paths } => {
-                let paths: Vec<PathBuf> = paths.into_iter().map(PathBuf::from).collect();
-                match (self.evict)(&paths) {
-                    Ok(evicted) => Reply::Evicted(evicted),
-                    Err(error) => Reply::Error {
-                        message: format!("{error:#}"),
-                    },
-                }
+                let evicted = (self.evict)(&local_paths(paths));
+                evicted.map_or_else(Reply::failed, Reply::Evicted)
             }
+            Request::Pin { paths } => self.change_pins(PinChange::Pin(local_paths(paths))),
+            Request::Unpin { paths } => self.change_pins(PinChange::Unpin(local_paths(paths))),
+            Request::Pins => self.change_pins(PinChange::Nothing),
+            Request::Scrub => match (self.scrub)() {
+                Ok(asked) => Reply::Scrubbing { asked },
+                Err(error) => Reply::Error {
+                    message: format!("{error:#}"),
+                },
+            },
             Request::Stop => {
                 (self.stop)();
                 Reply::Stopping
             }
+        }
+    }
+}
+
+fn local_paths(paths: Vec<WirePath>) -> Vec<PathBuf> {
+    paths.into_iter().map(PathBuf::from).collect()
+}
+
+impl Reply {
+    fn failed(error: anyhow::Error) -> Self {
+        Self::Error {
+            message: format!("{error:#}"),
         }
     }
 }

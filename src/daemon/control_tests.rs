@@ -8,6 +8,17 @@ struct Seen {
     stopped: AtomicUsize,
 }
 
+fn pin(path: &Path) -> Pin {
+    Pin {
+        path: path.into(),
+        files: 1,
+        bytes: 10,
+        missing_files: 0,
+        missing_bytes: 0,
+        trouble: None,
+    }
+}
+
 fn serve(directory: &Path, mountpoint: &Path) -> (ControlSocket, Arc<Seen>) {
     let seen = Arc::new(Seen::default());
     let (evicting, stopping) = (seen.clone(), seen.clone());
@@ -16,6 +27,7 @@ fn serve(directory: &Path, mountpoint: &Path) -> (ControlSocket, Arc<Seen>) {
             name: "test".to_owned(),
             ..Status::default()
         }),
+        scrub: Box::new(|| Ok(7)),
         evict: Box::new(move |paths| {
             anyhow::ensure!(
                 !paths.iter().any(|path| path == Path::new("bad")),
@@ -26,6 +38,11 @@ fn serve(directory: &Path, mountpoint: &Path) -> (ControlSocket, Arc<Seen>) {
                 files: paths.len() as u64,
                 ..Evicted::default()
             })
+        }),
+        pins: Box::new(|change| match change {
+            PinChange::Pin(paths) => Ok(paths.iter().map(|path| pin(path)).collect()),
+            PinChange::Unpin(_) => anyhow::bail!("not pinned"),
+            PinChange::Nothing => Ok(Vec::new()),
         }),
         stop: Box::new(move || {
             stopping.stopped.fetch_add(1, Ordering::AcqRel);
@@ -57,6 +74,17 @@ fn requests_reach_their_handlers_and_replies_come_back() {
     assert!(
         matches!(ask(&Request::Evict { paths }), Reply::Error { message } if message.contains("no such file"))
     );
+    let paths = vec![WirePath::from(odd)];
+    let pinned = Reply::Pins {
+        pins: vec![pin(odd)],
+    };
+    let request = Request::Pin {
+        paths: paths.clone(),
+    };
+    assert_eq!(ask(&request), pinned);
+    let refused = ask(&Request::Unpin { paths });
+    assert!(matches!(refused, Reply::Error { message } if message == "not pinned"));
+    assert_eq!(ask(&Request::Pins), Reply::Pins { pins: Vec::new() });
     assert_eq!(ask(&Request::Stop), Reply::Stopping);
     assert_eq!(seen.stopped.load(Ordering::Acquire), 1);
 }

@@ -11,11 +11,12 @@
 //! - `background`: going into the background and telling the caller how it went
 //! - `assemble`: which component gets which setting; `disks`: the cache directories; `journalling`: the journal,
 //!   `journal_status` what is told of it
+//! - `pinning`: what is told of pins
 //! - `offline`: a backend that is away at the start
 //! - `report`: the components' state, for `status`
 //! - `run`: serving until the end, signals, shutdown
 //! - `control`: the socket that `status`, `evict` and `umount` talk to
-//! - `status`: what `status --json` says for good
+//! - `status`: what `status --json` says for good; `status_of_scrub`: of checksums
 //! - `unmount`: ending a mount from outside, whatever state its daemon is in; `remount`: between ro and rw
 //! - `mount_table`: /proc/self/mountinfo
 //! - `machine`: what this kernel and machine can do, for `check`
@@ -36,12 +37,14 @@ pub mod log;
 pub mod machine;
 pub mod mount_table;
 mod offline;
+pub mod pinning;
 pub mod prepare;
 pub mod remount;
 pub mod report;
 pub mod run;
 pub mod start;
 pub mod status;
+pub mod status_of_scrub;
 pub mod unmount;
 
 /// The filesystem type as the kernel shows it: `fuse.` and this.

@@ -1,16 +1,19 @@
 //! The components' state as [`Status`].
 
 use super::journalling;
+use super::pinning::PinsStatus;
 use super::prepare::LostCacheDirectory;
 use super::status::{
     BackendStatus, CacheDirectoryStatus, CacheStatus, EngineStatus, FuseStatus, NamesStatus,
     OptionStatus, State, Status,
 };
+use super::status_of_scrub::{DamagedStatus, PassStatus, ScrubStatus};
 use crate::backend::DirectoryBackend;
 use crate::backend::health::{Health, HealthState};
 use crate::cache::names::Names;
+use crate::cache::scrub::{Damaged, PassReport};
 use crate::cache::{Cache, CacheDirectory};
-use crate::config::{Identity, KeepWritten, PassthroughChoice, Settings};
+use crate::config::{ChecksumKind, Identity, KeepWritten, PassthroughChoice, Settings};
 use crate::fs::FileSystem;
 use crate::fuse::ProtocolReport;
 use crate::io::engine::Engine;
@@ -22,6 +25,8 @@ use std::sync::Arc;
 
 const NOTHING_PROVEN: &str = "the backend is not on a disk of this machine, so others may write to a file unnoticed while it is written here; \
     what is written is fetched at its next read; with keep_written=always it is not, where no other machine writes to such files";
+const READS_ARE_CHECKED: &str =
+    "with checksum=read every read comes to the daemon, which checks it";
 /// What a mount by an ordinary user goes without.
 pub const LOST_WITHOUT_ROOT: &str = "run by an ordinary user: complete files are read through the daemon (no passthrough), files are found by path rather than by handle, and the backend is asked as that user, whoever asks here";
 
@@ -64,7 +69,9 @@ impl Reporter {
             },
             backend: self.backend_status(health),
             names: self.names_status(),
+            pins: self.pins_status(),
             cache: self.cache_status(directories),
+            scrub: self.scrub_status(),
             journal: figures
                 .as_ref()
                 .map(journalling::journal_status)
@@ -142,6 +149,18 @@ impl Reporter {
         }
     }
 
+    fn pins_status(&self) -> PinsStatus {
+        let pins = self.filesystem.pins();
+        let pinned = self.cache.pinned();
+        PinsStatus {
+            pins: pins.len() as u64,
+            files: pinned.files,
+            bytes: pinned.bytes,
+            bytes_limit: self.cache.pinned_bytes_max(),
+            missing_files: pins.iter().map(|pin| pin.missing_files).sum(),
+        }
+    }
+
     fn cache_status(&self, directories: Vec<CacheDirectoryStatus>) -> CacheStatus {
         let metrics = &self.cache_metrics;
         let caches = self.cache.directories();
@@ -166,6 +185,30 @@ impl Reporter {
                 .sum(),
             doubted: metrics.doubted.get(),
             directories,
+        }
+    }
+
+    fn scrub_status(&self) -> ScrubStatus {
+        let report = self.cache.scrub_report();
+        let seconds_of = |pass: &PassReport| pass.took.as_secs_f64();
+        ScrubStatus {
+            running: report.is_running,
+            passes: report.passes,
+            answered: report.answered,
+            checked_bytes: report.checked_bytes,
+            summed_bytes: report.summed_bytes,
+            bad_blocks: report.bad_blocks,
+            bad_files: report.bad_files,
+            paused_ms: report.paused.as_millis() as u64,
+            last_pass: report.last_pass.map(|pass| PassStatus {
+                files: pass.files,
+                checked_bytes: pass.checked_bytes,
+                summed_bytes: pass.summed_bytes,
+                bad_blocks: pass.bad_blocks,
+                bad_files: pass.bad_files,
+                seconds: seconds_of(&pass),
+            }),
+            damaged: report.damaged.iter().map(damaged_status).collect(),
         }
     }
 
@@ -247,12 +290,17 @@ impl Reporter {
         if let Err(reason) = &self.protocol.passthrough
             && self.settings.passthrough == PassthroughChoice::Auto
         {
+            let reason = match self.settings.checksum {
+                ChecksumKind::Read => READS_ARE_CHECKED.to_owned(),
+                ChecksumKind::None | ChecksumKind::Scrub | ChecksumKind::Fill => reason.clone(),
+            };
             options.push(OptionStatus {
                 name: "passthrough".to_owned(),
                 value: String::new(),
-                no_effect_because: Some(reason.clone()),
+                no_effect_because: Some(reason),
             });
         }
+        options.extend(self.scrub_options_without_effect());
         let filesystems = self.backend.filesystems();
         let is_remote = !filesystems.is_empty() && filesystems.iter().all(|one| one.remote);
         if self.settings.keep_written == KeepWritten::Proven && is_remote {
@@ -272,6 +320,30 @@ impl Reporter {
             });
         }
         options
+    }
+
+    fn scrub_options_without_effect(&self) -> Vec<OptionStatus> {
+        let defaults = Settings::default();
+        let asked = [
+            (
+                "scrub_rate",
+                self.settings.scrub_bytes_per_second != defaults.scrub_bytes_per_second,
+            ),
+            (
+                "scrub_interval",
+                self.settings.scrub_interval != defaults.scrub_interval,
+            ),
+        ];
+        let is_off = self.settings.checksum == ChecksumKind::None;
+        asked
+            .into_iter()
+            .filter(|(_, asked)| *asked && is_off)
+            .map(|(name, _)| OptionStatus {
+                name: name.to_owned(),
+                value: String::new(),
+                no_effect_because: Some("with checksum=none nothing is checked".to_owned()),
+            })
+            .collect()
     }
 
     fn warnings(&self, reachable: bool, figures: Option<&WriteBackFigures>) -> Vec<String> {
@@ -301,6 +373,19 @@ impl Reporter {
             warnings.push(LOST_WITHOUT_ROOT.to_owned());
         }
         warnings
+    }
+}
+
+fn damaged_status(damaged: &Damaged) -> DamagedStatus {
+    DamagedStatus {
+        path: damaged
+            .path
+            .as_ref()
+            .map(|path| path.to_string_lossy().into_owned()),
+        inode: damaged.inode,
+        offset: damaged.offset,
+        blocks: damaged.blocks,
+        at_seconds: damaged.at.seconds,
     }
 }
 

@@ -71,11 +71,15 @@ pub fn serve(
         shutdown,
         status,
         evict,
+        pins,
+        scrub,
         warnings,
     } = assembled;
     let handlers = Handlers {
         status: complete_status(status, settings, &prepared, stopping.clone()),
         evict,
+        pins,
+        scrub,
         stop: {
             let sender = sender.clone();
             Box::new(move || {

@@ -1,6 +1,8 @@
 //! What `status` says. The keys of `state`, `backend`, `cache`, `journal` and `writeback` that are not
 //! marked otherwise keep their names and meaning for good.
 
+use super::pinning::PinsStatus;
+use super::status_of_scrub::ScrubStatus;
 use serde::{Deserialize, Serialize};
 
 pub use super::journal_status::{JournalStatus, WritebackStatus};
@@ -13,6 +15,9 @@ pub struct Status {
     pub cache: CacheStatus,
     #[serde(default)]
     pub names: NamesStatus,
+    #[serde(default)]
+    pub pins: PinsStatus,
+    pub scrub: ScrubStatus,
     pub journal: JournalStatus,
     pub writeback: WritebackStatus,
     /// Version of the daemon.
@@ -182,6 +187,7 @@ impl Status {
         )];
         lines.push(self.backend_in_words());
         lines.push(self.cache_in_words());
+        lines.extend(self.pins.in_words());
         lines.extend(self.cache.directories.iter().map(|directory| {
             format!(
                 "    {}: {}, {} used, disk {} free of {}",
@@ -192,6 +198,7 @@ impl Status {
                 bytes(directory.disk_bytes_total)
             )
         }));
+        lines.extend(self.scrub.in_words());
         lines.extend(self.journal.in_words(&self.writeback));
         lines.push(format!(
             "  engine    {} ({})",
@@ -273,7 +280,8 @@ impl Status {
     }
 }
 
-pub(super) fn bytes(count: u64) -> String {
+/// In the largest unit that leaves a whole number before the point.
+pub fn bytes(count: u64) -> String {
     let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
     let mut value = count as f64;
     let mut unit = 0;

@@ -2,8 +2,8 @@
 //! they were made under are believed, as an NFS client's access cache does.
 //!
 //! What always holds: an answer from what is known, and bytes from the cache, are given only to a user whom the backend
-//! has let have them, every directory above included; while it is away its last word counts, and where it never gave one the
-//! answer is EACCES.
+//! has let have them, every directory above included; while it is away its last word counts, and where it never gave one it
+//! is waited for as for bytes that are not cached.
 
 use super::FileSystem;
 use super::node::{DEPTH_MAX, Node};

@@ -17,23 +17,20 @@ impl FileSystem {
         if paths.is_empty() {
             return Ok(self.cache.evict_all());
         }
-        let named = |path: &Path, error: io::Error| {
-            io::Error::new(error.kind(), format!("{}: {error}", path.display()))
-        };
         // All are found before the first goes: a misspelt one stops nothing halfway.
         let mut found = Vec::new();
         for path in paths {
-            found.push(self.find(path).map_err(|error| named(path, error))?);
+            found.push(self.find(path).map_err(|error| about(path, &error))?);
         }
         let mut total = Evicted::default();
         for (path, (place, kind)) in paths.iter().zip(found) {
             self.evict_tree(place, kind, &mut total)
-                .map_err(|error| named(path, error))?;
+                .map_err(|error| about(path, &error))?;
         }
         Ok(total)
     }
 
-    fn find(&self, path: &Path) -> io::Result<(Place, FileKind)> {
+    pub(super) fn find(&self, path: &Path) -> io::Result<(Place, FileKind)> {
         let (mut place, attributes) = self.backend.root()?;
         let mut kind = attributes.kind;
         for component in path.components() {
@@ -46,14 +43,7 @@ impl FileSystem {
             };
             let found = self.backend.lookup(&place, name)?;
             kind = found.attributes.kind;
-            place = Place {
-                filesystem: found.filesystem,
-                key: found.key,
-                inode: found.attributes.inode,
-                path: place.path.join(name),
-                held: None,
-                caller: None,
-            };
+            place = place.below(name, &found);
         }
         Ok((place, kind))
     }
@@ -82,6 +72,7 @@ impl FileSystem {
                 total.files += evicted.files;
                 total.bytes += evicted.bytes;
                 total.in_use += evicted.in_use;
+                total.pinned += evicted.pinned;
             }
         }
         Ok(())
@@ -99,23 +90,21 @@ impl FileSystem {
                 let Ok(found) = stream.lookup(&listed.name) else {
                     continue;
                 };
-                let below = Place {
-                    filesystem: found.filesystem,
-                    key: found.key,
-                    inode: found.attributes.inode,
-                    path: place.path.join(&listed.name),
-                    held: None,
-                    caller: None,
-                };
+                let below = place.below(&listed.name, &found);
                 waiting.push((below, found.attributes.kind));
             }
         }
     }
 }
 
-fn is_gone(error: &io::Error) -> bool {
+pub(super) fn is_gone(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
         Some(libc::ENOENT | libc::ESTALE | libc::ENOTDIR)
     )
+}
+
+/// The error names the path.
+pub(super) fn about(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }

@@ -86,9 +86,11 @@ impl ListingCache {
             .is_some_and(|changed| *changed >= when)
     }
 
-    /// The listing is known, and has no such name.
+    /// The listing is known, the directory has not changed since as far as is known, and there is no such name.
     pub(super) fn lacks(&self, node: &Node, name: &OsStr) -> bool {
-        self.get(node)
-            .is_some_and(|listing| !listing.names.iter().any(|listed| listed.name == name))
+        let version = node.version(&node.state.lock());
+        self.get(node).is_some_and(|listing| {
+            listing.version == version && !listing.names.iter().any(|listed| listed.name == name)
+        })
     }
 }

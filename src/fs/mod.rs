@@ -22,6 +22,8 @@
 //! - `locking`, `lock_table`: locks
 //! - `xattrs`: extended attributes, remembered like attributes
 //! - `walking`: files of a directory that are opened one after the other
+//! - `damage`: cached blocks that are not what was stored
+//! - `warming`: files fetched whole because somebody said so; `pinning`: and kept
 //! - `shares`: how much each user may hold open
 
 pub use self::callers::Identity;
@@ -57,6 +59,7 @@ mod creating;
 mod changing;
 mod claims;
 mod compact;
+mod damage;
 mod descriptors;
 mod directories;
 mod evicting;
@@ -74,6 +77,7 @@ mod opening;
 pub mod operations;
 mod order;
 mod pending;
+mod pinning;
 mod reading;
 mod recalling;
 mod remembering;
@@ -85,8 +89,10 @@ mod writes;
 mod writing;
 mod written;
 mod walking;
+mod warming;
 mod xattrs;
 
+pub use pinning::PinReport;
 pub use written::KeepWritten;
 
 /// Time between looks whether the backend is away, at least.
@@ -154,6 +160,8 @@ pub struct FsParts {
     pub changes_lane: Arc<Lane>,
     /// What nobody waits for yet.
     pub ahead_lane: Arc<Lane>,
+    /// What somebody wants to have for later.
+    pub warm_lane: Arc<Lane>,
     /// Work on the local disk only: never waits for the backend.
     pub local_lane: Arc<Lane>,
     pub health: Arc<Health>,
@@ -175,6 +183,7 @@ pub struct FileSystem {
     locks_lane: Arc<Lane>,
     changes_lane: Arc<Lane>,
     ahead_lane: Arc<Lane>,
+    warm_lane: Arc<Lane>,
     local_lane: Arc<Lane>,
     health: Arc<Health>,
     cache: Arc<Cache>,
@@ -199,6 +208,7 @@ pub struct FileSystem {
     locks: lock_table::LockTable,
     timers: Arc<Timers>,
     last_space: Mutex<Option<BackendSpace>>,
+    pins: pinning::Pins,
     /// For work that outlives a request.
     me: std::sync::Weak<FileSystem>,
 }
@@ -228,6 +238,7 @@ impl FileSystem {
             locks_lane: parts.locks_lane,
             changes_lane: parts.changes_lane,
             ahead_lane: parts.ahead_lane,
+            warm_lane: parts.warm_lane,
             local_lane: parts.local_lane,
             health: parts.health,
             cache: parts.cache,
@@ -250,9 +261,11 @@ impl FileSystem {
             locks: lock_table::LockTable::new(),
             timers: parts.timers,
             last_space: Mutex::new(space),
+            pins: pinning::Pins::default(),
             me: me.clone(),
         });
         fs.note_filesystem(FilesystemIndex(0));
+        fs.hear_of_damage();
         fs
     }
 
@@ -525,7 +538,10 @@ impl Operations for FileSystem {
     }
 
     fn get_xattr(&self, context: RequestContext, node: NodeId, name: &OsStr, done: Done<Vec<u8>>) {
-        self.xattr(context, node, Some(name), done);
+        match warming::Question::of(name) {
+            Some(question) => self.ask_cache(context, node, question, done),
+            None => self.xattr(context, node, Some(name), done),
+        }
     }
 
     fn seek(

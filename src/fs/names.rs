@@ -109,6 +109,7 @@ impl FileSystem {
             }
         }
         self.take_attributes(&node, found.attributes, asked);
+        self.note_met(&node);
         node
     }
 

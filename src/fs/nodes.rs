@@ -6,7 +6,7 @@
 
 use super::node::{INODE_BITS, Node, TABLE_ID, Whereabouts};
 use crate::backend::{FilesystemIndex, Found, Place};
-use crate::types::{Attributes, NodeId, RenameMode, ShortBytes};
+use crate::types::{Attributes, FileKey, NodeId, RenameMode, ShortBytes};
 use hashbrown::HashTable;
 use lru::LruCache;
 use parking_lot::RwLock;
@@ -246,10 +246,14 @@ impl NodeTable {
 
     /// All nodes of a node's file: the current one and those it superseded.
     pub fn of_file(&self, node: &Node) -> Vec<Arc<Node>> {
+        self.of_key(&node.key, node.inode)
+    }
+
+    pub fn of_key(&self, key: &FileKey, inode: u64) -> Vec<Arc<Node>> {
         let maps = self.maps.read();
         maps.by_inode
-            .iter_hash(self.inode_hash(node.inode))
-            .filter(|other| other.inode == node.inode && other.key == node.key)
+            .iter_hash(self.inode_hash(inode))
+            .filter(|node| node.inode == inode && node.key == *key)
             .cloned()
             .collect()
     }

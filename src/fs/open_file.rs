@@ -164,7 +164,7 @@ impl Handle {
 
     /// Whether it may be given bytes of this version.
     pub fn gives(&self, file: &Arc<CachedFile>) -> bool {
-        // A request of its own for each read(2): nothing else belongs to its bytes.
+        // Past the kernel's pages: no earlier request belongs to its bytes.
         self.direct_io || self.open.give(file)
     }
 }

@@ -47,7 +47,7 @@ struct Answerable<T: Send + 'static> {
 impl FileSystem {
     /// Answers a request by `ask`, which runs on a thread that may wait for the backend; or, when the backend does not
     /// answer in time or is away, by `known`, for those who may have what is known. `known` must not wait, and says
-    /// whether it answers, be it later. Whoever never asked before is refused while the backend is away.
+    /// whether it answers, be it later. For whoever never asked before the backend is waited for.
     pub(super) fn ask_or_known<T: Send + 'static>(
         &self,
         asking: Asking,
@@ -130,9 +130,9 @@ impl FileSystem {
                 }
                 Some(_) | None => false,
             },
-            // Silence is no decision yet, and an error has more to say than a refusal.
-            None if !all_recalled || !self.health.is_away() || pending.has_failed() => false,
-            Some(false) | None => {
+            // Silence is no decision: a server that was slow for a moment refuses nobody.
+            None => false,
+            Some(false) => {
                 pending.finish(Err(FsError::Backend(super::access::refused())));
                 true
             }

@@ -75,6 +75,9 @@ impl FileSystem {
         let first_seen = state.first_seen();
         drop(state);
         self.doubt_name(node, links_before, &fresh);
+        if changed {
+            self.note_met(node);
+        }
         let Some(open) = open.filter(|open| open.passthrough.is_none()) else {
             return;
         };

@@ -219,6 +219,11 @@ fn read_source(
 ) -> io::Result<usize> {
     match source {
         FillSource::Reader(reader) => reader.read_at(&mut buffer[..length_bytes], offset),
+        FillSource::Watched(source, watch) => {
+            let read_bytes = read_source(source, buffer, length_bytes, offset)?;
+            watch(&buffer[..read_bytes], offset);
+            Ok(read_bytes)
+        }
         FillSource::Descriptor(descriptor) => {
             let descriptor = descriptor.as_fd();
             let mut moved = 0;

@@ -69,7 +69,12 @@ pub enum FillSource {
     Descriptor(Arc<OwnedFd>),
     /// Anything else that can be read at an offset, blocking.
     Reader(Arc<dyn ReadAt>),
+    /// The same through memory, with somebody looking on.
+    Watched(Arc<FillSource>, Watch),
 }
+
+/// Is shown the bytes of each piece, with their offset, before they are written. A piece is shown whole.
+pub type Watch = Arc<dyn Fn(&[u8], u64) + Send + Sync>;
 
 /// A blocking positioned reader.
 pub trait ReadAt: Send + Sync {

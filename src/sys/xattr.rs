@@ -7,6 +7,7 @@ use super::{checked, path, retried};
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::path::Path;
 
 /// Enough for nearly all values and lists; tried first.
 const USUAL_BYTES: usize = 1024;
@@ -30,6 +31,23 @@ pub fn get(fd: BorrowedFd<'_>, name: &OsStr) -> io::Result<Vec<u8>> {
         // SAFETY: both strings are zero-terminated, the buffer writable for the length given.
         unsafe {
             libc::getxattr(
+                path.as_ptr(),
+                name.as_ptr(),
+                buffer.as_mut_ptr().cast(),
+                buffer.len(),
+            )
+        }
+    })
+}
+
+/// The same by its path, of a symbolic link itself.
+pub fn get_by_path(path: &Path, name: &OsStr) -> io::Result<Vec<u8>> {
+    let path = path::c_string(path.as_os_str())?;
+    let name = path::c_string(name)?;
+    with_room(|buffer| {
+        // SAFETY: both strings are zero-terminated, the buffer writable for the length given.
+        unsafe {
+            libc::lgetxattr(
                 path.as_ptr(),
                 name.as_ptr(),
                 buffer.as_mut_ptr().cast(),

@@ -13,6 +13,7 @@ pub mod codec;
 mod locks;
 mod range_series;
 mod short_bytes;
+pub mod warming;
 
 /// A half-open range of bytes in a file: `start..end`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]

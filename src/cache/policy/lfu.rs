@@ -3,10 +3,14 @@
 //! (Arlitt and others, "Evaluating content management techniques for web proxy caches", 2000).
 
 use super::lru::is_stale;
-use super::{Blocks, Entry, EvictionPolicy, Heads, Moment, Place, QUEUES, Queue, Usage};
+use super::{Blocks, Entry, EvictionPolicy, Heads, Moment, Place, Queue, Usage};
 
 /// The queue of each class, the least used first: that of what came in lately, then that of all others' caches.
 const CLASSES: [Queue; 2] = [Queue::PROBATION, Queue::MAIN];
+/// The class of what somebody has asked for, whether it was used or not.
+const ASKED_FOR: usize = 1;
+/// The most used.
+const CLASS_MAX: usize = 5;
 /// Uses above the class' own lead to the next; more than the highest count are taken for as many.
 const HITS_TO_RISE_MAX: u8 = 7;
 /// What one use is worth: the time in which so many times the cache is asked for.
@@ -15,6 +19,9 @@ const USE_CACHES: Blocks = 8;
 pub struct Lfu;
 
 fn class_of(queue: Queue) -> usize {
+    if queue.index() > CLASS_MAX {
+        return ASKED_FOR;
+    }
     let swapped = CLASSES.iter().position(|held| *held == queue);
     swapped.unwrap_or(queue.index())
 }
@@ -48,7 +55,7 @@ impl EvictionPolicy for Lfu {
         let hits = place.hits + 1;
         let rises = u64::from(hits) >= uses(class).min(HITS_TO_RISE_MAX.into());
         let (class, hits) = match rises {
-            true => ((class + 1).min(QUEUES - 1), 0),
+            true => ((class + 1).min(CLASS_MAX), 0),
             false => (class, hits),
         };
         Some(Place {

@@ -18,6 +18,10 @@ impl Queue {
     pub const MAIN: Self = Self(0);
     /// What came in lately, and has to prove it.
     pub const PROBATION: Self = Self(1);
+    /// What somebody asked for with a warm-up: nothing goes of it while that goes on, and it is like any other then.
+    pub const WARMED: Self = Self(6);
+    /// What is pinned: no policy is asked about it.
+    pub const PINNED: Self = Self(7);
 
     pub fn all() -> impl Iterator<Item = Self> {
         (0..QUEUES as u8).map(Self)

@@ -1,8 +1,9 @@
 //! What a cache believes after a power cut or a SIGKILL: everything checkpointed, nothing doubtful.
 
 use super::backend::{Change, FakeBackend};
-use super::{Setup, World, open_directory, recount, rounds, whole};
+use super::{Setup, World, eventually, open_directory, recount, rounds, whole};
 use crate::cache::extents::ExtentMap;
+use crate::cache::scrub::Checksums;
 use crate::cache::{CacheDirectory, Keep};
 use crate::io::IoFile;
 use crate::io::simulator::{Dice, FaultPlan, Simulation, seed_of_this_run};
@@ -122,6 +123,7 @@ fn check_claims(directory: &Arc<CacheDirectory>, backend: &FakeBackend, durable:
 fn setup(seed: u64) -> Setup {
     Setup {
         seed,
+        checksums: Checksums::Fill,
         ..Setup::default()
     }
 }
@@ -182,13 +184,24 @@ fn check_use(world: World, directory: Arc<CacheDirectory>, keys: &[FileKey]) {
         world.simulation.clone(),
         world.backend.clone(),
     );
+    expect_nothing_bad(&world);
     for key in keys {
         let file = world.open(key);
         world.check(&file, whole(&file));
         file.end_use();
     }
+    expect_nothing_bad(&world);
     assert_eq!(world.directory().failure(), None);
     world.check_books();
+}
+
+/// All that has a checksum is what was stored.
+fn expect_nothing_bad(world: &World) {
+    let asked = world.cache.ask_for_scrub().expect("there are checksums");
+    eventually("all is checked", || {
+        world.cache.scrub_report().answered >= asked
+    });
+    assert_eq!(world.cache.scrub_report().bad_blocks, 0);
 }
 
 fn cut_at(seed: u64, operation: u64) {

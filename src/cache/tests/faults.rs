@@ -1,11 +1,11 @@
 //! A cache disk that fails makes reads slower, never wrong, and never errors.
 //!
-//! What is not here because no test can ask for it: objects carry no checksums. A disk that loses, misplaces or
-//! flips bytes of an object and reports success serves wrong bytes, as it would to any filesystem without
-//! checksums. Records in the index have one each.
+//! A disk that loses, misplaces or flips bytes of an object and reports success serves wrong bytes, unless reads are
+//! checked. Records in the index have a checksum each.
 
 use super::backend::{CallKind, Effect};
 use super::{MIB, Setup, World, eventually, plan, rounds, whole};
+use crate::cache::scrub::Checksums;
 use crate::cache::{CachedFile, FetchError};
 use crate::io::simulator::{Dice, Fault, FaultPlan, FaultRule, seed_of_this_run};
 use crate::types::{ByteRange, FileKey};
@@ -47,6 +47,10 @@ fn use_at_random(world: &World, keys: &[FileKey], dice: &mut Dice) {
 }
 
 fn reads_stay_right_with(what: &str, faults: &dyn Fn() -> FaultPlan) {
+    reads_stay_right(what, Checksums::None, faults);
+}
+
+fn reads_stay_right(what: &str, checksums: Checksums, faults: &dyn Fn() -> FaultPlan) {
     let seed = seed_of_this_run();
     for round in 0..rounds(3, 100) {
         println!("{what}, round {round}");
@@ -54,6 +58,7 @@ fn reads_stay_right_with(what: &str, faults: &dyn Fn() -> FaultPlan) {
         let setup = Setup {
             seed,
             limit_bytes: 64 * MIB,
+            checksums,
             ..Setup::default()
         };
         let world = World::new(&setup);
@@ -110,6 +115,22 @@ fn reads_stay_right_with_short_and_late_transfers() {
         };
         sometimes(Fault::ShortRead, 0.5).with(FaultRule::new(delay).with_probability(0.5))
     });
+}
+
+/// Short reads are no fault of the disk: with them, too.
+fn lying(fault: Fault) -> FaultPlan {
+    let rule = FaultRule::new(fault)
+        .with_probability(0.05)
+        .under("objects");
+    sometimes(Fault::ShortRead, 0.3).with(rule)
+}
+
+#[test]
+fn checked_reads_stay_right_on_a_disk_that_lies() {
+    for fault in [Fault::BitFlip, Fault::MisdirectedWrite, Fault::LostWrite] {
+        let what = format!("{fault:?}");
+        reads_stay_right(&what, Checksums::Read, &|| lying(fault));
+    }
 }
 
 #[test]

@@ -18,6 +18,7 @@ mod single_flight;
 
 use super::policy::{PolicyKind, Queue};
 use super::reclaim::Evicted;
+use super::scrub::{Checksums, ScrubSettings};
 use super::{
     Cache, CacheDirectory, CacheParts, CacheSettings, CachedFile, FetchError, ReadDone, ReadPlan,
 };
@@ -54,6 +55,7 @@ struct Setup {
     fill_parallelism: usize,
     checkpoint_interval: Duration,
     policy: PolicyKind,
+    checksums: Checksums,
 }
 
 impl Default for Setup {
@@ -66,6 +68,7 @@ impl Default for Setup {
             // Tests say when.
             checkpoint_interval: Duration::from_secs(3600),
             policy: PolicyKind::S3Fifo,
+            checksums: Checksums::None,
         }
     }
 }
@@ -117,10 +120,17 @@ fn start_cache(
             ttl: None,
             min_file_size_bytes: 0,
             checkpoint_interval: setup.checkpoint_interval,
+            scrub: ScrubSettings {
+                checksums: setup.checksums,
+                bytes_per_second: 1 << 40,
+                // Tests say when.
+                interval: Duration::from_secs(3600),
+            },
         },
         directories,
         backend: backend.clone(),
         demand_lane: Lane::new("demand", lane, health.clone()),
+        checks_lane: Lane::new("checks", lane, health.clone()),
         timers: Timers::start().unwrap(),
         health,
         take_buffer: Arc::new(Buffer::unpooled),

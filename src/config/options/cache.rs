@@ -126,23 +126,43 @@ pub const ROWS: &[OptionRow] = &[
     OptionRow {
         name: "checksum",
         kind: Kind::Choice {
-            values: &[("none", |s| s.checksum = ChecksumKind::None)],
-            later: &[
-                ("scrub", "checking cached blocks"),
-                ("fill", "checking cached blocks"),
-                ("read", "checking cached blocks"),
-                ("crc64", "checking cached blocks"),
-                ("crc32c", "checking cached blocks"),
-                ("crc32", "checking cached blocks"),
-                ("sha256", "checking cached blocks"),
-                ("xxhash", "checking cached blocks"),
-                ("blake3", "checking cached blocks"),
+            values: &[
+                ("none", |s| s.checksum = ChecksumKind::None),
+                ("scrub", |s| s.checksum = ChecksumKind::Scrub),
+                ("fill", |s| s.checksum = ChecksumKind::Fill),
+                ("read", |s| s.checksum = ChecksumKind::Read),
             ],
+            later: &[],
         },
-        show: Some(|s| match s.checksum {
-            ChecksumKind::None => "none".to_owned(),
+        show: Some(|s| {
+            match s.checksum {
+                ChecksumKind::None => "none",
+                ChecksumKind::Scrub => "scrub",
+                ChecksumKind::Fill => "fill",
+                ChecksumKind::Read => "read",
+            }
+            .to_owned()
         }),
-        help: "checksums of cached blocks",
+        help: "checksums of cached blocks: made after the fill and checked in the background (scrub), made during the fill (fill), and checked at every read as well, without passthrough (read)",
+    },
+    OptionRow {
+        name: "scrub_rate",
+        kind: size(1, 64 * KIB, TIB, |s, bytes| {
+            s.scrub_bytes_per_second = bytes
+        }),
+        show: Some(|s| show_size(s.scrub_bytes_per_second)),
+        help: "the most that is read in a second to check what is cached; has no effect with checksum=none",
+    },
+    OptionRow {
+        name: "scrub_interval",
+        kind: Kind::Duration {
+            bare_unit: Duration::from_secs(1),
+            min: Duration::from_secs(1),
+            max: CENTURY,
+            set: |s, interval| s.scrub_interval = interval,
+        },
+        show: Some(|s| show_duration(s.scrub_interval)),
+        help: "all that is cached is checked so often; has no effect with checksum=none",
     },
     OptionRow {
         name: "ttl",
@@ -155,6 +175,17 @@ pub const ROWS: &[OptionRow] = &[
         kind: ttl(HOUR),
         show: None,
         help: "ttl in hours",
+    },
+    OptionRow {
+        name: "pin_interval",
+        kind: Kind::Duration {
+            bare_unit: Duration::from_secs(1),
+            min: Duration::from_secs(1),
+            max: Duration::from_secs(86_400),
+            set: |s, interval| s.pin_interval = interval,
+        },
+        show: Some(|s| show_duration(s.pin_interval)),
+        help: "what is pinned is looked through this often for what is new or changed on the backend, and when anybody meets it",
     },
     OptionRow {
         name: "min_cache_file_size",

@@ -120,6 +120,11 @@ fn read_source(
     length_bytes: usize,
     offset: u64,
 ) -> io::Result<usize> {
+    if let FillSource::Watched(source, watch) = source {
+        let read_bytes = read_source(source, buffer, length_bytes, offset)?;
+        watch(&buffer[..read_bytes], offset);
+        return Ok(read_bytes);
+    }
     let whole_pages = length_bytes.next_multiple_of(ALIGNMENT_BYTES as usize);
     let mut moved = 0;
     while moved < length_bytes {
@@ -129,6 +134,7 @@ fn read_source(
             FillSource::Reader(reader) => {
                 reader.read_at(&mut buffer[moved..length_bytes], position)
             }
+            FillSource::Watched(..) => unreachable!("taken apart above"),
         };
         match result {
             Ok(0) => break,

@@ -1,0 +1,33 @@
+//! Where a path lies: on which mount of ours, and where below its root.
+
+use crate::daemon::mount_table::{mount_of, resolve_parent};
+use std::path::{Path, PathBuf};
+
+pub struct Located {
+    pub mountpoint: PathBuf,
+    /// From the root of what is mounted, also where a bind mount shows only a part.
+    pub below: PathBuf,
+}
+
+/// The path itself need not exist, its directory must.
+pub fn locate(path: &Path) -> Result<Located, String> {
+    if path.as_os_str().is_empty() {
+        return Err("an empty path".to_owned());
+    }
+    let resolved = resolve_parent(path).map_err(|error| error.to_string())?;
+    let resolved = match resolved.is_symlink() {
+        true => resolved.canonicalize().map_err(|error| error.to_string())?,
+        false => resolved,
+    };
+    let mount = mount_of(&resolved).map_err(|error| error.to_string())?;
+    let mount = mount
+        .filter(|mount| mount.is_cachefs())
+        .ok_or("not below a mount of nfs-cachefs")?;
+    let below = resolved.strip_prefix(&mount.mountpoint);
+    let below = below.map_err(|error| error.to_string())?;
+    let root: PathBuf = mount.root.components().skip(1).collect();
+    Ok(Located {
+        below: root.join(below),
+        mountpoint: mount.mountpoint,
+    })
+}

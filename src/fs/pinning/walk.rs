@@ -1,0 +1,136 @@
+//! The regular files that a name of the backend leads to, asked for as the daemon, a few at a time.
+
+use crate::backend::{DirectoryStream, ListedName, Place};
+use crate::fs::FileSystem;
+use crate::fs::evicting::is_gone;
+use crate::types::{Attributes, FileKind, Version};
+use crossbeam_channel::bounded;
+use std::collections::VecDeque;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+pub(super) struct Found {
+    pub place: Place,
+    pub version: Version,
+    pub first_seen: Instant,
+}
+
+pub(super) struct Walk {
+    fs: Arc<FileSystem>,
+    directories: Vec<Place>,
+    listing: Option<(Place, Box<dyn DirectoryStream>)>,
+    files: VecDeque<Found>,
+}
+
+/// A part of a listing, and the rest of it if there is any.
+type Part = (Vec<(Place, Attributes)>, Option<Box<dyn DirectoryStream>>);
+
+impl Walk {
+    /// Waits for the backend, `backend_timeout` at most, as does each step.
+    pub fn new(fs: Arc<FileSystem>, path: &Path) -> io::Result<Self> {
+        let mut walk = Self {
+            fs,
+            directories: Vec::new(),
+            listing: None,
+            files: VecDeque::new(),
+        };
+        let path = path.to_owned();
+        let first_seen = Instant::now();
+        let found = walk.on_lane(move |fs| {
+            let (place, _) = fs.find(&path)?;
+            let attributes = fs.backend.attributes(&place)?;
+            Ok((place, attributes))
+        })?;
+        walk.take(found, first_seen);
+        Ok(walk)
+    }
+
+    /// `None` at the end. After an error there may be more.
+    pub fn next(&mut self) -> Option<io::Result<Found>> {
+        loop {
+            if let Some(file) = self.files.pop_front() {
+                return Some(Ok(file));
+            }
+            let step = match self.listing.take() {
+                Some((directory, stream)) => self.list(directory, stream),
+                None => {
+                    let directory = self.directories.pop()?;
+                    self.open(directory)
+                }
+            };
+            match step {
+                // It went away meanwhile.
+                Err(error) if is_gone(&error) => {}
+                Err(error) => return Some(Err(error)),
+                Ok(()) => {}
+            }
+        }
+    }
+
+    fn open(&mut self, directory: Place) -> io::Result<()> {
+        let place = directory.clone();
+        let stream = self.on_lane(move |fs| fs.backend.open_directory(&place))?;
+        self.list(directory, stream)
+    }
+
+    fn list(&mut self, directory: Place, stream: Box<dyn DirectoryStream>) -> io::Result<()> {
+        let place = directory.clone();
+        let first_seen = Instant::now();
+        let (found, rest) = self.on_lane(move |_| read_part(&place, stream))?;
+        self.listing = rest.map(|stream| (directory, stream));
+        for one in found {
+            self.take(one, first_seen);
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, (place, attributes): (Place, Attributes), first_seen: Instant) {
+        match attributes.kind {
+            FileKind::Directory => self.directories.push(place),
+            FileKind::Regular => self.files.push_back(Found {
+                place,
+                version: attributes.version(),
+                first_seen,
+            }),
+            FileKind::Symlink
+            | FileKind::Fifo
+            | FileKind::Socket
+            | FileKind::CharDevice
+            | FileKind::BlockDevice => {}
+        }
+    }
+
+    fn on_lane<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&FileSystem) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let (told, outcome) = bounded(1);
+        let fs = self.fs.clone();
+        let late = || io::Error::from_raw_os_error(libc::ETIMEDOUT);
+        let submitted = self.fs.warm_lane.submit(move || {
+            let _ = told.send(job(&fs));
+        });
+        submitted.map_err(|_| late())?;
+        let timeout = self.fs.settings.backend_timeout;
+        outcome.recv_timeout(timeout).map_err(|_| late())?
+    }
+}
+
+fn read_part(directory: &Place, mut stream: Box<dyn DirectoryStream>) -> io::Result<Part> {
+    let mut names: Vec<ListedName> = Vec::new();
+    stream.next_names(&mut names)?;
+    if names.is_empty() {
+        return Ok((Vec::new(), None));
+    }
+    let mut found = Vec::new();
+    for listed in names {
+        match stream.lookup(&listed.name) {
+            Ok(one) => found.push((directory.below(&listed.name, &one), one.attributes)),
+            Err(error) if is_gone(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((found, Some(stream)))
+}
