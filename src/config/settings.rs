@@ -3,6 +3,7 @@
 
 use super::cache_size::{CacheSize, MINIMUM_CACHE_BYTES};
 use super::error::ConfigError;
+use super::journal_settings::JournalOptions;
 use super::units::{KIB, MIB, show_duration, show_size};
 use super::watermarks::Watermarks;
 use std::path::PathBuf;
@@ -119,28 +120,6 @@ pub enum WriteMode {
     Through,
     /// Later: it is in the journal before.
     Back,
-}
-
-/// Where changes are before the backend has them, and how they get there.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct JournalOptions {
-    pub directory: Option<PathBuf>,
-    pub size_bytes: u64,
-    pub fsync: FsyncMode,
-    /// What nobody waits for is written this often.
-    pub interval: Duration,
-    /// A changed file waits so long for more changes.
-    pub writeback_delay: Duration,
-    pub writeback_parallel: usize,
-}
-
-/// What fsync(2) waits for in the journal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FsyncMode {
-    Immediate,
-    Batch,
-    Periodic,
-    None,
 }
 
 /// As whom the backend is asked.
@@ -260,14 +239,7 @@ impl Default for Settings {
                 sync_names: false,
             },
             write_mode: WriteMode::Through,
-            journal: JournalOptions {
-                directory: None,
-                size_bytes: 1024 * MIB,
-                fsync: FsyncMode::Batch,
-                interval: Duration::from_millis(100),
-                writeback_delay: Duration::from_secs(1),
-                writeback_parallel: 8,
-            },
+            journal: JournalOptions::default(),
             locks: LockPlace::Backend,
             keep_written: KeepWritten::Proven,
             identity: Identity::Caller,

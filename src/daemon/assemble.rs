@@ -2,6 +2,7 @@
 
 use super::control::{ChangePins, Evict, Evicted, Scrub};
 use super::disks::{Disk, in_memory, open_disks, refuse_untouched, set_limits, warnings};
+use super::journal_control::{AskBack, answering};
 use super::journalling;
 use super::offline::{find_backend, look_for};
 use super::pinning::change_pins;
@@ -70,6 +71,7 @@ pub struct Assembled {
     /// Keeps data in the cache, and lets go of it.
     pub pins: ChangePins,
     pub scrub: Scrub,
+    pub back: AskBack,
     /// What the administrator should hear at once, a sentence each.
     pub warnings: Vec<String>,
 }
@@ -202,6 +204,7 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
     let (pinning, ending) = (filesystem.clone(), filesystem.clone());
     let evicting = filesystem;
     let (evictable, scrubbed) = (cache.clone(), cache.clone());
+    let asked_of = back.clone();
     Ok(Assembled {
         warnings,
         wait: Box::new(move || serving.wait().map_err(anyhow::Error::from)),
@@ -216,6 +219,7 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
         }),
         status: Box::new(move || reporter.status()),
         pins: Box::new(move |change| change_pins(&pinning, change)),
+        back: answering(asked_of),
         scrub: Box::new(move || {
             let asked = scrubbed.ask_for_scrub();
             asked.context(

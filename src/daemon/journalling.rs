@@ -2,17 +2,16 @@
 
 use super::cache_directory::CacheDirectory;
 use super::prepare::Prepared;
-use super::status::{JournalStatus, WritebackStatus};
 use crate::backend::Backend;
 use crate::backend::lanes::Lane;
 use crate::cache::Cache;
-use crate::config::{FsyncMode, Settings};
+use crate::config::{CloseMode, ConflictMode, FsyncMode, Settings};
 use crate::io::engine::Engine;
 use crate::io::local::LocalDisk;
 use crate::journal::{Journal, JournalSettings, SyncMode};
 use crate::sys::credentials;
 use crate::types::FileKey;
-use crate::writeback::{WriteBack, WriteBackFigures, WriteBackParts, WriteBackSettings};
+use crate::writeback::{ConflictAnswer, WriteBack, WriteBackParts, WriteBackSettings};
 use anyhow::Context;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
@@ -23,6 +22,8 @@ const SEGMENTS: u64 = 16;
 const SEGMENT_BYTES: std::ops::RangeInclusive<u64> = 8 << 20..=64 << 20;
 /// Four to the smallest segment, headers included: twice the kernel's largest write.
 const BATCH_BYTES: usize = 511 * 4096 - 128;
+/// Of the journal, where no limit is given: the rest takes what is written over and what is told again.
+const DIRTY_PART: u64 = 2;
 /// How long the end of a mount waits for the backend to take what it does not have.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -41,7 +42,7 @@ pub(super) fn start(
         let disk = LocalDisk::open(descriptor, engine.clone())?;
         let segment_bytes = options.size_bytes / SEGMENTS / (1 << 20) * (1 << 20);
         let journal = Journal::open(
-            disk,
+            disk.clone(),
             JournalSettings {
                 mode: sync_mode(options.fsync),
                 interval: options.interval,
@@ -54,21 +55,32 @@ pub(super) fn start(
                     .into_owned(),
             },
         )?;
-        anyhow::Ok(journal)
+        anyhow::Ok((journal, disk))
     };
-    let (journal, found) =
+    let ((journal, found), notes) =
         opened().with_context(|| format!("journal directory {}", directory.path.display()))?;
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     WriteBack::start(WriteBackParts {
         settings: WriteBackSettings {
             delay: options.writeback_delay,
             parallel: options.writeback_parallel,
+            bytes_per_second: options.writeback_bytes_per_second,
+            dirty_limit_bytes: options
+                .dirty_limit_bytes
+                .unwrap_or(options.size_bytes / DIRTY_PART),
+            conflict: match options.conflict {
+                ConflictMode::KeepBoth => ConflictAnswer::KeepBoth,
+                ConflictMode::Ours => ConflictAnswer::Ours,
+                ConflictMode::Theirs => ConflictAnswer::Theirs,
+            },
+            durable_at_close: options.close == CloseMode::Durable,
         },
         inner: backend,
         journal,
         found,
         own: credentials::own().context("the daemon's groups")?,
         host: host.trim().replace('/', "_"),
+        notes,
     })
     .context("starting the threads that write back")
 }
@@ -115,67 +127,4 @@ fn random_name() -> anyhow::Result<[u8; 16]> {
     let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
     let number = u128::from_str_radix(&digits, 16).context("a random name for the journal")?;
     Ok(number.to_be_bytes())
-}
-
-pub(super) fn journal_status(figures: &WriteBackFigures) -> JournalStatus {
-    let journal = &figures.journal;
-    let failure = journal.failure.as_ref();
-    JournalStatus {
-        dirty_bytes: figures.dirty_bytes,
-        commits: journal.commits,
-        syncs: journal.syncs,
-        waits: journal.waits,
-        cut_batches: journal.cut_batches,
-        state: failure.map_or_else(|| "ok".to_owned(), |failure| failure.to_string()),
-        degraded_devices: u64::from(failure.is_some()),
-    }
-}
-
-pub(super) fn writeback_status(figures: &WriteBackFigures) -> WritebackStatus {
-    WritebackStatus {
-        pending_files: figures.dirty_files,
-        failing_files: figures.failing_files,
-        conflicts: figures.conflicts.count,
-        conflict_paths: figures.conflicts.paths.clone(),
-    }
-}
-
-/// What the operator should know of a journal, a sentence each.
-pub(super) fn warnings(settings: &Settings, figures: &WriteBackFigures) -> Vec<String> {
-    let mut warnings = vec![
-        "write_mode=back with one journal directory: what is not on the backend yet is lost with its disk".to_owned(),
-    ];
-    if matches!(
-        settings.journal.fsync,
-        FsyncMode::Periodic | FsyncMode::None
-    ) {
-        warnings.push(
-            "fsync_mode=periodic and none: fsync waits for nothing, a power cut loses what came after the last sync".to_owned(),
-        );
-    }
-    if let Some(failure) = &figures.journal.failure {
-        warnings.push(format!(
-            "the journal's disk has failed: {failure}; nothing is taken any more; check the disk, then mount again"
-        ));
-    }
-    if figures.failing_files > 0 {
-        warnings.push(format!(
-            "{} files are not taken by the backend; they stay in the journal and are tried again (the log says why)",
-            figures.failing_files
-        ));
-    }
-    if figures.conflicts.count > 0 {
-        warnings.push(format!(
-            "{} files were changed by somebody else while they were written here; ours lie beside theirs, the last as {}",
-            figures.conflicts.count,
-            figures.conflicts.paths.last().map_or("", String::as_str)
-        ));
-    }
-    if figures.journal.cut_batches > 0 {
-        warnings.push(format!(
-            "{} batches at the end of the journal were not whole and were never acknowledged: cut off",
-            figures.journal.cut_batches
-        ));
-    }
-    warnings
 }

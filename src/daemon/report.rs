@@ -1,11 +1,11 @@
 //! The components' state as [`Status`].
 
-use super::journalling;
+use super::journal_status;
 use super::pinning::PinsStatus;
 use super::prepare::LostCacheDirectory;
 use super::status::{
-    BackendStatus, CacheDirectoryStatus, CacheStatus, EngineStatus, FuseStatus, NamesStatus,
-    OptionStatus, State, Status,
+    BackendStatus, CacheDirectoryStatus, CacheStatus, EngineStatus, FuseStatus, JournalStatus,
+    NamesStatus, OptionStatus, State, Status, WritebackStatus,
 };
 use super::status_of_scrub::{DamagedStatus, PassStatus, ScrubStatus};
 use crate::backend::DirectoryBackend;
@@ -72,13 +72,10 @@ impl Reporter {
             pins: self.pins_status(),
             cache: self.cache_status(directories),
             scrub: self.scrub_status(),
-            journal: figures
-                .as_ref()
-                .map(journalling::journal_status)
-                .unwrap_or_default(),
+            journal: figures.as_ref().map(JournalStatus::of).unwrap_or_default(),
             writeback: figures
                 .as_ref()
-                .map(journalling::writeback_status)
+                .map(WritebackStatus::of)
                 .unwrap_or_default(),
             engine: EngineStatus {
                 name: engine.engine.to_owned(),
@@ -301,6 +298,7 @@ impl Reporter {
             });
         }
         options.extend(self.scrub_options_without_effect());
+        options.extend(journal_status::without_effect(&self.settings));
         let filesystems = self.backend.filesystems();
         let is_remote = !filesystems.is_empty() && filesystems.iter().all(|one| one.remote);
         if self.settings.keep_written == KeepWritten::Proven && is_remote {
@@ -349,7 +347,7 @@ impl Reporter {
     fn warnings(&self, reachable: bool, figures: Option<&WriteBackFigures>) -> Vec<String> {
         let mut warnings = Vec::new();
         if let Some(figures) = figures {
-            warnings.extend(journalling::warnings(&self.settings, figures));
+            warnings.extend(journal_status::warnings(&self.settings, figures));
         }
         if !reachable {
             warnings.push(self.absence());

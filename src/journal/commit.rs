@@ -193,6 +193,7 @@ impl State {
             self.durable = self.written;
             self.figures.syncs += 1;
             self.gathering.took_last = took;
+            self.latency.saturating_record(took.as_micros() as u64);
         }
         self.forget_trimmed();
     }

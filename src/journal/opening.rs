@@ -10,6 +10,7 @@ use super::{
 };
 use crate::io::Io;
 use crate::io::buffer::BufferPool;
+use hdrhistogram::Histogram;
 use parking_lot::{Condvar, Mutex};
 use std::io;
 use std::sync::Arc;
@@ -67,6 +68,7 @@ impl Journal {
                 cut_batches: recovered.cut_batches,
                 ..JournalFigures::default()
             },
+            latency: Histogram::new_with_max(LATENCY_MAX_US, 2).expect("these bounds make sense"),
             is_ending: false,
         };
         Ok(Self {
@@ -134,6 +136,9 @@ fn provide_segments(
     }
     Ok(())
 }
+
+/// A commit that takes longer is counted as this.
+const LATENCY_MAX_US: u64 = 60_000_000;
 
 /// One to write to while others wait to be trimmed, and what is kept for the records that trim them.
 pub(super) const SEGMENTS_MIN: u64 = 4;

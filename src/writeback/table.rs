@@ -114,6 +114,11 @@ impl Table {
         self.live.lock().insert((first, generation));
     }
 
+    /// What keeps the journal from being trimmed further.
+    pub fn oldest(&self) -> Option<(Sequence, Generation)> {
+        self.live.lock().first().copied()
+    }
+
     /// A generation is not needed any more.
     pub fn end(&self, generation: Generation, first: Sequence, journal: &Journal) {
         let mut live = self.live.lock();
