@@ -3,12 +3,14 @@
 //! Exit statuses are those of mount(8): 0 it worked, 1 wrong usage or permissions, 2 system error, 32
 //! the mount (or unmount) failed. `check` exits 1 when the daemon cannot run on this machine.
 //!
-//! - `mount`, `umount`, `status`, `evict`, `scrub`, `warm`, `pin` (and `unpin`), `check`, `options`: the subcommands
+//! - `mount`, `umount`, `status`, `flush`, `conflicts`, `evict`, `scrub`, `warm`, `pin` (and `unpin`), `check`, `options`: the subcommands
 //! - `located`: where a path of the command line lies
-//! - `helper`: what mount(8) runs as /sbin/mount.cachefs
+//! - `helper`: what mount(8) runs as /sbin/mount.cachefs; `umount_helper`: what umount(8) runs
 
 mod check;
+mod conflicts;
 mod evict;
+mod flush;
 pub mod helper;
 mod located;
 mod mount;
@@ -17,6 +19,7 @@ mod pin;
 mod scrub;
 mod status;
 mod umount;
+mod umount_helper;
 mod warm;
 
 use crate::daemon::error::exit_status;
@@ -54,6 +57,10 @@ enum Command {
     Umount(umount::Arguments),
     /// Show how a mount is doing: backend, cache, and options that have no effect here
     Status(status::Arguments),
+    /// Have what was written with write_mode=back sent to the backend now
+    Flush(flush::Arguments),
+    /// Show what was written here to files that somebody else has changed, and say what becomes of it
+    Conflicts(conflicts::Arguments),
     /// Drop cached data of a mount; it is fetched again when it is read
     Evict(evict::Arguments),
     /// Fetch files and trees into the cache before they are read, or say what is not there
@@ -89,6 +96,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> i32 {
         Some(Command::Mount(arguments)) => mount::run(arguments),
         Some(Command::Umount(arguments)) => umount::run(&arguments),
         Some(Command::Status(arguments)) => status::run(&arguments),
+        Some(Command::Flush(arguments)) => flush::run(&arguments),
+        Some(Command::Conflicts(arguments)) => conflicts::run(&arguments),
         Some(Command::Evict(arguments)) => evict::run(&arguments),
         Some(Command::Warm(arguments)) => warm::run(&arguments),
         Some(Command::Pin(arguments)) => pin::run(&arguments),

@@ -17,6 +17,7 @@
 
 pub use cache_size::{CacheSize, DiskShare};
 pub use error::ConfigError;
+pub use journal_settings::{CloseMode, ConflictMode, FsyncMode, JournalOptions};
 pub use options::{is_repeated, options_markdown};
 pub use parse::{Tolerance, parse_options};
 pub use settings::{
@@ -28,6 +29,7 @@ pub use watermarks::{FreePercent, Watermarks};
 
 mod cache_size;
 mod error;
+mod journal_settings;
 mod options;
 mod parse;
 mod settings;

@@ -2,6 +2,8 @@
 
 use super::control::{ChangePins, Evict, Evicted, Scrub};
 use super::disks::{Disk, in_memory, open_disks, refuse_untouched, set_limits, warnings};
+use super::journal_control::{AskBack, answering};
+use super::journalling;
 use super::offline::{find_backend, look_for};
 use super::pinning::change_pins;
 use super::prepare::Prepared;
@@ -19,7 +21,7 @@ use crate::cache::scrub::{Checksums, ScrubSettings};
 use crate::cache::{Cache, CacheParts, CacheSettings};
 use crate::config::{
     Access, ChecksumKind, EngineChoice, EvictionPolicy, Identity, KeepWritten, LockPlace,
-    LookupCache, PassthroughChoice, Settings,
+    LookupCache, PassthroughChoice, Settings, WriteMode,
 };
 use crate::events::InvalidationQueue;
 use crate::fs::operations::BackingRegistry;
@@ -70,6 +72,7 @@ pub struct Assembled {
     /// Keeps data in the cache, and lets go of it.
     pub pins: ChangePins,
     pub scrub: Scrub,
+    pub back: AskBack,
     /// What the administrator should hear at once, a sentence each.
     pub warnings: Vec<String>,
 }
@@ -99,7 +102,20 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
     directory
         .watch_leases()
         .context("starting a thread for leases")?;
-    let backend: Arc<dyn Backend> = ObservedBackend::new(directory.clone(), health.clone());
+    let observed: Arc<dyn Backend> = ObservedBackend::new(directory.clone(), health.clone());
+    let back = match &prepared.journal_directory {
+        Some(place) => {
+            let (below, root) = (observed.clone(), &found.root.place.key);
+            Some(journalling::start(
+                settings, prepared, place, &engine, below, root,
+            )?)
+        }
+        None => None,
+    };
+    let backend = match &back {
+        Some(back) => back.clone() as Arc<dyn Backend>,
+        None => observed.clone(),
+    };
     let timers = Timers::start().context("starting the timer thread")?;
 
     // Local work must not be taken for calls on the backend.
@@ -118,6 +134,10 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
         backend_metrics: backend_metrics.clone(),
     })
     .context("starting the cache's threads")?;
+    let local_lane = lane("local", LOCAL_THREADS, &local_health);
+    if let Some(back) = &back {
+        journalling::carry_over(back, &cache, &local_lane);
+    }
 
     let channel = Channel::mount(mount_settings(settings, prepared))?;
     let protocol = channel.protocol().clone();
@@ -134,7 +154,7 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
         changes_lane: lane("changes", CHANGE_THREADS, &health),
         ahead_lane: lane("ahead", AHEAD_THREADS, &health),
         warm_lane: lane("warm", WARM_THREADS, &health),
-        local_lane: lane("local", LOCAL_THREADS, &local_health),
+        local_lane,
         health: health.clone(),
         timers,
         cache: cache.clone(),
@@ -146,7 +166,7 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
     };
     let filesystem = FileSystem::new(parts);
     health
-        .start_probe(backend)
+        .start_probe(observed)
         .context("starting the backend's probe")?;
     let told = health.clone();
     names
@@ -182,6 +202,7 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
         protocol,
         filesystem: filesystem.clone(),
         tuning: tuning.clone(),
+        back: back.clone(),
         settings: settings.clone(),
         in_memory: in_memory(prepared),
         reader_threads: reader_threads(settings),
@@ -192,18 +213,23 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
     let (pinning, ending) = (filesystem.clone(), filesystem.clone());
     let evicting = filesystem;
     let (evictable, scrubbed) = (cache.clone(), cache.clone());
+    let asked_of = back.clone();
     Ok(Assembled {
         warnings,
         wait: Box::new(move || serving.wait().map_err(anyhow::Error::from)),
         shutdown: Box::new(move || {
             ending.stop_pins();
             tuning.stop();
+            if let Some(back) = &back {
+                journalling::shut_down(back);
+            }
             cache.shutdown();
             names.shutdown();
             engine.shutdown();
         }),
         status: Box::new(move || reporter.status()),
         pins: Box::new(move |change| change_pins(&pinning, change)),
+        back: answering(asked_of),
         scrub: Box::new(move || {
             let asked = scrubbed.ask_for_scrub();
             asked.context(
@@ -329,6 +355,7 @@ fn fs_settings(settings: &Settings) -> FsSettings {
         passthrough: wants_passthrough(settings),
         direct_io: settings.direct_io,
         read_only: settings.mount_flags.read_only,
+        write_back: settings.write_mode == WriteMode::Back,
         keep_written: match settings.keep_written {
             KeepWritten::Proven => fs::KeepWritten::Proven,
             KeepWritten::Always => fs::KeepWritten::Always,

@@ -3,6 +3,7 @@
 //!
 //! Its name is made from the mountpoint, so that a command finds it without touching the mount.
 
+use super::journal_control::{AskBack, BackReply, BackRequest};
 use super::mount_table::path_hash;
 use super::prepare::{default_cache_parent, with_timeout};
 use super::status::Status;
@@ -48,6 +49,10 @@ pub enum Request {
     Pins,
     /// Has all that is cached checked from now on.
     Scrub,
+    /// About changes that are not on the backend.
+    Back {
+        ask: BackRequest,
+    },
     /// Unmount and end, as SIGTERM does.
     Stop,
 }
@@ -65,6 +70,9 @@ pub enum Reply {
     /// `scrub.answered` of the status reaches this when it is done.
     Scrubbing {
         asked: u64,
+    },
+    Back {
+        told: BackReply,
     },
     Stopping,
     Error {
@@ -172,6 +180,7 @@ pub struct Handlers {
     pub evict: Evict,
     pub pins: ChangePins,
     pub scrub: Scrub,
+    pub back: AskBack,
     pub stop: Box<dyn Fn() + Send + Sync>,
 }
 
@@ -193,9 +202,11 @@ impl Handlers {
             Request::Pins => self.change_pins(PinChange::Nothing),
             Request::Scrub => match (self.scrub)() {
                 Ok(asked) => Reply::Scrubbing { asked },
-                Err(error) => Reply::Error {
-                    message: format!("{error:#}"),
-                },
+                Err(error) => Reply::failed(error),
+            },
+            Request::Back { ask } => match (self.back)(ask) {
+                Ok(told) => Reply::Back { told },
+                Err(error) => Reply::failed(error),
             },
             Request::Stop => {
                 (self.stop)();

@@ -9,14 +9,15 @@
 //! - `prepare`: checks of backend and mountpoint; `backend_root` opens the backend; `cache_directory` those of the cache's disks, `directory_lock`
 //!   who holds one
 //! - `background`: going into the background and telling the caller how it went
-//! - `assemble`: which component gets which setting; `disks`: the cache directories
+//! - `assemble`: which component gets which setting; `disks`: the cache directories; `journalling`: the journal,
+//!   `journal_status` and `journal_control` what is told of it
 //! - `pinning`: what is told of pins; `tuning`: what is measured and set for the control loop
 //! - `offline`: a backend that is away at the start
 //! - `report`: the components' state, for `status`
 //! - `run`: serving until the end, signals, shutdown
 //! - `control`: the socket that `status`, `evict` and `umount` talk to
 //! - `status`: what `status --json` says for good; `status_of_scrub`: of checksums
-//! - `unmount`: ending a mount from outside, whatever state its daemon is in; `remount`: between ro and rw
+//! - `unmount`: ending a mount from outside, whatever state its daemon is in; `draining`: not before all is on the backend; `remount`: between ro and rw
 //! - `mount_table`: /proc/self/mountinfo
 //! - `machine`: what this kernel and machine can do, for `check`
 //! - `log`: where messages go
@@ -29,6 +30,10 @@ pub mod cache_directory;
 pub mod control;
 mod directory_lock;
 mod disks;
+pub mod draining;
+pub mod journal_control;
+pub mod journal_status;
+mod journalling;
 pub mod error;
 pub mod log;
 pub mod machine;

@@ -73,6 +73,7 @@ pub fn serve(
         evict,
         pins,
         scrub,
+        back,
         warnings,
     } = assembled;
     let handlers = Handlers {
@@ -80,6 +81,7 @@ pub fn serve(
         evict,
         pins,
         scrub,
+        back,
         stop: {
             let sender = sender.clone();
             Box::new(move || {

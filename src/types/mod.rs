@@ -10,6 +10,7 @@ pub use short_bytes::ShortBytes;
 pub use units::bytes_in_words;
 
 mod changes;
+pub mod codec;
 mod locks;
 mod range_series;
 mod short_bytes;
