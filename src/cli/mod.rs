@@ -3,7 +3,7 @@
 //! Exit statuses are those of mount(8): 0 it worked, 1 wrong usage or permissions, 2 system error, 32
 //! the mount (or unmount) failed. `check` exits 1 when the daemon cannot run on this machine.
 //!
-//! - `mount`, `umount`, `status`, `evict`, `scrub`, `warm`, `pin` (and `unpin`), `check`, `options`: the subcommands
+//! - `mount`, `umount`, `status`, `evict`, `scrub`, `warm`, `pin` (and `unpin`), `check`, `options`, `metrics`: the subcommands
 //! - `located`: where a path of the command line lies
 //! - `helper`: what mount(8) runs as /sbin/mount.cachefs
 
@@ -12,6 +12,7 @@ mod evict;
 pub mod helper;
 mod located;
 mod mount;
+mod metrics;
 mod options;
 mod pin;
 mod scrub;
@@ -67,6 +68,8 @@ enum Command {
     Check(check::Arguments),
     /// Print all mount options with their values and defaults, as Markdown
     Options,
+    /// Print all metrics that the option `metrics` shows to Prometheus, as Markdown
+    Metrics,
 }
 
 /// Runs the command line and returns the exit status. Called while the process has one thread.
@@ -95,6 +98,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> i32 {
         Some(Command::Scrub(arguments)) => scrub::run(&arguments),
         Some(Command::Check(arguments)) => check::run(&arguments),
         Some(Command::Options) => options::run(),
+        Some(Command::Metrics) => metrics::run(),
         None => exit_status::USAGE,
     }
 }

@@ -21,8 +21,8 @@ pub use options::{is_repeated, options_markdown};
 pub use parse::{Tolerance, parse_options};
 pub use settings::{
     Access, AttributeTimeouts, ChecksumKind, EngineChoice, EvictionPolicy, Identity, IoSettings,
-    KeepWritten, LockPlace, LogLevel, LookupCache, MountFlags, PassthroughChoice, Settings,
-    WriteMode,
+    KeepWritten, LockPlace, LogLevel, LookupCache, MetricsAddress, MountFlags, PassthroughChoice,
+    Settings, WriteMode,
 };
 pub use watermarks::{FreePercent, Watermarks};
 

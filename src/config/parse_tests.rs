@@ -5,7 +5,7 @@ use crate::config::{
     Access, CacheSize, EngineChoice, EvictionPolicy, FreePercent, LogLevel, LookupCache,
     PassthroughChoice, options_markdown,
 };
-use crate::config::{ChecksumKind, Identity, KeepWritten, LockPlace, WriteMode};
+use crate::config::{ChecksumKind, Identity, KeepWritten, LockPlace, MetricsAddress, WriteMode};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -130,6 +130,19 @@ fn every_option_sets_what_it_names() {
         ("locks=local", |s| s.locks == LockPlace::Local),
         ("keep_written=always", |s| {
             s.keep_written == KeepWritten::Always
+        }),
+        ("metrics=127.0.0.1:9119", |s| {
+            let address = s.metrics.as_ref().map(ToString::to_string);
+            address.as_deref() == Some("127.0.0.1:9119")
+        }),
+        ("metrics=[::1]:9119", |s| {
+            matches!(s.metrics, Some(MetricsAddress::Tcp(_)))
+        }),
+        ("metrics=unix:/run/x.sock", |s| {
+            s.metrics == Some(MetricsAddress::Unix(PathBuf::from("/run/x.sock")))
+        }),
+        ("metrics=[::1]:9119,metrics=off", |s| {
+            *s == Settings::default()
         }),
         ("identity=daemon", |s| s.identity == Identity::Daemon),
         ("ro,nosuid,defaults", |s| {

@@ -5,6 +5,7 @@ use super::cache_size::{CacheSize, MINIMUM_CACHE_BYTES};
 use super::error::ConfigError;
 use super::units::{KIB, MIB, show_duration, show_size};
 use super::watermarks::Watermarks;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -66,6 +67,8 @@ pub struct Settings {
     pub log: LogLevel,
     /// `None`: stderr in the foreground, syslog in the background.
     pub log_file: Option<PathBuf>,
+    /// Where metrics are told; `None`: nowhere.
+    pub metrics: Option<MetricsAddress>,
     /// How this mount is called in logs and status; `None`: the mountpoint.
     pub name: Option<String>,
 }
@@ -194,6 +197,14 @@ pub enum LookupCache {
     None,
 }
 
+/// Where a server of this machine listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MetricsAddress {
+    /// Of the loopback interface.
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogLevel {
     Error,
@@ -264,6 +275,7 @@ impl Default for Settings {
             fuse_threads: None,
             log: LogLevel::Info,
             log_file: None,
+            metrics: None,
             name: None,
         }
     }
@@ -399,5 +411,14 @@ impl std::fmt::Display for LogLevel {
             Self::Debug => "debug",
             Self::Trace => "trace",
         })
+    }
+}
+
+impl std::fmt::Display for MetricsAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "{address}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
     }
 }

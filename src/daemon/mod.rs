@@ -15,7 +15,8 @@
 //! - `report`: the components' state, for `status`
 //! - `run`: serving until the end, signals, shutdown
 //! - `control`: the socket that `status`, `evict` and `umount` talk to
-//! - `status`: what `status --json` says for good; `status_of_scrub`: of checksums
+//! - `status`: what `status --json` says for good; `status_of_scrub`: of checksums, `latency`: of how long things took
+//! - `prometheus`: the same as metrics
 //! - `unmount`: ending a mount from outside, whatever state its daemon is in; `remount`: between ro and rw
 //! - `mount_table`: /proc/self/mountinfo
 //! - `machine`: what this kernel and machine can do, for `check`
@@ -30,12 +31,14 @@ pub mod control;
 mod directory_lock;
 mod disks;
 pub mod error;
+mod latency;
 pub mod log;
 pub mod machine;
 pub mod mount_table;
 mod offline;
 pub mod pinning;
 pub mod prepare;
+pub mod prometheus;
 pub mod remount;
 pub mod report;
 pub mod run;

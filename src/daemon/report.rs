@@ -1,5 +1,6 @@
 //! The components' state as [`Status`].
 
+use super::latency::latencies;
 use super::pinning::PinsStatus;
 use super::prepare::LostCacheDirectory;
 use super::status::{
@@ -89,6 +90,7 @@ impl Reporter {
             handles: self.filesystem.handle_count() as u64,
             longest_wait_ms: self.filesystem.longest_wait().as_millis() as u64,
             pieces_in_flight: self.cache.pieces_in_flight() as u64,
+            latencies: latencies(&self.backend_metrics, &self.cache_metrics),
             ..Status::default()
         }
     }

@@ -5,6 +5,7 @@ use super::background::Announcer;
 use super::control::{ControlSocket, Handlers, socket_directory};
 use super::error::exit_status;
 use super::prepare::{Prepared, with_timeout};
+use super::prometheus::{MetricsServer, StatusSource};
 use super::status::{OptionStatus, State, Status};
 use super::unmount;
 use crate::config::Settings;
@@ -75,8 +76,11 @@ pub fn serve(
         scrub,
         warnings,
     } = assembled;
+    let status = complete_status(status, settings, &prepared, stopping.clone());
+    let (metrics, refused) = serve_metrics(settings, &status);
+    let warnings: Vec<String> = warnings.into_iter().chain(refused.clone()).collect();
     let handlers = Handlers {
-        status: complete_status(status, settings, &prepared, stopping.clone()),
+        status: Box::new(move || with_metrics(status(), refused.as_deref())),
         evict,
         pins,
         scrub,
@@ -113,11 +117,36 @@ pub fn serve(
     stopping.store(true, Ordering::Release);
     notify_systemd(sd_notify::NotifyState::Stopping);
     end_components(shutdown);
-    drop(control);
+    drop((control, metrics));
     // Unlocked by hand: a thread lost in the backend would keep the lock's descriptor.
     drop(prepared);
     tracing::info!("{name} has ended");
     exit_status
+}
+
+/// A mount serves without its metrics: why there are none is said where the administrator looks.
+fn serve_metrics(
+    settings: &Settings,
+    status: &StatusSource,
+) -> (Option<MetricsServer>, Option<String>) {
+    let Some(address) = &settings.metrics else {
+        return (None, None);
+    };
+    match MetricsServer::start(address, status.clone()) {
+        Ok(server) => (Some(server), None),
+        Err(error) => (None, Some(format!("no metrics at {address}: {error}"))),
+    }
+}
+
+fn with_metrics(mut status: Status, refused: Option<&str>) -> Status {
+    if let Some(refused) = refused {
+        status.warnings.push(refused.to_owned());
+        let options = status.options.iter_mut();
+        for option in options.filter(|option| option.name == "metrics") {
+            option.no_effect_because = Some(refused.to_owned());
+        }
+    }
+    status
 }
 
 /// The mountpoint, and the name the operator gave the mount if any.
@@ -224,12 +253,12 @@ fn complete_status(
     settings: &Settings,
     prepared: &Prepared,
     stopping: Arc<AtomicBool>,
-) -> Box<dyn Fn() -> Status + Send + Sync> {
+) -> StatusSource {
     let started = Instant::now();
     let mountpoint = prepared.mountpoint.to_string_lossy().into_owned();
     let name = settings.name.clone().unwrap_or_else(|| mountpoint.clone());
     let in_effect = settings.in_effect();
-    Box::new(move || {
+    Arc::new(move || {
         let mut status = status();
         if stopping.load(Ordering::Acquire) {
             status.state = State::Stopping;

@@ -26,7 +26,6 @@ pub const ROWS: &[OptionRow] = &[
     later("conflicts", WRITE_BACK),
     later("adaptive", TUNING),
     later("transport", "the FUSE ring transport"),
-    later("metrics_address", "metrics over HTTP"),
     later("peers", "caches that read from each other"),
     later("encryption", "encrypted cache contents"),
     later("config", "settings files"),

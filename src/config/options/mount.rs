@@ -105,6 +105,16 @@ pub const ROWS: &[OptionRow] = &[
         }),
         help: "where the log is appended",
     },
+    OptionRow {
+        name: "metrics",
+        kind: Kind::Listen(|s, address| s.metrics = address),
+        show: Some(|s| {
+            s.metrics
+                .as_ref()
+                .map_or_else(|| "off".to_owned(), ToString::to_string)
+        }),
+        help: "where Prometheus finds the metrics of this mount, by HTTP as /metrics (docs/METRICS.md)",
+    },
     word(
         "ro",
         |s| s.mount_flags.read_only = true,
