@@ -18,6 +18,7 @@
 //! - `keeping`: content kept over changes of attributes
 //! - `own_times`: times set through this mount
 //! - `letting_go`: files about to lose their name
+//! - `telling`: what is cached of one file; `history`: what became of files lately
 //! - `layout`: names on disk and the format mark
 //! - `names`: what is known of the backend's names, kept over restarts
 //! - `extents`: which bytes are there
@@ -46,12 +47,14 @@ pub use changing::Followers;
 pub use directory::{CacheDirectory, OpenError};
 pub use fetch::FetchError;
 pub use file::CachedFile;
+pub use history::{Loss, Miss};
 pub use keeping::Keeping;
 pub use kept::Keep;
 pub use layout::{LayoutError, check as check_layout};
 pub use own_times::has_bytes_of;
 pub use pins::PinList;
 pub use reclaim::Evicted;
+pub use telling::{Stored, Told};
 pub use warming::Errand;
 
 mod allowance;
@@ -62,6 +65,7 @@ pub mod directory;
 mod extents;
 mod fetch;
 mod file;
+mod history;
 mod index;
 mod layout;
 mod keeping;
@@ -90,6 +94,7 @@ mod staying;
 pub mod storage;
 mod sum_table;
 mod sums;
+mod telling;
 mod checked;
 mod unread;
 mod trimming;
@@ -286,6 +291,11 @@ impl Cache {
 
     pub fn directories(&self) -> &[Arc<CacheDirectory>] {
         &self.directories
+    }
+
+    /// There may be more in the cache than it may take now.
+    pub fn limits_have_changed(&self) {
+        self.reclaim.wake();
     }
 
     /// Pieces on their way to a disk now.

@@ -2,8 +2,8 @@ use super::*;
 use crate::config::options::Kind;
 use crate::config::units::{GIB, KIB, MIB};
 use crate::config::{
-    Access, CacheSize, EngineChoice, EvictionPolicy, FreePercent, LogLevel, LookupCache,
-    PassthroughChoice, options_markdown,
+    Access, CacheSize, ConfigFile, EngineChoice, EvictionPolicy, FreePercent, LogLevel,
+    LookupCache, PassthroughChoice, options_markdown,
 };
 use crate::config::{ChecksumKind, Identity, KeepWritten, LockPlace, MetricsAddress, WriteMode};
 use std::path::PathBuf;
@@ -131,6 +131,10 @@ fn every_option_sets_what_it_names() {
         ("keep_written=always", |s| {
             s.keep_written == KeepWritten::Always
         }),
+        ("config=/etc/x.toml", |s| {
+            s.config == ConfigFile::At(PathBuf::from("/etc/x.toml"))
+        }),
+        ("config=off", |s| s.config == ConfigFile::Off),
         ("metrics=127.0.0.1:9119", |s| {
             let address = s.metrics.as_ref().map(ToString::to_string);
             address.as_deref() == Some("127.0.0.1:9119")

@@ -12,6 +12,8 @@ use std::time::Duration;
 /// Everything an operator can choose for one mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
+    /// Where further settings were looked for.
+    pub config: ConfigFile,
     /// The directory being cached, when named by an option.
     pub backend: Option<PathBuf>,
     /// Empty: one directory under /var/cache/nfs-cachefs.
@@ -197,6 +199,15 @@ pub enum LookupCache {
     None,
 }
 
+/// The settings file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConfigFile {
+    /// Of a mount by root, where it exists.
+    Usual,
+    At(PathBuf),
+    Off,
+}
+
 /// Where a server of this machine listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MetricsAddress {
@@ -217,6 +228,7 @@ pub enum LogLevel {
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            config: ConfigFile::Usual,
             backend: None,
             cache_directories: Vec::new(),
             cache_size: CacheSize::Derived,

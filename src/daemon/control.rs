@@ -6,6 +6,8 @@
 use super::mount_table::path_hash;
 use super::prepare::{default_cache_parent, with_timeout};
 use super::status::Status;
+use super::why::WhyStatus;
+use crate::config::Changes;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use serde::{Deserialize, Serialize};
 use std::ffi::OsStr;
@@ -46,8 +48,14 @@ pub enum Request {
     },
     /// What is pinned.
     Pins,
+    /// How one file stands.
+    Why {
+        path: WirePath,
+    },
     /// Has all that is cached checked from now on.
     Scrub,
+    /// Reads the settings file again, as SIGHUP does.
+    Reload,
     /// Unmount and end, as SIGTERM does.
     Stop,
 }
@@ -62,10 +70,12 @@ pub enum Reply {
     Pins {
         pins: Vec<Pin>,
     },
+    Why(Box<WhyStatus>),
     /// `scrub.answered` of the status reaches this when it is done.
     Scrubbing {
         asked: u64,
     },
+    Reloaded(Changes),
     Stopping,
     Error {
         message: String,
@@ -163,6 +173,12 @@ pub enum PinChange {
 /// Changes the pins; tells of those that were asked for, or of all.
 pub type ChangePins = Box<dyn Fn(PinChange) -> anyhow::Result<Vec<Pin>> + Send + Sync>;
 
+/// Tells how a file stands, by its path relative to the mount's root.
+pub type Why = Box<dyn Fn(&Path) -> anyhow::Result<WhyStatus> + Send + Sync>;
+
+/// Reads the settings file again.
+pub type Reload = Box<dyn Fn() -> anyhow::Result<Changes> + Send + Sync>;
+
 /// Has all that is cached checked; the number of the request.
 pub type Scrub = Box<dyn Fn() -> anyhow::Result<u64> + Send + Sync>;
 
@@ -171,7 +187,9 @@ pub struct Handlers {
     pub status: Box<dyn Fn() -> Status + Send + Sync>,
     pub evict: Evict,
     pub pins: ChangePins,
+    pub why: Why,
     pub scrub: Scrub,
+    pub reload: Reload,
     pub stop: Box<dyn Fn() + Send + Sync>,
 }
 
@@ -191,12 +209,15 @@ impl Handlers {
             Request::Pin { paths } => self.change_pins(PinChange::Pin(local_paths(paths))),
             Request::Unpin { paths } => self.change_pins(PinChange::Unpin(local_paths(paths))),
             Request::Pins => self.change_pins(PinChange::Nothing),
-            Request::Scrub => match (self.scrub)() {
-                Ok(asked) => Reply::Scrubbing { asked },
-                Err(error) => Reply::Error {
-                    message: format!("{error:#}"),
-                },
-            },
+            Request::Why { path } => {
+                let why = (self.why)(&PathBuf::from(path));
+                why.map_or_else(Reply::failed, |why| Reply::Why(Box::new(why)))
+            }
+            Request::Scrub => {
+                let asked = (self.scrub)();
+                asked.map_or_else(Reply::failed, |asked| Reply::Scrubbing { asked })
+            }
+            Request::Reload => (self.reload)().map_or_else(Reply::failed, Reply::Reloaded),
             Request::Stop => {
                 (self.stop)();
                 Reply::Stopping

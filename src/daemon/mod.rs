@@ -16,9 +16,11 @@
 //! - `run`: serving until the end, signals, shutdown
 //! - `control`: the socket that `status`, `evict` and `umount` talk to
 //! - `status`: what `status --json` says for good; `status_of_scrub`: of checksums, `latency`: of how long things took
+//! - `why`: how one file stands
+//! - `watchdog`: tells the service manager that requests are answered
 //! - `prometheus`: the same as metrics
-//! - `unmount`: ending a mount from outside, whatever state its daemon is in; `remount`: between ro and rw
-//! - `mount_table`: /proc/self/mountinfo
+//! - `unmount`: ending a mount from outside, whatever state its daemon is in; `remount`: between ro and rw; `reload`: settings that change while it serves
+//! - `mount_table`: /proc/self/mountinfo; `fstab`: /etc/fstab
 //! - `machine`: what this kernel and machine can do, for `check`
 //! - `log`: where messages go
 //! - `error`: why a mount does not come up, and exit statuses
@@ -31,6 +33,7 @@ pub mod control;
 mod directory_lock;
 mod disks;
 pub mod error;
+pub mod fstab;
 mod latency;
 pub mod log;
 pub mod machine;
@@ -39,6 +42,7 @@ mod offline;
 pub mod pinning;
 pub mod prepare;
 pub mod prometheus;
+pub mod reload;
 pub mod remount;
 pub mod report;
 pub mod run;
@@ -46,6 +50,8 @@ pub mod start;
 pub mod status;
 pub mod status_of_scrub;
 pub mod unmount;
+pub mod watchdog;
+pub mod why;
 
 /// The filesystem type as the kernel shows it: `fuse.` and this.
 pub const FILESYSTEM_SUBTYPE: &str = "cachefs";

@@ -272,6 +272,7 @@ impl Reporter {
                 Some(OptionStatus {
                     name: name.to_owned(),
                     value: String::new(),
+                    from: String::new(),
                     no_effect_because: Some(feature.detail.clone()),
                 })
             })
@@ -286,6 +287,7 @@ impl Reporter {
             options.push(OptionStatus {
                 name: "passthrough".to_owned(),
                 value: String::new(),
+                from: String::new(),
                 no_effect_because: Some(reason),
             });
         }
@@ -296,6 +298,7 @@ impl Reporter {
             options.push(OptionStatus {
                 name: "keep_written".to_owned(),
                 value: String::new(),
+                from: String::new(),
                 no_effect_because: Some(NOTHING_PROVEN.to_owned()),
             });
         }
@@ -303,6 +306,7 @@ impl Reporter {
             options.push(OptionStatus {
                 name: "identity".to_owned(),
                 value: "daemon".to_owned(),
+                from: String::new(),
                 no_effect_because: Some(
                     "the daemon is not root and can act as nobody but its own user".to_owned(),
                 ),
@@ -330,6 +334,7 @@ impl Reporter {
             .map(|(name, _)| OptionStatus {
                 name: name.to_owned(),
                 value: String::new(),
+                from: String::new(),
                 no_effect_because: Some("with checksum=none nothing is checked".to_owned()),
             })
             .collect()

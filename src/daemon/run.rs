@@ -6,9 +6,11 @@ use super::control::{ControlSocket, Handlers, socket_directory};
 use super::error::exit_status;
 use super::prepare::{Prepared, with_timeout};
 use super::prometheus::{MetricsServer, StatusSource};
+use super::reload::Configuration;
+use super::start::MountRequest;
 use super::status::{OptionStatus, State, Status};
-use super::unmount;
-use crate::config::Settings;
+use super::{unmount, watchdog};
+use crate::config::{Origin, Settings};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use nix::errno::Errno;
 use nix::mount::MntFlags;
@@ -39,7 +41,6 @@ pub fn block_signals() -> io::Result<()> {
     crate::sys::process::ignore_signals(&[
         Signal::SIGPIPE,
         Signal::SIGIO,
-        Signal::SIGHUP,
         // Sent to daemons by those who take them for requests to reopen logs or to tell statistics.
         Signal::SIGUSR1,
         Signal::SIGUSR2,
@@ -54,6 +55,7 @@ fn waited_signals() -> SigSet {
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGTERM);
     signals.add(Signal::SIGINT);
+    signals.add(Signal::SIGHUP);
     signals
 }
 
@@ -61,10 +63,11 @@ fn waited_signals() -> SigSet {
 /// status; the caller leaves by `_exit`, because threads may hang in the backend for good.
 pub fn serve(
     assembled: Assembled,
-    settings: &Settings,
+    request: MountRequest,
     prepared: Prepared,
     announcer: Announcer,
 ) -> i32 {
+    let settings = &request.resolved.settings;
     let (sender, receiver) = unbounded();
     let stopping = Arc::new(AtomicBool::new(false));
     let Assembled {
@@ -73,17 +76,26 @@ pub fn serve(
         status,
         evict,
         pins,
+        why,
         scrub,
+        apply,
         warnings,
     } = assembled;
-    let status = complete_status(status, settings, &prepared, stopping.clone());
+    let configuration = Configuration::new(request.given, request.resolved.clone(), apply);
+    let backend_timeout = settings.backend_timeout;
+    let status = complete_status(status, &configuration, &prepared, stopping.clone());
     let (metrics, refused) = serve_metrics(settings, &status);
     let warnings: Vec<String> = warnings.into_iter().chain(refused.clone()).collect();
     let handlers = Handlers {
         status: Box::new(move || with_metrics(status(), refused.as_deref())),
         evict,
         pins,
+        why,
         scrub,
+        reload: {
+            let configuration = configuration.clone();
+            Box::new(move || configuration.reload())
+        },
         stop: {
             let sender = sender.clone();
             Box::new(move || {
@@ -98,7 +110,7 @@ pub fn serve(
     )
     .inspect_err(|error| tracing::warn!("no control socket, `status` will not work: {error}"))
     .ok();
-    if let Err(error) = start_waiters(sender, wait) {
+    if let Err(error) = start_waiters(sender, wait, configuration) {
         tracing::error!("starting threads: {error}");
         announcer.failed(exit_status::SYSTEM, &format!("starting threads: {error}"));
         let _ = unmount::detach(&prepared.mountpoint);
@@ -110,6 +122,9 @@ pub fn serve(
         tracing::warn!("{warning}");
     }
     notify_systemd(sd_notify::NotifyState::Ready);
+    if let Err(error) = watchdog::start(&prepared.mountpoint, backend_timeout) {
+        tracing::warn!("no watchdog: {error}");
+    }
     if let Err(error) = announcer.serving(&warnings) {
         tracing::warn!("telling that the mount serves: {error}");
     }
@@ -167,12 +182,17 @@ fn notify_systemd(state: sd_notify::NotifyState<'_>) {
 fn start_waiters(
     sender: Sender<Event>,
     wait: Box<dyn FnOnce() -> anyhow::Result<()> + Send>,
+    configuration: Arc<Configuration>,
 ) -> io::Result<()> {
     let signal_sender = sender.clone();
     std::thread::Builder::new()
         .name("signals".to_owned())
         .spawn(move || {
             while let Ok(signal) = waited_signals().wait() {
+                if signal == Signal::SIGHUP {
+                    configuration.reload_apart();
+                    continue;
+                }
                 if signal_sender
                     .send(Event::StopAsked(signal.as_str()))
                     .is_err()
@@ -250,14 +270,14 @@ fn end_components(shutdown: Box<dyn FnOnce() + Send>) {
 /// Adds to the components' status what the life cycle knows.
 fn complete_status(
     status: Box<dyn Fn() -> Status + Send + Sync>,
-    settings: &Settings,
+    configuration: &Arc<Configuration>,
     prepared: &Prepared,
     stopping: Arc<AtomicBool>,
 ) -> StatusSource {
     let started = Instant::now();
     let mountpoint = prepared.mountpoint.to_string_lossy().into_owned();
-    let name = settings.name.clone().unwrap_or_else(|| mountpoint.clone());
-    let in_effect = settings.in_effect();
+    let configuration = configuration.clone();
+    let name = configuration.name().unwrap_or_else(|| mountpoint.clone());
     Arc::new(move || {
         let mut status = status();
         if stopping.load(Ordering::Acquire) {
@@ -269,24 +289,25 @@ fn complete_status(
         status.mountpoint.clone_from(&mountpoint);
         status.uptime_seconds = started.elapsed().as_secs();
         let reports = std::mem::take(&mut status.options);
-        status.options = with_reports(&in_effect, &reports);
+        status.options = with_reports(&configuration.in_effect(), &reports);
         status
     })
 }
 
 fn with_reports(
-    in_effect: &[(&'static str, String)],
+    in_effect: &[(&'static str, String, Origin)],
     reports: &[OptionStatus],
 ) -> Vec<OptionStatus> {
     in_effect
         .iter()
-        .map(|(name, value)| {
+        .map(|(name, value, origin)| {
             let report = reports.iter().find(|report| report.name == *name);
             OptionStatus {
                 name: (*name).to_owned(),
                 value: report
                     .filter(|report| !report.value.is_empty())
                     .map_or_else(|| value.clone(), |report| report.value.clone()),
+                from: origin.to_string(),
                 no_effect_because: report.and_then(|report| report.no_effect_because.clone()),
             }
         })
@@ -300,12 +321,13 @@ mod tests {
     #[test]
     fn a_component_can_say_why_an_option_has_no_effect() {
         let in_effect = [
-            ("passthrough", "auto".to_owned()),
-            ("log", "info".to_owned()),
+            ("passthrough", "auto".to_owned(), Origin::Fstab),
+            ("log", "info".to_owned(), Origin::Default),
         ];
         let report = OptionStatus {
             name: "passthrough".to_owned(),
             value: String::new(),
+            from: String::new(),
             no_effect_because: Some("Linux 6.9 is needed".to_owned()),
         };
         let options = with_reports(&in_effect, &[report]);
@@ -313,6 +335,10 @@ mod tests {
         assert_eq!(
             options[0].no_effect_because.as_deref(),
             Some("Linux 6.9 is needed")
+        );
+        assert_eq!(
+            (&*options[0].from, &*options[1].from),
+            ("/etc/fstab", "default")
         );
         assert_eq!(options[1].no_effect_because, None);
     }

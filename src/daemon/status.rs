@@ -177,6 +177,9 @@ pub struct FuseStatus {
 pub struct OptionStatus {
     pub name: String,
     pub value: String,
+    /// Where it was said: "default", "command line", "/etc/fstab", or the settings file with the line.
+    #[serde(default)]
+    pub from: String,
     /// Why it has no effect on this machine; absent when it has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub no_effect_because: Option<String>,
@@ -382,6 +385,7 @@ mod tests {
             options: vec![OptionStatus {
                 name: "nvme_polling_mode".to_owned(),
                 value: "on".to_owned(),
+                from: "default".to_owned(),
                 no_effect_because: Some("the disk has no polling queues".to_owned()),
             }],
             warnings: vec!["cache directory /a is lost".to_owned()],

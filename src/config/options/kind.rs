@@ -59,6 +59,8 @@ pub enum Kind {
     },
     /// An absolute path.
     Path(fn(&mut Settings, PathBuf)),
+    /// An absolute path; `off` is none.
+    PathOrOff(fn(&mut Settings, Option<PathBuf>)),
     /// Absolute paths separated by ':' (`\:` is a colon in a name).
     Paths(fn(&mut Settings, Vec<PathBuf>)),
     /// A loopback address with its port, or unix: and an absolute path; `off` is none.
@@ -137,6 +139,10 @@ impl Kind {
         let expected = || Expected(self.expected_in_words());
         match self {
             Self::Path(set) => set(settings, absolute_path(value).ok_or_else(expected)?),
+            Self::PathOrOff(set) => match value == OsStr::new("off") {
+                true => set(settings, None),
+                false => set(settings, Some(absolute_path(value).ok_or_else(expected)?)),
+            },
             Self::Paths(set) => set(settings, absolute_paths(value).ok_or_else(expected)?),
             _ => {
                 let text = value.to_str().ok_or_else(expected)?;
@@ -205,7 +211,12 @@ impl Kind {
             Self::Text(set) => {
                 (!text.chars().any(char::is_control)).then(|| set(settings, text.to_owned()))?;
             }
-            Self::Word(_) | Self::Path(_) | Self::Paths(_) | Self::PassedOver | Self::Later(_) => {
+            Self::Word(_)
+            | Self::Path(_)
+            | Self::PathOrOff(_)
+            | Self::Paths(_)
+            | Self::PassedOver
+            | Self::Later(_) => {
                 return None;
             }
         }
@@ -273,6 +284,7 @@ impl Kind {
                 words.join("|")
             }
             Self::Path(_) => "an absolute path".to_owned(),
+            Self::PathOrOff(_) => "an absolute path, or off".to_owned(),
             Self::Paths(_) => "absolute paths separated by ':'".to_owned(),
             Self::Listen(_) => {
                 "a loopback address and port (127.0.0.1:9119), unix:/an/absolute/path, or off"

@@ -28,5 +28,4 @@ pub const ROWS: &[OptionRow] = &[
     later("transport", "the FUSE ring transport"),
     later("peers", "caches that read from each other"),
     later("encryption", "encrypted cache contents"),
-    later("config", "settings files"),
 ];
