@@ -13,8 +13,12 @@ pub mod config;
 pub mod fuse;
 /// File semantics: names, nodes, handles, attributes, access, reading, writing, sync, locks, io modes, errno.
 pub mod fs;
+/// Changes of bytes that are in the journal first: dirty files, upload, conflicts.
+pub mod writeback;
 /// Objects, extents, fill, what is written and kept, index, eviction, recovery.
 pub mod cache;
+/// What was written and the backend does not have yet: format, group commit, recovery.
+pub mod journal;
 /// Which bytes to fetch ahead: pure.
 pub mod readahead;
 /// The directory being cached: deadlines, identity, expendable threads.

@@ -241,6 +241,26 @@ fn fsx_finds_nothing_with_all_that_is_written_kept() {
 }
 
 #[test]
+fn fsx_finds_nothing_when_written_back() {
+    exercise(
+        "fsx-back",
+        &["write_mode=back", "writeback_delay=10ms"],
+        256 << 10,
+        &format!("{MAPPED}{EVERYTHING}"),
+    );
+}
+
+#[test]
+fn fsx_finds_nothing_when_written_back_late() {
+    exercise(
+        "fsx-back-late",
+        &["write_mode=back", "writeback_delay=1h"],
+        256 << 10,
+        MAPPED,
+    );
+}
+
+#[test]
 fn fsx_finds_nothing_with_direct_io() {
     exercise(
         "fsx-direct",

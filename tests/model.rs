@@ -24,7 +24,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use steps::{Dice, SLOT_BYTES, Step};
 use support::*;
 use tree::{Tree, log_records};
@@ -172,11 +172,16 @@ fn slots(number: usize) -> String {
     format!("shared/slots{number}")
 }
 
+/// What is written back is on the backend by then.
+const WRITTEN_BACK_LIMIT: Duration = Duration::from_secs(30);
+
 /// Where the same tree is seen.
 struct Places {
     mounts: [PathBuf; 2],
     plain: PathBuf,
     reference: PathBuf,
+    /// The directory, and whoever sees it by another mount, get there later.
+    is_written_back: bool,
 }
 
 impl Places {
@@ -197,15 +202,28 @@ impl Places {
     /// With everything closed, it is the same everywhere.
     fn compare_all(&self) -> Result<(), String> {
         let reference = Tree::whole(&self.reference)?;
-        let records = log_records(&self.reference);
-        for root in [&self.plain, &self.mounts[0], &self.mounts[1]] {
-            let difference = Tree::whole(root)?.difference(&reference);
-            let log_differs = || (log_records(root) != records).then(|| "the log".to_owned());
-            if let Some(difference) = difference.or_else(log_differs) {
-                return Err(format!("{}: {difference}", root.display()));
+        let compare = |root: &Path| self.compare(root, &reference);
+        compare(&self.mounts[0])?;
+        for root in [&self.plain, &self.mounts[1]] {
+            if self.is_written_back {
+                let deadline = Instant::now() + WRITTEN_BACK_LIMIT;
+                while compare(root).is_err() && Instant::now() < deadline {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
             }
+            compare(root)?;
         }
         Ok(())
+    }
+
+    fn compare(&self, root: &Path, reference: &Tree) -> Result<(), String> {
+        let difference = Tree::whole(root)?.difference(reference);
+        let records = log_records(&self.reference);
+        let log_differs = || (log_records(root) != records).then(|| "the log".to_owned());
+        match difference.or_else(log_differs) {
+            Some(difference) => Err(format!("{}: {difference}", root.display())),
+            None => Ok(()),
+        }
     }
 }
 
@@ -336,6 +354,7 @@ fn the_mount_does_what_a_directory_does(test: &str, mounts: Mounts, options: &[&
         mounts: [first.path().to_owned(), second.path().to_owned()],
         plain,
         reference: scratch.directory("reference"),
+        is_written_back: options.contains(&"write_mode=back"),
     };
     let _evictor = Evictor::start(places.mounts.clone());
     let seed = Random::from_environment(test).next();
@@ -364,6 +383,23 @@ fn random_operations_do_what_they_do_with_all_that_is_written_kept() {
 #[test]
 fn random_operations_do_what_they_do_with_nothing_that_is_written_kept() {
     the_mount_does_what_a_directory_does("model-not-kept", Mounts::One, &["keep_written=never"]);
+}
+
+#[test]
+fn random_operations_do_what_they_do_when_written_back() {
+    let options = ["write_mode=back", "writeback_delay=20ms"];
+    the_mount_does_what_a_directory_does("model-back", Mounts::One, &options);
+}
+
+#[test]
+fn random_operations_do_what_they_do_when_written_back_late_and_kept() {
+    let options = [
+        "write_mode=back",
+        "writeback_delay=300ms",
+        "keep_written=always",
+        "small_file_size=1",
+    ];
+    the_mount_does_what_a_directory_does("model-back-late", Mounts::One, &options);
 }
 
 #[test]

@@ -188,6 +188,16 @@ fn with_the_backend_away_it_tells_what_is_known() {
 }
 
 #[test]
+fn what_the_backend_does_not_have_yet_is_told() {
+    let place = support::written_back::Place::late("why-dirty");
+    let path = place.here("file");
+    fs::write(&path, "some bytes").unwrap();
+    expect(&words(&path), &["10 B not on the backend yet", "waiting"]);
+    assert!(place.command("flush", &path, &["--wait"]).status.success());
+    expect(&words(&path), &["none wait here (write_mode=back)"]);
+}
+
+#[test]
 fn all_mounts_are_listed_and_dead_ones_are_called_dead() {
     let (mut mount, backend, _scratch) = mounted("list", &["name=models"]);
     let line = || {

@@ -3,7 +3,7 @@
 use super::alone::Alone;
 use super::{FilesystemIndex, Found, Place, SeekWhence};
 use crate::io::FillSource;
-use crate::types::{Attributes, ByteRange, Credentials};
+use crate::types::{Attributes, ByteRange, Credentials, FileKey};
 use std::ffi::OsStr;
 use std::io;
 use std::sync::Arc;
@@ -71,6 +71,12 @@ pub trait Writes {
         takes_no_changes()
     }
 
+    /// Returns when all that was written to a file is on stable storage, by whomever. Nothing is to be done where
+    /// [`WritableFile::sync_at_close`] has done it.
+    fn sync_written(&self, _key: &FileKey) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Whether the filesystem copies between two of its files without moving their bytes to this machine.
     fn copies_by_itself(&self, _filesystem: FilesystemIndex) -> bool {
         false
@@ -120,4 +126,8 @@ pub trait WritableFile: Send + Sync + 'static {
     fn source(&self) -> FillSource;
     /// fsync(2), or fdatasync(2).
     fn sync(&self, data_only: bool) -> io::Result<()>;
+    /// What close(2) of a file that was written to waits for.
+    fn sync_at_close(&self) -> io::Result<()> {
+        self.sync(false)
+    }
 }

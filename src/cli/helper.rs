@@ -2,7 +2,7 @@
 //! same code path as `nfs-cachefs mount`.
 
 use super::mount::as_named;
-use super::{complain, say};
+use super::{complain, say, umount_helper};
 use crate::config::{ConfigError, Given, Tolerance};
 use crate::daemon::error::exit_status;
 use crate::daemon::fstab::entry_for;
@@ -31,6 +31,9 @@ struct Invocation {
 /// Runs the helper and returns the exit status. Called while the process has one thread.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> i32 {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
+    if umount_helper::is_asked_for(arguments.first()) {
+        return umount_helper::run(arguments);
+    }
     if let [_, only] = &arguments[..]
         && (only == "--help" || only == "-h")
     {

@@ -3,13 +3,15 @@
 //! Exit statuses are those of mount(8): 0 it worked, 1 wrong usage or permissions, 2 system error, 32
 //! the mount (or unmount) failed. `check` exits 1 when the daemon cannot run on this machine.
 //!
-//! - `mount`, `umount`, `status`, `list`, `why`, `config`, `reload`, `evict`, `scrub`, `warm`, `pin` (and `unpin`), `check`, `options`, `metrics`: the subcommands; `pages`: their man pages
+//! - `mount`, `umount`, `status`, `list`, `why`, `config`, `reload`, `flush`, `conflicts`, `evict`, `scrub`, `warm`, `pin` (and `unpin`), `check`, `options`, `metrics`: the subcommands; `pages`: their man pages
 //! - `located`: where a path of the command line lies
-//! - `helper`: what mount(8) runs as /sbin/mount.cachefs
+//! - `helper`: what mount(8) runs as /sbin/mount.cachefs; `umount_helper`: what umount(8) runs
 
 mod check;
 mod config;
+mod conflicts;
 mod evict;
+mod flush;
 pub mod helper;
 mod list;
 mod located;
@@ -22,6 +24,7 @@ mod reload;
 mod scrub;
 mod status;
 mod umount;
+mod umount_helper;
 mod warm;
 mod why;
 
@@ -67,6 +70,10 @@ enum Command {
     Config(config::Arguments),
     /// Have a mount read the settings file again
     Reload(reload::Arguments),
+    /// Have what was written with write_mode=back sent to the backend now
+    Flush(flush::Arguments),
+    /// Show what was written here to files that somebody else has changed, and say what becomes of it
+    Conflicts(conflicts::Arguments),
     /// Drop cached data of a mount; it is fetched again when it is read
     Evict(evict::Arguments),
     /// Fetch files and trees into the cache before they are read, or say what is not there
@@ -111,6 +118,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> i32 {
         Some(Command::Why(arguments)) => why::run(&arguments),
         Some(Command::Config(arguments)) => config::run(&arguments),
         Some(Command::Reload(arguments)) => reload::run(&arguments),
+        Some(Command::Flush(arguments)) => flush::run(&arguments),
+        Some(Command::Conflicts(arguments)) => conflicts::run(&arguments),
         Some(Command::Evict(arguments)) => evict::run(&arguments),
         Some(Command::Warm(arguments)) => warm::run(&arguments),
         Some(Command::Pin(arguments)) => pin::run(&arguments),

@@ -19,6 +19,7 @@
 pub use cache_size::{CacheSize, DiskShare};
 pub use error::ConfigError;
 pub use file::SETTINGS_FILE;
+pub use journal_settings::{CloseMode, ConflictMode, FsyncMode, JournalOptions};
 pub use layered::{Changes, Given, Origin, Resolved};
 pub use options::{OptionHelp, is_repeated, option_groups, options_markdown};
 pub use parse::{Tolerance, parse_options};
@@ -33,6 +34,7 @@ mod cache_size;
 mod error;
 mod file;
 mod layered;
+mod journal_settings;
 mod options;
 mod parse;
 mod settings;

@@ -2,10 +2,13 @@ use super::*;
 use crate::config::options::Kind;
 use crate::config::units::{GIB, KIB, MIB};
 use crate::config::{
-    Access, CacheSize, ConfigFile, EngineChoice, EvictionPolicy, FreePercent, LogLevel,
+    Access, CacheSize, ConfigFile, EngineChoice, EvictionPolicy, FreePercent, FsyncMode, LogLevel,
     LookupCache, PassthroughChoice, options_markdown,
 };
-use crate::config::{ChecksumKind, Identity, KeepWritten, LockPlace, MetricsAddress, WriteMode};
+use crate::config::{
+    ChecksumKind, CloseMode, ConflictMode, Identity, KeepWritten, LockPlace, MetricsAddress,
+    WriteMode,
+};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -127,6 +130,33 @@ fn every_option_sets_what_it_names() {
         ("sync,async", |s| !s.mount_flags.sync),
         ("dirsync", |s| s.mount_flags.sync_names),
         ("write_mode=through", |s| s.write_mode == WriteMode::Through),
+        ("write_mode=back", |s| s.write_mode == WriteMode::Back),
+        ("journal_dir=/j", |s| {
+            s.journal.directory == Some(PathBuf::from("/j"))
+        }),
+        ("journal_size=2G", |s| s.journal.size_bytes == 2 * GIB),
+        ("fsync_mode=periodic", |s| {
+            s.journal.fsync == FsyncMode::Periodic
+        }),
+        ("batch_interval=5", |s| {
+            s.journal.interval == Duration::from_millis(5)
+        }),
+        ("writeback_delay=3", |s| {
+            s.journal.writeback_delay == Duration::from_secs(3)
+        }),
+        ("writeback_parallel=2", |s| {
+            s.journal.writeback_parallel == 2
+        }),
+        ("writeback_rate=10M", |s| {
+            s.journal.writeback_bytes_per_second == Some(10 * MIB)
+        }),
+        ("dirty_limit=64M", |s| {
+            s.journal.dirty_limit_bytes == Some(64 * MIB)
+        }),
+        ("close=durable", |s| s.journal.close == CloseMode::Durable),
+        ("conflict=theirs", |s| {
+            s.journal.conflict == ConflictMode::Theirs
+        }),
         ("locks=local", |s| s.locks == LockPlace::Local),
         ("keep_written=always", |s| {
             s.keep_written == KeepWritten::Always
@@ -332,7 +362,7 @@ fn an_unknown_option_is_refused_with_the_nearest_name() {
 
 #[test]
 fn a_capability_of_a_later_version_is_refused_by_name() {
-    for list in ["write_mode=back", "erasure=4+2", "adaptive"] {
+    for list in ["erasure=4+2", "peers=a", "adaptive"] {
         let text = error_text(list);
         assert!(
             text.contains("not yet") && text.contains(list.split('=').next().unwrap()),

@@ -3,6 +3,7 @@
 
 use super::cache_size::{CacheSize, MINIMUM_CACHE_BYTES};
 use super::error::ConfigError;
+use super::journal_settings::JournalOptions;
 use super::units::{KIB, MIB, show_duration, show_size};
 use super::watermarks::Watermarks;
 use std::net::SocketAddr;
@@ -49,6 +50,7 @@ pub struct Settings {
     pub allow_root: Option<bool>,
     pub mount_flags: MountFlags,
     pub write_mode: WriteMode,
+    pub journal: JournalOptions,
     pub locks: LockPlace,
     pub keep_written: KeepWritten,
     pub identity: Identity,
@@ -121,6 +123,8 @@ pub struct MountFlags {
 pub enum WriteMode {
     /// Before it is answered.
     Through,
+    /// Later: it is in the journal before.
+    Back,
 }
 
 /// As whom the backend is asked.
@@ -258,6 +262,7 @@ impl Default for Settings {
                 sync_names: false,
             },
             write_mode: WriteMode::Through,
+            journal: JournalOptions::default(),
             locks: LockPlace::Backend,
             keep_written: KeepWritten::Proven,
             identity: Identity::Caller,

@@ -2,6 +2,8 @@
 
 use super::control::{ChangePins, Evict, Evicted, Scrub, Why};
 use super::disks::{Disk, in_memory, open_disks, refuse_untouched, set_limits, warnings};
+use super::journal_control::{AskBack, answering};
+use super::journalling;
 use super::offline::{find_backend, look_for};
 use super::pinning::change_pins;
 use super::prepare::Prepared;
@@ -74,6 +76,7 @@ pub struct Assembled {
     pub scrub: Scrub,
     /// Gives the cache the limits of these settings.
     pub apply: Apply,
+    pub back: AskBack,
     /// What the administrator should hear at once, a sentence each.
     pub warnings: Vec<String>,
 }
@@ -103,7 +106,20 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
     directory
         .watch_leases()
         .context("starting a thread for leases")?;
-    let backend: Arc<dyn Backend> = ObservedBackend::new(directory.clone(), health.clone());
+    let observed: Arc<dyn Backend> = ObservedBackend::new(directory.clone(), health.clone());
+    let back = match &prepared.journal_directory {
+        Some(place) => {
+            let (below, root) = (observed.clone(), &found.root.place.key);
+            Some(journalling::start(
+                settings, prepared, place, &engine, below, root,
+            )?)
+        }
+        None => None,
+    };
+    let backend = match &back {
+        Some(back) => back.clone() as Arc<dyn Backend>,
+        None => observed.clone(),
+    };
     let timers = Timers::start().context("starting the timer thread")?;
 
     // Local work must not be taken for calls on the backend.
@@ -122,13 +138,17 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
         backend_metrics: backend_metrics.clone(),
     })
     .context("starting the cache's threads")?;
+    let local_lane = lane("local", LOCAL_THREADS, &local_health);
+    if let Some(back) = &back {
+        journalling::carry_over(back, &cache, &local_lane);
+    }
 
     let channel = Channel::mount(mount_settings(settings, prepared))?;
     let protocol = channel.protocol().clone();
     let surroundings = Surroundings {
         no_passthrough: protocol.passthrough.clone().err(),
         has_checksums: settings.checksum != ChecksumKind::None,
-        write_mode: write_mode(settings),
+        back: back.clone(),
     };
     let registry: Option<Arc<dyn BackingRegistry>> =
         protocol.passthrough.is_ok().then(|| channel.registry());
@@ -143,7 +163,7 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
         changes_lane: lane("changes", CHANGE_THREADS, &health),
         ahead_lane: lane("ahead", AHEAD_THREADS, &health),
         warm_lane: lane("warm", WARM_THREADS, &health),
-        local_lane: lane("local", LOCAL_THREADS, &local_health),
+        local_lane,
         health: health.clone(),
         timers,
         cache: cache.clone(),
@@ -155,7 +175,7 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
     };
     let filesystem = FileSystem::new(parts);
     health
-        .start_probe(backend)
+        .start_probe(observed)
         .context("starting the backend's probe")?;
     let told = health.clone();
     names
@@ -183,6 +203,7 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
         engine: engine.clone(),
         protocol,
         filesystem: filesystem.clone(),
+        back: back.clone(),
         settings: settings.clone(),
         in_memory: in_memory(prepared),
         reader_threads: reader_threads(settings),
@@ -194,11 +215,15 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
     let explaining = filesystem.clone();
     let evicting = filesystem;
     let (evictable, scrubbed, limited) = (cache.clone(), cache.clone(), cache.clone());
+    let asked_of = back.clone();
     Ok(Assembled {
         warnings,
         wait: Box::new(move || serving.wait().map_err(anyhow::Error::from)),
         shutdown: Box::new(move || {
             ending.stop_pins();
+            if let Some(back) = &back {
+                journalling::shut_down(back);
+            }
             cache.shutdown();
             names.shutdown();
             engine.shutdown();
@@ -213,6 +238,7 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
         why: Box::new(move |path| {
             explain(&explaining, path, &surroundings).context("looking at the backend")
         }),
+        back: answering(asked_of),
         scrub: Box::new(move || {
             let asked = scrubbed.ask_for_scrub();
             asked.context(
@@ -230,12 +256,6 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
             })
         }),
     })
-}
-
-fn write_mode(settings: &Settings) -> &'static str {
-    match settings.write_mode {
-        WriteMode::Through => "through",
-    }
 }
 
 /// A daemon that is not root can be nobody else.
@@ -344,6 +364,7 @@ fn fs_settings(settings: &Settings) -> FsSettings {
         passthrough: wants_passthrough(settings),
         direct_io: settings.direct_io,
         read_only: settings.mount_flags.read_only,
+        write_back: settings.write_mode == WriteMode::Back,
         keep_written: match settings.keep_written {
             KeepWritten::Proven => fs::KeepWritten::Proven,
             KeepWritten::Always => fs::KeepWritten::Always,

@@ -3,6 +3,7 @@
 //!
 //! Its name is made from the mountpoint, so that a command finds it without touching the mount.
 
+use super::journal_control::{AskBack, BackReply, BackRequest};
 use super::mount_table::path_hash;
 use super::prepare::{default_cache_parent, with_timeout};
 use super::status::Status;
@@ -56,6 +57,10 @@ pub enum Request {
     Scrub,
     /// Reads the settings file again, as SIGHUP does.
     Reload,
+    /// About changes that are not on the backend.
+    Back {
+        ask: BackRequest,
+    },
     /// Unmount and end, as SIGTERM does.
     Stop,
 }
@@ -76,6 +81,9 @@ pub enum Reply {
         asked: u64,
     },
     Reloaded(Changes),
+    Back {
+        told: BackReply,
+    },
     Stopping,
     Error {
         message: String,
@@ -190,6 +198,7 @@ pub struct Handlers {
     pub why: Why,
     pub scrub: Scrub,
     pub reload: Reload,
+    pub back: AskBack,
     pub stop: Box<dyn Fn() + Send + Sync>,
 }
 
@@ -218,6 +227,10 @@ impl Handlers {
                 asked.map_or_else(Reply::failed, |asked| Reply::Scrubbing { asked })
             }
             Request::Reload => (self.reload)().map_or_else(Reply::failed, Reply::Reloaded),
+            Request::Back { ask } => {
+                let told = (self.back)(ask);
+                told.map_or_else(Reply::failed, |told| Reply::Back { told })
+            }
             Request::Stop => {
                 (self.stop)();
                 Reply::Stopping

@@ -9,7 +9,8 @@
 //! - `prepare`: checks of backend and mountpoint; `backend_root` opens the backend; `cache_directory` those of the cache's disks, `directory_lock`
 //!   who holds one
 //! - `background`: going into the background and telling the caller how it went
-//! - `assemble`: which component gets which setting; `disks`: the cache directories
+//! - `assemble`: which component gets which setting; `disks`: the cache directories; `journalling`: the journal,
+//!   `journal_status` and `journal_control` what is told of it
 //! - `pinning`: what is told of pins
 //! - `offline`: a backend that is away at the start
 //! - `report`: the components' state, for `status`
@@ -19,7 +20,7 @@
 //! - `why`: how one file stands
 //! - `watchdog`: tells the service manager that requests are answered
 //! - `prometheus`: the same as metrics
-//! - `unmount`: ending a mount from outside, whatever state its daemon is in; `remount`: between ro and rw; `reload`: settings that change while it serves
+//! - `unmount`: ending a mount from outside, whatever state its daemon is in; `draining`: not before all is on the backend; `remount`: between ro and rw; `reload`: settings that change while it serves
 //! - `mount_table`: /proc/self/mountinfo; `fstab`: /etc/fstab
 //! - `machine`: what this kernel and machine can do, for `check`
 //! - `log`: where messages go
@@ -32,6 +33,10 @@ pub mod cache_directory;
 pub mod control;
 mod directory_lock;
 mod disks;
+pub mod draining;
+pub mod journal_control;
+pub mod journal_status;
+mod journalling;
 pub mod error;
 pub mod fstab;
 mod latency;

@@ -7,7 +7,7 @@ use super::control::{Client, socket_directory};
 use super::error::{CacheDirectoryProblem, StartError};
 use super::{mount_table, unmount};
 use crate::cache::names::NAMES_FILE;
-use crate::config::Settings;
+use crate::config::{Settings, WriteMode};
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -34,6 +34,8 @@ pub struct Prepared {
     /// At least one.
     pub cache_directories: Vec<CacheDirectory>,
     pub lost_cache_directories: Vec<LostCacheDirectory>,
+    /// With `write_mode=back`.
+    pub journal_directory: Option<CacheDirectory>,
 }
 
 /// A cache directory whose disk does not work: its share is a miss.
@@ -94,6 +96,7 @@ pub fn prepare(
     };
     let (cache_directories, lost_cache_directories) =
         open_cache_directories(settings, neighbours, &default_parent)?;
+    let journal_directory = open_journal_directory(settings, neighbours, &cache_directories)?;
     Ok(Prepared {
         source,
         backend_name,
@@ -102,6 +105,7 @@ pub fn prepare(
         mountpoint: mountpoint.path,
         cache_directories,
         lost_cache_directories,
+        journal_directory,
     })
 }
 
@@ -134,6 +138,16 @@ fn refuse_inside(mountpoint: &ResolvedPath, backend: &ResolvedPath) -> Result<()
 }
 
 impl Prepared {
+    /// All that is locked and ours.
+    fn directories(&self) -> impl Iterator<Item = &CacheDirectory> {
+        self.cache_directories.iter().chain(&self.journal_directory)
+    }
+
+    pub(super) fn directories_mut(&mut self) -> impl Iterator<Item = &mut CacheDirectory> {
+        let journal = &mut self.journal_directory;
+        self.cache_directories.iter_mut().chain(journal)
+    }
+
     /// The checks of a backend that has only now been opened.
     pub(super) fn refuse_neighbours(&self, backend: &ResolvedPath) -> Result<(), StartError> {
         let mountpoint = ResolvedPath::look_at(&self.mountpoint);
@@ -142,7 +156,7 @@ impl Prepared {
             backend,
             mountpoint: &mountpoint,
         };
-        for directory in &self.cache_directories {
+        for directory in self.directories() {
             let path = &directory.path;
             check_apart(path, neighbours).map_err(|problem| StartError::CacheDirectory {
                 path: path.clone(),
@@ -287,6 +301,26 @@ fn open_cache_directories(
         })
         .collect();
     Ok((opened, lost))
+}
+
+/// It must be there where it is needed, and makes no sense where it is not.
+fn open_journal_directory(
+    settings: &Settings,
+    neighbours: Neighbours<'_>,
+    others: &[CacheDirectory],
+) -> Result<Option<CacheDirectory>, StartError> {
+    match (settings.write_mode, &settings.journal.directory) {
+        (WriteMode::Through, None) => Ok(None),
+        (WriteMode::Through, Some(_)) => Err(StartError::UnusedJournalDirectory),
+        (WriteMode::Back, None) => Err(StartError::NoJournalDirectory),
+        (WriteMode::Back, Some(path)) => match open_one(path, false, neighbours, others) {
+            Ok(directory) => Ok(Some(directory)),
+            Err(problem) => Err(StartError::JournalDirectory {
+                path: path.clone(),
+                problem,
+            }),
+        },
+    }
 }
 
 fn none_left(mut lost: Vec<(PathBuf, CacheDirectoryProblem)>) -> StartError {

@@ -1,11 +1,12 @@
 //! The components' state as [`Status`].
 
+use super::journal_status;
 use super::latency::latencies;
 use super::pinning::PinsStatus;
 use super::prepare::LostCacheDirectory;
 use super::status::{
-    BackendStatus, CacheDirectoryStatus, CacheStatus, EngineStatus, FuseStatus, NamesStatus,
-    OptionStatus, State, Status,
+    BackendStatus, CacheDirectoryStatus, CacheStatus, EngineStatus, FuseStatus, JournalStatus,
+    NamesStatus, OptionStatus, State, Status, WritebackStatus,
 };
 use super::status_of_scrub::{DamagedStatus, PassStatus, ScrubStatus};
 use crate::backend::DirectoryBackend;
@@ -19,6 +20,7 @@ use crate::fuse::ProtocolReport;
 use crate::io::engine::Engine;
 use crate::io::local::LocalDisk;
 use crate::metrics::{BackendMetrics, CacheMetrics};
+use crate::writeback::{WriteBack, WriteBackFigures};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -43,6 +45,8 @@ pub struct Reporter {
     pub engine: Arc<Engine>,
     pub protocol: ProtocolReport,
     pub filesystem: Arc<FileSystem>,
+    /// With `write_mode=back`.
+    pub back: Option<Arc<WriteBack>>,
     pub settings: Settings,
     /// What to know of cache directories that are no disk's.
     pub in_memory: Vec<String>,
@@ -57,6 +61,7 @@ impl Reporter {
         let reachable = health != HealthState::Away;
         let broken = directories.iter().any(|directory| directory.state != "ok");
         let engine = self.engine.report();
+        let figures = self.back.as_ref().map(|back| back.figures());
         Status {
             state: if reachable && !broken {
                 State::Serving
@@ -68,6 +73,11 @@ impl Reporter {
             pins: self.pins_status(),
             cache: self.cache_status(directories),
             scrub: self.scrub_status(),
+            journal: figures.as_ref().map(JournalStatus::of).unwrap_or_default(),
+            writeback: figures
+                .as_ref()
+                .map(WritebackStatus::of)
+                .unwrap_or_default(),
             engine: EngineStatus {
                 name: engine.engine.to_owned(),
                 reason: engine.reason.clone(),
@@ -85,7 +95,7 @@ impl Reporter {
             },
             read_only: self.settings.mount_flags.read_only,
             options: self.without_effect(),
-            warnings: self.warnings(reachable),
+            warnings: self.warnings(reachable, figures.as_ref()),
             nodes: self.filesystem.node_count() as u64,
             handles: self.filesystem.handle_count() as u64,
             longest_wait_ms: self.filesystem.longest_wait().as_millis() as u64,
@@ -292,6 +302,7 @@ impl Reporter {
             });
         }
         options.extend(self.scrub_options_without_effect());
+        options.extend(journal_status::without_effect(&self.settings));
         let filesystems = self.backend.filesystems();
         let is_remote = !filesystems.is_empty() && filesystems.iter().all(|one| one.remote);
         if self.settings.keep_written == KeepWritten::Proven && is_remote {
@@ -340,8 +351,11 @@ impl Reporter {
             .collect()
     }
 
-    fn warnings(&self, reachable: bool) -> Vec<String> {
+    fn warnings(&self, reachable: bool, figures: Option<&WriteBackFigures>) -> Vec<String> {
         let mut warnings = Vec::new();
+        if let Some(figures) = figures {
+            warnings.extend(journal_status::warnings(&self.settings, figures));
+        }
         if !reachable {
             warnings.push(self.absence());
         }

@@ -79,6 +79,7 @@ pub fn serve(
         why,
         scrub,
         apply,
+        back,
         warnings,
     } = assembled;
     let configuration = Configuration::new(request.given, request.resolved.clone(), apply);
@@ -96,6 +97,7 @@ pub fn serve(
             let configuration = configuration.clone();
             Box::new(move || configuration.reload())
         },
+        back,
         stop: {
             let sender = sender.clone();
             Box::new(move || {

@@ -94,14 +94,15 @@ fn try_start(
         request.backend.as_deref(),
         &request.mountpoint,
     )?;
-    for directory in &mut prepared.cache_directories {
+    let mountpoint = prepared.mountpoint.clone();
+    for directory in prepared.directories_mut() {
         directory
-            .record_holder(&prepared.mountpoint)
-            .map_err(system("lock file of the cache directory"))?;
+            .record_holder(&mountpoint)
+            .map_err(system("lock file of a directory"))?;
     }
     std::env::set_current_dir("/").map_err(system("chdir /"))?;
     let assembled = assemble(settings, &prepared).map_err(StartError::Component)?;
-    for directory in &mut prepared.cache_directories {
+    for directory in prepared.directories_mut() {
         directory.keep();
     }
     Ok((prepared, assembled))

@@ -5,6 +5,8 @@ use super::pinning::PinsStatus;
 use super::status_of_scrub::ScrubStatus;
 use serde::{Deserialize, Serialize};
 
+pub use super::journal_status::{JournalStatus, WritebackStatus};
+
 /// The whole answer of `status --json`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Status {
@@ -137,22 +139,6 @@ pub struct NamesStatus {
     pub state: String,
 }
 
-/// The journal comes with a later version; until then everything here is zero.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct JournalStatus {
-    pub dirty_bytes: u64,
-    pub commits: u64,
-    pub syncs: u64,
-    pub degraded_devices: u64,
-}
-
-/// The journal comes with a later version; until then everything here is zero.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct WritebackStatus {
-    pub pending_files: u64,
-    pub conflicts: u64,
-}
-
 /// Which engine reads the cache disks, and what it does without.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct EngineStatus {
@@ -237,6 +223,7 @@ impl Status {
             )
         }));
         lines.extend(self.scrub.in_words());
+        lines.extend(self.journal.in_words(&self.writeback));
         lines.push(format!(
             "  engine    {} ({})",
             self.engine.name, self.engine.reason

@@ -1,20 +1,24 @@
 //! What `why` tells of one file.
 
 use super::control::WirePath;
+use super::journal_status::DirtyFileStatus;
 use super::status::bytes;
 use crate::cache::{Loss, Stored};
 use crate::clock::wall_clock;
 use crate::fs::{Explanation, FileSystem, Obstacle, ReadBy};
 use crate::types::{FileKind, Version};
+use crate::writeback::WriteBack;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
+use std::sync::Arc;
 
 /// What the daemon knows of a file beside what `fs` tells.
 pub struct Surroundings {
     /// Why the kernel has no passthrough.
     pub no_passthrough: Option<String>,
     pub has_checksums: bool,
-    pub write_mode: &'static str,
+    /// With `write_mode=back`.
+    pub back: Option<Arc<WriteBack>>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -57,6 +61,9 @@ pub struct WhyStatus {
     pub summed_blocks: u64,
     pub has_checksums: bool,
     pub write_mode: String,
+    /// What the backend does not have yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dirty: Option<DirtyFileStatus>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_miss: Option<MissStatus>,
     /// Why something that was cached is not any more.
@@ -98,7 +105,8 @@ pub(super) fn explain(
         directory: told.directory.clone(),
         pinned_by: explained.pin.as_deref().map(WirePath::from),
         has_checksums: surroundings.has_checksums,
-        write_mode: surroundings.write_mode.to_owned(),
+        write_mode: write_mode(surroundings).to_owned(),
+        dirty: dirty(surroundings, &explained),
         last_loss: told.last_loss.map(|loss| lost(loss).to_owned()),
         last_miss: told.last_miss.map(|miss| MissStatus {
             at_seconds: miss.at.seconds,
@@ -112,6 +120,18 @@ pub(super) fn explain(
     }
     why.take_opens(&explained, surroundings);
     Ok(why)
+}
+
+fn write_mode(surroundings: &Surroundings) -> &'static str {
+    match surroundings.back {
+        Some(_) => "back",
+        None => "through",
+    }
+}
+
+fn dirty(surroundings: &Surroundings, explained: &Explanation) -> Option<DirtyFileStatus> {
+    let figures = surroundings.back.as_ref()?.dirty_figures(&explained.key)?;
+    Some(DirtyFileStatus::of(&figures))
 }
 
 const NEVER_SEEN: &str = "it had not been fetched before, as far as is remembered";
@@ -260,11 +280,13 @@ impl WhyStatus {
 
     fn changes_in_words(&self) -> String {
         let writers: u64 = self.open.iter().map(|open| open.writers).sum();
+        let waiting = match &self.dirty {
+            Some(dirty) => dirty.in_words(),
+            None => format!("none wait here (write_mode={})", self.write_mode),
+        };
         match writers {
-            0 => format!("none wait here (write_mode={})", self.write_mode),
-            _ => format!(
-                "{writers} handles are open for writing; each write is on the backend before it is answered"
-            ),
+            0 => waiting,
+            _ => format!("{waiting}; {writers} handles are open for writing"),
         }
     }
 

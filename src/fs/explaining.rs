@@ -48,6 +48,7 @@ pub struct OpenNow {
 
 #[derive(Clone, Debug)]
 pub struct Explanation {
+    pub key: FileKey,
     pub attributes: Attributes,
     /// The backend told so now; else it is what is known.
     pub is_fresh: bool,
@@ -85,6 +86,7 @@ impl FileSystem {
         let open: Vec<OpenNow> = nodes.iter().filter_map(|node| open_now(node)).collect();
         Ok(Explanation {
             obstacles: self.obstacles(&key, &attributes, &told),
+            key,
             attributes,
             is_fresh,
             told,

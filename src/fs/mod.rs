@@ -131,6 +131,8 @@ pub struct FsSettings {
     pub readahead: readahead::Limits,
     /// Every change is EROFS.
     pub read_only: bool,
+    /// The backend takes changes of bytes without waiting for its server.
+    pub write_back: bool,
     pub keep_written: KeepWritten,
     /// A changed name is on stable storage before it is answered.
     pub sync_names: bool,
@@ -306,6 +308,21 @@ impl FileSystem {
             .begin_patient(context.unique, context.caller.pid, done);
         self.this().expire_once_silent(&pending);
         pending
+    }
+
+    /// The same for one that the journal answers, where there is one, whatever becomes of the backend.
+    fn begin_write<T: Send + 'static>(
+        &self,
+        context: RequestContext,
+        done: Done<T>,
+    ) -> Arc<Pending<T>> {
+        match self.settings.write_back {
+            true => {
+                let thread = context.caller.pid;
+                self.pending.begin_patient(context.unique, thread, done)
+            }
+            false => self.begin_transfer(context, done),
+        }
     }
 
     fn expire_once_silent<T: Send + 'static>(self: &Arc<Self>, pending: &Arc<Pending<T>>) {

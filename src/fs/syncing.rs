@@ -6,6 +6,7 @@ use super::node::Node;
 use super::open_file::{Handle, OpenFile, Writing};
 use super::operations::{Done, RequestContext};
 use super::order::Touch;
+use super::pending::Pending;
 use super::writes::{FileWrites, Writer};
 use super::writing::whole_file;
 use crate::events::Invalidation;
@@ -26,7 +27,10 @@ impl FileSystem {
         let Writing { writer, writes } = writing;
         match (writes.keeps(), writer.is_unsynced()) {
             (true, _) => self.sync_and_conclude(context, handle.node.clone(), writer, writes, done),
-            (false, true) => self.sync_by(context, &writes, &writer, false, done),
+            (false, true) => {
+                let sync = |writer: &Writer| writer.sync_at_close();
+                self.sync_by(context, &writes, &writer, sync, done);
+            }
             (false, false) => done(Ok(())),
         }
     }
@@ -39,7 +43,7 @@ impl FileSystem {
         writes: Arc<FileWrites>,
         done: Done<()>,
     ) {
-        let pending = self.begin_transfer(context, done);
+        let pending = self.begin_write(context, done);
         self.in_order(
             &writes.clone(),
             whole_file(),
@@ -47,7 +51,7 @@ impl FileSystem {
             &pending,
             move |fs, pending| {
                 let outcome = match writer.is_unsynced() {
-                    true => writer.sync(false),
+                    true => writer.sync_at_close(),
                     false => Ok(()),
                 };
                 writes.note_sync(&outcome);
@@ -70,17 +74,21 @@ impl FileSystem {
         let Some(handle) = self.handles.get(id) else {
             return done(Err(FsError::UnknownNode));
         };
+        if self.settings.write_back {
+            return self.sync_journalled(context, handle, data_only, done);
+        }
         let Some(writes) = handle.open.writes.load_full() else {
             return done(Ok(()));
         };
+        let sync = move |writer: &Writer| writer.sync(data_only);
         let writers = writes.writers();
         let unsynced = writers.into_iter().find(|writer| writer.is_unsynced());
         let own = handle.writing.as_ref().map(|writing| &writing.writer);
         match (unsynced, own) {
             (None, _) => done(Ok(())),
             // A descriptor's own sync covers the file, and tells the descriptor's own errors.
-            (Some(_), Some(own)) => self.sync_by(context, &writes, own, data_only, done),
-            (Some(other), None) => self.sync_by(context, &writes, &other, data_only, done),
+            (Some(_), Some(own)) => self.sync_by(context, &writes, own, sync, done),
+            (Some(other), None) => self.sync_by(context, &writes, &other, sync, done),
         }
     }
 
@@ -89,16 +97,50 @@ impl FileSystem {
         context: RequestContext,
         writes: &Arc<FileWrites>,
         writer: &Arc<Writer>,
-        data_only: bool,
+        sync: impl FnOnce(&Writer) -> io::Result<()> + Send + 'static,
         done: Done<()>,
     ) {
-        let pending = self.begin_transfer(context, done);
+        let pending = self.begin_write(context, done);
         let (writer, writes) = (writer.clone(), writes.clone());
-        self.on_lane(&self.write_lane, &pending, move |_, pending| {
-            let outcome = writer.sync(data_only);
+        self.on_write_lane(&pending, move |_, pending| {
+            let outcome = sync(&writer);
             writes.note_sync(&outcome);
             pending.finish(outcome.map_err(FsError::Backend));
         });
+    }
+
+    /// What was closed is in the journal, too, and need not be on stable storage.
+    fn sync_journalled(
+        &self,
+        context: RequestContext,
+        handle: Arc<Handle>,
+        data_only: bool,
+        done: Done<()>,
+    ) {
+        let pending = self.begin_write(context, done);
+        self.on_write_lane(&pending, move |fs, pending| {
+            let outcome = match &handle.writing {
+                Some(writing) => writing.writer.sync(data_only),
+                None => fs.backend.sync_written(&handle.node.key),
+            };
+            pending.finish(outcome.map_err(FsError::Backend));
+        });
+    }
+
+    /// Runs `job` where it may wait for the backend, if that is what writes wait for.
+    fn on_write_lane(
+        &self,
+        pending: &Arc<Pending<()>>,
+        job: impl FnOnce(Arc<FileSystem>, Arc<Pending<()>>) + Send + 'static,
+    ) {
+        if !self.settings.write_back {
+            return self.on_lane(&self.write_lane, pending, job);
+        }
+        let (this, waiting, refused) = (self.this(), pending.clone(), pending.clone());
+        let submitted = self.write_lane.submit(move || job(this, waiting));
+        if submitted.is_err() {
+            refused.finish(Err(FsError::BackendTimeout));
+        }
     }
 
     pub(super) fn close_writer(&self, handle: Arc<Handle>, writing: Writing) {
@@ -134,7 +176,7 @@ impl FileSystem {
         if !writer.is_unsynced() {
             return;
         }
-        let outcome = writer.sync(false);
+        let outcome = writer.sync_at_close();
         writes.note_sync(&outcome);
         if let Err(error) = outcome {
             tracing::error!(%error, "what was written after the last close could not be made durable");

@@ -123,9 +123,18 @@ impl Writer {
 
     /// Returns when all that was written by now is on stable storage; an error is told once.
     pub fn sync(&self, data_only: bool) -> io::Result<()> {
+        self.sync_by(|file| file.sync(data_only))
+    }
+
+    /// The same as far as close(2) waits for it.
+    pub fn sync_at_close(&self) -> io::Result<()> {
+        self.sync_by(|file| file.sync_at_close())
+    }
+
+    fn sync_by(&self, sync: impl FnOnce(&dyn WritableFile) -> io::Result<()>) -> io::Result<()> {
         self.syncs_under_way.fetch_add(1, Ordering::AcqRel);
         self.unsynced.store(false, Ordering::Release);
-        let outcome = self.file.sync(data_only);
+        let outcome = sync(&*self.file);
         self.syncs_under_way.fetch_sub(1, Ordering::AcqRel);
         outcome
     }

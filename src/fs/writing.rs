@@ -61,7 +61,7 @@ impl FileSystem {
         pending: &Arc<Pending<T>>,
         job: impl FnOnce(Arc<FileSystem>, Arc<Pending<T>>) + Send + 'static,
     ) {
-        if !self.may_wait_for_backend(pending) {
+        if !self.settings.write_back && !self.may_wait_for_backend(pending) {
             return;
         }
         let (this, waiting) = (self.this(), pending.clone());
@@ -93,7 +93,7 @@ impl FileSystem {
         let order = self.order_of(&context, &handle, &write);
         let mut data = self.cache.buffer(write.data.len());
         data[..write.data.len()].copy_from_slice(write.data);
-        let pending = self.begin_transfer(context, done);
+        let pending = self.begin_write(context, done);
         let range = order.range();
         let writes = writing.writes.clone();
         self.in_order(
@@ -193,7 +193,18 @@ impl FileSystem {
         self.prepare_change(changing).map_err(FsError::Backend)?;
         let outcome = make();
         self.expire(changing.node);
+        if self.settings.write_back {
+            self.take_written(changing);
+        }
         outcome.map_err(FsError::Backend)
+    }
+
+    /// What is shown of a file that is in the journal is known without the backend, which may be away.
+    fn take_written(&self, changing: &Changing<'_>) {
+        let asked = Instant::now();
+        if let Ok(fresh) = changing.file.attributes() {
+            self.take_attributes(changing.node, fresh, asked);
+        }
     }
 
     fn prepare_change(&self, changing: &Changing<'_>) -> io::Result<()> {
@@ -237,7 +248,10 @@ impl FileSystem {
         }
         let by_handle = handle.and_then(|handle| self.writing(handle).ok());
         let credentials = self.credentials(&context.caller);
-        let pending = self.begin_transfer(context, done);
+        let pending = match by_handle {
+            Some(_) => self.begin_write(context, done),
+            None => self.begin_transfer(context, done),
+        };
         let writes = self.writes.of(&node.key);
         self.in_order(&writes, whole_file(), Touch::Changes, &pending, {
             let writes = writes.clone();

@@ -9,6 +9,7 @@ pub use range_series::RangeSeries;
 pub use short_bytes::ShortBytes;
 
 mod changes;
+pub mod codec;
 mod locks;
 mod range_series;
 mod short_bytes;

@@ -18,7 +18,7 @@ pub struct MountOptions {
     pub mountpoint: PathBuf,
     /// Given as they are, colon-separated.
     pub cache_dirs: Vec<PathBuf>,
-    /// Further `key=value` or `key` options.
+    /// Further `key=value` or `key` options. With `write_mode=back` the journal lies beside the first cache directory.
     pub options: Vec<String>,
     /// The daemon's hard limit of descriptors, where it is not the test's.
     pub descriptors_max: Option<usize>,
@@ -53,6 +53,16 @@ impl MountOptions {
             .collect();
         let mut words = vec![format!("cache_dir={}", directories.join(":"))];
         words.extend(self.options.iter().cloned());
+        if self
+            .options
+            .iter()
+            .any(|option| option == "write_mode=back")
+        {
+            let cache = &self.cache_dirs[0];
+            let name = cache.file_name().expect("a directory").to_string_lossy();
+            let journal = cache.with_file_name(format!("journal-of-{name}"));
+            words.push(format!("journal_dir={}", journal.display()));
+        }
         words.join(",")
     }
 }

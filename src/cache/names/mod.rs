@@ -7,7 +7,7 @@
 //!
 //! - `records`: what is asked and answered, as bytes ([`Names`] has a pair of verbs for each)
 //! - `database`: the file; docs/ON_DISK_FORMAT.md draws it
-//! - `record`: a record as it is stored; `codec`: numbers and texts in a row
+//! - `record`: a record as it is stored
 //! - `aging`: what goes when there are too many
 
 use self::database::{Found, NamesFile};
@@ -22,7 +22,6 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 mod aging;
-mod codec;
 mod database;
 mod record;
 mod records;

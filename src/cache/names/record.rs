@@ -1,6 +1,6 @@
 //! A record as it is stored.
 
-use super::codec;
+use crate::types::codec;
 
 fn checksum(key: &[u8], rest: &[u8]) -> u32 {
     let mut digest = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi);

@@ -1,12 +1,12 @@
 //! What is asked of the store and what it answers, as bytes. docs/ON_DISK_FORMAT.md lists the kinds of records.
 
 use super::Names;
-use super::codec::{Reader, Writer};
 use super::database::KINDS_THAT_STAY;
 use crate::backend::access::Access;
 use crate::backend::expected::KnownFilesystem;
 use crate::backend::{BackendSpace, ListedName};
 use crate::clock::wall_clock;
+use crate::types::codec::{Reader, Writer};
 use crate::types::{Attributes, Credentials, FileKey, FileKind, Timestamp, Version};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};

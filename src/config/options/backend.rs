@@ -29,13 +29,17 @@ pub const ROWS: &[OptionRow] = &[
     OptionRow {
         name: "write_mode",
         kind: Kind::Choice {
-            values: &[("through", |s| s.write_mode = WriteMode::Through)],
-            later: &[("back", "write-back")],
+            values: &[
+                ("through", |s| s.write_mode = WriteMode::Through),
+                ("back", |s| s.write_mode = WriteMode::Back),
+            ],
+            later: &[],
         },
         show: Some(|s| match s.write_mode {
             WriteMode::Through => "through".to_owned(),
+            WriteMode::Back => "back".to_owned(),
         }),
-        help: "when a change is on the backend: before it is answered, and on stable storage there after fsync or close",
+        help: "when a change of bytes is on the backend: through: before it is answered, and on stable storage there after fsync or close; back: later, and on stable storage of journal_dir after fsync",
     },
     OptionRow {
         name: "locks",

@@ -5,6 +5,7 @@
 //! - `watermarks`: when the cache gives room back
 //! - `disk`: how local disks are driven
 //! - `backend`: timeouts and trust towards the backend
+//! - `journal`: writing back
 //! - `mount`: the mount itself, and words of mount(8)
 //! - `later`: what is refused by name
 //! - `kind`: the kinds of value
@@ -12,6 +13,7 @@
 mod backend;
 mod cache;
 mod disk;
+mod journal;
 mod kind;
 mod later;
 mod mount;
@@ -33,10 +35,11 @@ pub struct OptionRow {
 }
 
 /// Groups of rows with their headings, in the order of the README.
-const GROUPS: [(&str, &[OptionRow]); 5] = [
+const GROUPS: [(&str, &[OptionRow]); 6] = [
     ("The cache", cache::ROWS),
     ("Room in the cache", watermarks::ROWS),
     ("The backend", backend::ROWS),
+    ("Writing back", journal::ROWS),
     ("Local disks", disk::ROWS),
     ("The mount", mount::ROWS),
 ];

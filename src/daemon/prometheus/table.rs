@@ -374,10 +374,31 @@ pub const ROWS: &[Row] = &[
         "scrub_last_pass_seconds",
         "How long it took",
     ),
+    is(
+        "journal.state",
+        "ok",
+        "journal_ok",
+        "1 while the journal takes changes; 0 without one, too",
+    ),
     gauge(
         "journal.dirty_bytes",
         "journal_dirty_bytes",
         "Written and not on the backend yet",
+    ),
+    gauge(
+        "journal.dirty_limit",
+        "journal_dirty_limit_bytes",
+        "The most that there may be of that",
+    ),
+    gauge(
+        "journal.oldest_dirty_seconds",
+        "journal_oldest_dirty_seconds",
+        "How long the oldest of it has been waiting",
+    ),
+    counter(
+        "journal.records",
+        "journal_records_total",
+        "Changes noted in the journal",
     ),
     counter(
         "journal.commits",
@@ -387,7 +408,29 @@ pub const ROWS: &[Row] = &[
     counter(
         "journal.syncs",
         "journal_syncs_total",
-        "Syncs of journal devices",
+        "Syncs of the journal's device",
+    ),
+    counter(
+        "journal.waits",
+        "journal_waits_total",
+        "Times that somebody waited for a sync",
+    ),
+    gauge(
+        "journal.commit_p50_us",
+        "journal_commit_median_seconds",
+        "Median duration of a batch with its sync",
+    )
+    .from_microseconds(),
+    gauge(
+        "journal.commit_p99_us",
+        "journal_commit_p99_seconds",
+        "99th percentile of the same",
+    )
+    .from_microseconds(),
+    gauge(
+        "journal.cut_batches",
+        "journal_cut_batches",
+        "Batches that were never acknowledged, and were cut off at the start",
     ),
     gauge(
         "journal.degraded_devices",
@@ -400,9 +443,14 @@ pub const ROWS: &[Row] = &[
         "Files that wait to be written to the backend",
     ),
     gauge(
+        "writeback.failing_files",
+        "writeback_failing_files",
+        "Of these, not taken by the backend when they were tried last",
+    ),
+    gauge(
         "writeback.conflicts",
         "writeback_conflicts",
-        "Files that were changed elsewhere, too, and are kept in both versions",
+        "Files that lie beside others, which somebody else has changed, and that nobody has looked at",
     ),
     is(
         "fuse.passthrough",
@@ -417,10 +465,15 @@ pub const ROWS: &[Row] = &[
     ),
 ];
 
-/// Numbers of the status that are no metrics: which process it is, each incident of damage, and the latencies, which are
-/// a histogram.
+/// Numbers of the status that are no metrics: which process it is, each incident of damage, each file that waits, and the
+/// latencies, which are a histogram.
 #[cfg(test)]
-const NO_METRICS: &[&str] = &["pid", "scrub.damaged[]", "latencies[]"];
+const NO_METRICS: &[&str] = &[
+    "pid",
+    "scrub.damaged[]",
+    "writeback.oldest[]",
+    "latencies[]",
+];
 
 /// The table of docs/METRICS.md.
 pub fn metrics_markdown() -> String {

@@ -10,6 +10,11 @@ impl Writer {
         self
     }
 
+    pub fn u16(mut self, value: u16) -> Self {
+        self.0.extend_from_slice(&value.to_le_bytes());
+        self
+    }
+
     pub fn u32(mut self, value: u32) -> Self {
         self.0.extend_from_slice(&value.to_le_bytes());
         self
@@ -55,6 +60,10 @@ impl<'a> Reader<'a> {
         self.take::<1>().map(|[value]| value)
     }
 
+    pub fn u16(&mut self) -> Option<u16> {
+        self.take().map(u16::from_le_bytes)
+    }
+
     pub fn u32(&mut self) -> Option<u32> {
         self.take().map(u32::from_le_bytes)
     }
@@ -68,8 +77,12 @@ impl<'a> Reader<'a> {
     }
 
     pub fn text(&mut self) -> Option<&'a [u8]> {
-        let length = self.take().map(u16::from_le_bytes)?;
-        let (taken, rest) = self.0.split_at_checked(usize::from(length))?;
+        let length = self.u16()?;
+        self.bytes(usize::from(length))
+    }
+
+    pub fn bytes(&mut self, length: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(length)?;
         self.0 = rest;
         Some(taken)
     }

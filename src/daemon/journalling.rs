@@ -1,0 +1,130 @@
+//! The journal of a mount with `write_mode=back`, and what stands behind it.
+
+use super::cache_directory::CacheDirectory;
+use super::prepare::Prepared;
+use crate::backend::Backend;
+use crate::backend::lanes::Lane;
+use crate::cache::Cache;
+use crate::config::{CloseMode, ConflictMode, FsyncMode, Settings};
+use crate::io::engine::Engine;
+use crate::io::local::LocalDisk;
+use crate::journal::{Journal, JournalSettings, SyncMode};
+use crate::sys::credentials;
+use crate::types::FileKey;
+use crate::writeback::{ConflictAnswer, WriteBack, WriteBackParts, WriteBackSettings};
+use anyhow::Context;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A sixteenth of the journal, within these bounds: what is trimmed at once, and written ahead.
+const SEGMENTS: u64 = 16;
+const SEGMENT_BYTES: std::ops::RangeInclusive<u64> = 8 << 20..=64 << 20;
+/// Four to the smallest segment, headers included: twice the kernel's largest write.
+const BATCH_BYTES: usize = 511 * 4096 - 128;
+/// Of the journal, where no limit is given: the rest takes what is written over and what is told again.
+const DIRTY_PART: u64 = 2;
+/// How long the end of a mount waits for the backend to take what it does not have.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Opens the journal, and puts what is in it before the backend.
+pub(super) fn start(
+    settings: &Settings,
+    prepared: &Prepared,
+    directory: &CacheDirectory,
+    engine: &Arc<Engine>,
+    backend: Arc<dyn Backend>,
+    root: &FileKey,
+) -> anyhow::Result<Arc<WriteBack>> {
+    let options = &settings.journal;
+    let opened = || {
+        let descriptor = directory.directory.try_clone()?;
+        let disk = LocalDisk::open(descriptor, engine.clone())?;
+        let segment_bytes = options.size_bytes / SEGMENTS / (1 << 20) * (1 << 20);
+        let journal = Journal::open(
+            disk.clone(),
+            JournalSettings {
+                mode: sync_mode(options.fsync),
+                interval: options.interval,
+                size_bytes: options.size_bytes,
+                segment_bytes: segment_bytes.clamp(*SEGMENT_BYTES.start(), *SEGMENT_BYTES.end()),
+                batch_bytes: BATCH_BYTES,
+                name: random_name()?,
+                backend: root.0.to_vec(),
+                backend_name: String::from_utf8_lossy(prepared.backend_name.as_os_str().as_bytes())
+                    .into_owned(),
+            },
+        )?;
+        anyhow::Ok((journal, disk))
+    };
+    let ((journal, found), notes) =
+        opened().with_context(|| format!("journal directory {}", directory.path.display()))?;
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    WriteBack::start(WriteBackParts {
+        settings: WriteBackSettings {
+            delay: options.writeback_delay,
+            parallel: options.writeback_parallel,
+            bytes_per_second: options.writeback_bytes_per_second,
+            dirty_limit_bytes: options
+                .dirty_limit_bytes
+                .unwrap_or(options.size_bytes / DIRTY_PART),
+            conflict: match options.conflict {
+                ConflictMode::KeepBoth => ConflictAnswer::KeepBoth,
+                ConflictMode::Ours => ConflictAnswer::Ours,
+                ConflictMode::Theirs => ConflictAnswer::Theirs,
+            },
+            durable_at_close: options.close == CloseMode::Durable,
+        },
+        inner: backend,
+        journal,
+        found,
+        own: credentials::own().context("the daemon's groups")?,
+        host: host.trim().replace('/', "_"),
+        notes,
+    })
+    .context("starting the threads that write back")
+}
+
+/// What is cached of a file goes on to be its content when an upload has made its version another. On a thread of its own:
+/// uploads end in the middle of changes that hold on to what is cached.
+pub(super) fn carry_over(back: &WriteBack, cache: &Arc<Cache>, lane: &Arc<Lane>) {
+    let (cache, lane) = (cache.clone(), lane.clone());
+    back.set_carry_over(Box::new(move |key, shown, present| {
+        let (cache, key, shown, present) = (cache.clone(), key.clone(), *shown, *present);
+        // Refused, it is fetched again.
+        let _ = lane.submit(move || {
+            if let Some(file) = cache.cached(&key, &shown) {
+                file.keep().adopt(present);
+            }
+            cache.times_set(&key, &shown, &present);
+        });
+    }));
+}
+
+/// Brings to the backend what it takes in time, and says what is left.
+pub(super) fn shut_down(back: &WriteBack) {
+    let left = back.shutdown(Instant::now() + DRAIN_TIMEOUT);
+    if left > 0 {
+        tracing::warn!(
+            "{left} files are not on the backend as they were written; they are in the journal, for the next mount"
+        );
+    }
+}
+
+fn sync_mode(fsync: FsyncMode) -> SyncMode {
+    match fsync {
+        FsyncMode::Immediate => SyncMode::Immediate,
+        FsyncMode::Batch => SyncMode::Batch,
+        FsyncMode::Periodic => SyncMode::Periodic,
+        FsyncMode::None => SyncMode::None,
+    }
+}
+
+/// random(4): 16 bytes, written as 32 digits and dashes.
+fn random_name() -> anyhow::Result<[u8; 16]> {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/uuid")
+        .context("a random name for the journal")?;
+    let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
+    let number = u128::from_str_radix(&digits, 16).context("a random name for the journal")?;
+    Ok(number.to_be_bytes())
+}

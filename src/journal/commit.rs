@@ -1,0 +1,282 @@
+//! Group commit: whoever needs something written or synced does it for all, while the next batch fills.
+//!
+//! What always holds: one commit at a time, so that a batch is written only when the one before is; nobody sleeps on
+//! the way of a lone fsync; a failed write or sync is never tried again into success.
+
+use super::frame::{Progress, Sequence};
+use super::segments::{Batch, Place};
+use super::{AppendError, Journal, State, SyncMode, frame_capacity};
+use crate::io::Buffer;
+use parking_lot::MutexGuard;
+use std::io;
+use std::time::{Duration, Instant};
+
+/// Those who come just now are waited for no longer than this part of a sync takes.
+const GATHERING_PART: u32 = 2;
+
+/// How many share a sync, and how long it takes.
+#[derive(Default)]
+pub(super) struct Gathering {
+    waiting: usize,
+    shared_last: usize,
+    took_last: Duration,
+}
+
+impl Journal {
+    /// Returns when everything up to `sequence` survives what the mode says it survives.
+    pub fn sync(&self, sequence: Sequence) -> Result<(), AppendError> {
+        match self.settings.mode {
+            SyncMode::Immediate | SyncMode::Batch => self.make_durable(sequence),
+            SyncMode::Periodic | SyncMode::None => self.state.lock().check(),
+        }
+    }
+
+    /// Returns when everything up to `sequence` is on stable storage, whatever the mode.
+    pub fn make_durable(&self, sequence: Sequence) -> Result<(), AppendError> {
+        let mut state = self.state.lock();
+        state.figures.waits += 1;
+        self.reach(state, sequence, true).map(drop)
+    }
+
+    /// Waits for a commit, or makes it, until `sequence` is written, or synced.
+    pub(super) fn reach<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        sequence: Sequence,
+        synced: bool,
+    ) -> Result<MutexGuard<'a, State>, AppendError> {
+        loop {
+            state.check()?;
+            let reached = match synced {
+                true => state.durable,
+                false => state.written,
+            };
+            // There is nothing in a batch that is only open.
+            if reached >= sequence.min(state.last_filled()) {
+                return Ok(state);
+            }
+            if !state.is_committing {
+                state = self.commit(
+                    state,
+                    Commit {
+                        synced,
+                        empty: false,
+                    },
+                );
+                continue;
+            }
+            state.gathering.waiting += usize::from(synced);
+            if synced {
+                self.joined.notify_one();
+            }
+            self.turned.wait(&mut state);
+            state.gathering.waiting -= usize::from(synced);
+        }
+    }
+
+    /// Writes the open batch and syncs, as far as it is asked for.
+    fn commit<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        commit: Commit,
+    ) -> MutexGuard<'a, State> {
+        state.is_committing = true;
+        if commit.synced {
+            self.gather(&mut state);
+            state.gathering.shared_last = state.gathering.waiting + 1;
+        }
+        let progress = state.progress();
+        let mut batch = None;
+        if state.open.payload_bytes > 0 || commit.empty {
+            batch = state
+                .close_batch()
+                .or_else(|| self.pool.try_take().map(|b| state.empty_batch(b)));
+        }
+        drop(state);
+        let began = Instant::now();
+        let outcome = self.write(batch, progress, commit.synced);
+        let mut state = self.state.lock();
+        state.is_committing = false;
+        match outcome {
+            Ok(committed) => state.note(committed, commit, began.elapsed()),
+            Err(error) => state.fail(&error),
+        }
+        self.turned.notify_all();
+        state
+    }
+
+    /// Where several shared the last sync, as many are waited for, for a moment: one sync serves them all.
+    fn gather(&self, state: &mut MutexGuard<'_, State>) {
+        let expected = state.gathering.shared_last;
+        if self.settings.mode != SyncMode::Batch || expected < 2 {
+            return;
+        }
+        let deadline = Instant::now() + state.gathering.took_last / GATHERING_PART;
+        while state.gathering.waiting + 1 < expected {
+            if self.joined.wait_until(state, deadline).timed_out() {
+                return;
+            }
+        }
+    }
+
+    fn write(
+        &self,
+        batch: Option<Batch>,
+        progress: Progress,
+        synced: bool,
+    ) -> io::Result<Committed> {
+        let mut segments = self.segments.lock();
+        let mut place = None;
+        if let Some(mut batch) = batch {
+            let sequence = batch.sequence;
+            place = Some((sequence, segments.write(&mut batch, progress)?));
+        }
+        if synced {
+            segments.sync()?;
+        }
+        Ok(Committed {
+            place,
+            on_disk: segments.on_disk(),
+            room_batches: segments.room_batches(frame_capacity(self.settings.batch_bytes) as u64),
+        })
+    }
+}
+
+/// What is asked of a commit.
+#[derive(Clone, Copy)]
+struct Commit {
+    synced: bool,
+    /// A batch is written also when there are no records, for what its header says.
+    empty: bool,
+}
+
+struct Committed {
+    place: Option<(Sequence, Place)>,
+    on_disk: Progress,
+    room_batches: u64,
+}
+
+impl State {
+    fn last_filled(&self) -> Sequence {
+        match self.open.payload_bytes {
+            0 => self.open.sequence.before(),
+            _ => self.open.sequence,
+        }
+    }
+
+    fn close_batch(&mut self) -> Option<Batch> {
+        let buffer = self.open.buffer.take()?;
+        Some(self.empty_batch(buffer))
+    }
+
+    /// The open batch's number goes with this buffer, and the next batch has the next.
+    fn empty_batch(&mut self, buffer: Buffer) -> Batch {
+        let batch = Batch {
+            sequence: self.open.sequence,
+            buffer,
+            payload_bytes: self.open.payload_bytes,
+        };
+        self.open.sequence = self.open.sequence.next();
+        self.open.payload_bytes = 0;
+        batch
+    }
+
+    fn note(&mut self, committed: Committed, commit: Commit, took: Duration) {
+        if let Some((sequence, place)) = committed.place {
+            self.written = sequence;
+            self.places.push_back((sequence, place));
+            self.figures.commits += 1;
+        }
+        self.on_disk = committed.on_disk;
+        self.room_batches = committed.room_batches;
+        if commit.synced {
+            self.durable = self.written;
+            self.figures.syncs += 1;
+            self.gathering.took_last = took;
+            self.latency.saturating_record(took.as_micros() as u64);
+        }
+        self.forget_trimmed();
+    }
+
+    fn forget_trimmed(&mut self) {
+        let trimmed = self.trims.effective;
+        while self
+            .places
+            .front()
+            .is_some_and(|(sequence, _)| *sequence <= trimmed)
+        {
+            self.places.pop_front();
+        }
+    }
+}
+
+impl Journal {
+    /// Commits what nobody waits for, until the end.
+    pub(super) fn run(&self) {
+        let mut state = self.state.lock();
+        while !state.is_ending {
+            self.due.wait_for(&mut state, self.settings.interval);
+            state = self.commit_what_is_due(state);
+            drop(state);
+            self.prewrite_one();
+            state = self.state.lock();
+        }
+    }
+
+    fn commit_what_is_due<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        let is_news = state.has_news();
+        if state.is_committing || state.figures.failure.is_some() {
+            return state;
+        }
+        let has_records = state.open.payload_bytes > 0;
+        let synced = self.settings.mode != SyncMode::None || is_news;
+        if has_records || is_news {
+            state = self.commit(
+                state,
+                Commit {
+                    synced,
+                    empty: is_news,
+                },
+            );
+        }
+        state
+    }
+
+    fn prewrite_one(&self) {
+        let Some(mut free) = self.segments.lock().take_unwritten() else {
+            return;
+        };
+        if let Err(error) = free.prewrite(self.segment_bytes) {
+            tracing::warn!("preparing a segment of the journal: {error}");
+        }
+        self.segments.lock().put_back(free);
+    }
+
+    /// Everything is written and durable when it returns, or has failed.
+    pub fn shutdown(&self) {
+        let mut state = self.state.lock();
+        state.is_ending = true;
+        self.due.notify_one();
+        while state.is_committing {
+            self.turned.wait(&mut state);
+        }
+        // What the first one makes durable the second one says.
+        for _ in 0..2 {
+            let empty = state.has_news();
+            if state.figures.failure.is_none() && (empty || state.open.payload_bytes > 0) {
+                let synced = true;
+                state = self.commit(state, Commit { synced, empty });
+            }
+        }
+    }
+}
+
+impl State {
+    /// Whether the next header would say that segments are free, or that the last records were acknowledged: until one
+    /// does, damage to them looks like a batch that never was.
+    fn has_news(&mut self) -> bool {
+        let progress = self.progress();
+        progress.trimmed > self.on_disk.trimmed
+            || (self.told > self.on_disk.acknowledged && self.told <= self.durable)
+    }
+}

@@ -1,0 +1,304 @@
+//! The calls of the backend, with files as they are here.
+
+use super::WriteBack;
+use super::dirty::DirtyFile;
+use super::file::{JournalledFile, errno};
+use super::source::JournalledSource;
+use crate::backend::access::{Access, AccessDecisions};
+use crate::backend::expected::KnownFilesystem;
+use crate::backend::locking::{LockFile, Locks};
+use crate::backend::writing::{NewFile, Opened, WritableFile, WriteAccess, Writes};
+use crate::backend::{
+    Backend, BackendSpace, DirectoryStream, FilesystemIndex, Found, ListedName, Place, SourceFile,
+};
+use crate::io::FillSource;
+use crate::types::{Attributes, Conflict, Credentials, FileKey, LockKind, RangeLock};
+use std::ffi::OsStr;
+use std::io;
+use std::sync::Arc;
+
+impl WriteBack {
+    /// Attributes as programs left the file. While an upload ends, the backend's answer may be of a moment before: it is
+    /// asked again then.
+    pub(super) fn overlaid(
+        &self,
+        key: &FileKey,
+        ask: impl Fn() -> io::Result<Attributes>,
+    ) -> io::Result<Attributes> {
+        loop {
+            let ends = self.table.ends();
+            let fresh = ask()?;
+            if let Some(file) = self.table.get(key)
+                && file.is_dirty()
+            {
+                return Ok(file.shown(fresh));
+            }
+            if !self.table.has_ended_since(ends, key) {
+                return Ok(fresh);
+            }
+        }
+    }
+
+    fn overlaid_found(&self, ask: impl Fn() -> io::Result<Found>) -> io::Result<Found> {
+        let ends = self.table.ends();
+        let mut found = ask()?;
+        if let Some(file) = self.table.get(&found.key)
+            && file.is_dirty()
+        {
+            found.attributes = file.shown(found.attributes);
+            return Ok(found);
+        }
+        match self.table.has_ended_since(ends, &found.key) {
+            true => self.overlaid_found(ask),
+            false => Ok(found),
+        }
+    }
+
+    fn dirty(&self, key: &FileKey) -> Option<Arc<DirtyFile>> {
+        self.table.get(key).filter(|file| file.is_dirty())
+    }
+
+    fn opened(
+        &self,
+        place: &Place,
+        opener: &Credentials,
+        inner: Arc<dyn WritableFile>,
+        is_nameless: bool,
+    ) -> io::Result<Arc<dyn WritableFile>> {
+        let file = self.table.open(place, opener);
+        {
+            let mut state = file.state();
+            state.file = Some(inner.clone());
+            state.opener = opener.clone();
+            state.is_nameless |= is_nameless;
+        }
+        let (back, base) = (self.this(), file.clone());
+        let opened = JournalledFile { back, file, inner };
+        self.find_base(&base, &*opened.inner)?;
+        Ok(Arc::new(opened))
+    }
+
+    /// What a clean file is on the backend. Not what it was in the middle of an upload that has ended since.
+    fn find_base(&self, file: &DirtyFile, below: &dyn WritableFile) -> io::Result<()> {
+        loop {
+            let moment = self.table.ends();
+            let fresh = below.attributes()?;
+            let mut state = file.state();
+            if state.is_dirty() && state.base.is_some() {
+                return Ok(());
+            }
+            if !self.table.has_ended_since(moment, &file.key) {
+                state.base = Some(fresh);
+                return Ok(());
+            }
+        }
+    }
+
+    /// One handle less.
+    pub(super) fn close(&self, file: &Arc<DirtyFile>) {
+        let is_over = {
+            let mut state = file.state();
+            state.handles -= 1;
+            state.handles == 0 && state.is_nameless
+        };
+        if is_over {
+            self.forget(file);
+        }
+        self.table.release(file);
+    }
+
+    fn place_of(found: &Found, parent: &Place, name: Option<&OsStr>) -> Place {
+        Place {
+            filesystem: found.filesystem,
+            key: found.key.clone(),
+            inode: found.attributes.inode,
+            path: name.map_or_else(Default::default, |name| parent.path.join(name)),
+            held: None,
+            caller: None,
+        }
+    }
+}
+
+impl Backend for WriteBack {
+    fn root(&self) -> io::Result<(Place, Attributes)> {
+        self.inner.root()
+    }
+
+    fn lookup(&self, parent: &Place, name: &OsStr) -> io::Result<Found> {
+        self.overlaid_found(|| self.inner.lookup(parent, name))
+    }
+
+    fn attributes(&self, place: &Place) -> io::Result<Attributes> {
+        self.overlaid(&place.key, || self.inner.attributes(place))
+    }
+
+    fn open_directory(&self, place: &Place) -> io::Result<Box<dyn DirectoryStream>> {
+        let inner = self.inner.open_directory(place)?;
+        let back = self.this();
+        Ok(Box::new(Stream { inner, back }))
+    }
+
+    fn read_link(&self, place: &Place) -> io::Result<Vec<u8>> {
+        self.inner.read_link(place)
+    }
+
+    fn open(&self, place: &Place) -> io::Result<Arc<dyn SourceFile>> {
+        match self.table.get(&place.key) {
+            None => self.inner.open(place),
+            Some(_) => {
+                let source = JournalledSource::new(self.this(), place);
+                Ok(Arc::new(Arc::new(source)))
+            }
+        }
+    }
+
+    fn space(&self, place: &Place) -> io::Result<BackendSpace> {
+        self.inner.space(place)
+    }
+
+    fn list_xattr(&self, place: &Place) -> io::Result<Vec<u8>> {
+        self.inner.list_xattr(place)
+    }
+
+    fn get_xattr(&self, place: &Place, name: &OsStr) -> io::Result<Vec<u8>> {
+        self.inner.get_xattr(place, name)
+    }
+
+    fn has_local_clock(&self, filesystem: FilesystemIndex) -> bool {
+        self.inner.has_local_clock(filesystem)
+    }
+
+    fn known_filesystem(&self, filesystem: FilesystemIndex) -> Option<KnownFilesystem> {
+        self.inner.known_filesystem(filesystem)
+    }
+
+    fn filesystem_of(&self, key: &FileKey) -> Option<FilesystemIndex> {
+        self.inner.filesystem_of(key)
+    }
+}
+
+impl AccessDecisions for WriteBack {
+    fn decides_access(&self, filesystem: FilesystemIndex) -> bool {
+        self.inner.decides_access(filesystem)
+    }
+
+    fn check_access(&self, place: &Place, access: Access) -> io::Result<()> {
+        self.inner.check_access(place, access)
+    }
+}
+
+impl Writes for WriteBack {
+    fn open_writable(
+        &self,
+        place: &Place,
+        access: WriteAccess,
+        opener: &Credentials,
+    ) -> io::Result<Arc<dyn WritableFile>> {
+        let inner = self.inner.open_writable(place, access, opener)?;
+        self.opened(place, opener, inner, false)
+    }
+
+    fn create(
+        &self,
+        parent: &Place,
+        name: &OsStr,
+        new: NewFile,
+        opener: &Credentials,
+    ) -> io::Result<Opened> {
+        let (found, inner) = self.inner.create(parent, name, new, opener)?;
+        let place = Self::place_of(&found, parent, Some(name));
+        let file = self.opened(&place, opener, inner, false)?;
+        Ok((found, file))
+    }
+
+    fn create_unnamed(
+        &self,
+        parent: &Place,
+        new: NewFile,
+        opener: &Credentials,
+    ) -> io::Result<Opened> {
+        let (found, inner) = self.inner.create_unnamed(parent, new, opener)?;
+        let place = Self::place_of(&found, parent, None);
+        let file = self.opened(&place, opener, inner, true)?;
+        Ok((found, file))
+    }
+
+    /// The kernel reads and writes what no descriptor has.
+    fn open_to_copy(&self, place: &Place) -> io::Result<FillSource> {
+        match self.dirty(&place.key) {
+            Some(_) => Err(errno(libc::EOPNOTSUPP)),
+            None => self.inner.open_to_copy(place),
+        }
+    }
+
+    fn sync_written(&self, key: &FileKey) -> io::Result<()> {
+        let Some(file) = self.table.get(key) else {
+            return Ok(());
+        };
+        let last = file.state().last;
+        self.journal.sync(last).map_err(|_| errno(libc::EIO))
+    }
+
+    fn copies_by_itself(&self, filesystem: FilesystemIndex) -> bool {
+        self.inner.copies_by_itself(filesystem)
+    }
+}
+
+struct Stream {
+    inner: Box<dyn DirectoryStream>,
+    back: Arc<WriteBack>,
+}
+
+impl DirectoryStream for Stream {
+    fn next_names(&mut self, into: &mut Vec<ListedName>) -> io::Result<()> {
+        self.inner.next_names(into)
+    }
+
+    fn rewind(&mut self) -> io::Result<()> {
+        self.inner.rewind()
+    }
+
+    fn lookup(&self, name: &OsStr) -> io::Result<Found> {
+        self.back.overlaid_found(|| self.inner.lookup(name))
+    }
+}
+
+impl Locks for WriteBack {
+    fn open_to_lock(&self, place: &Place, caller: &Credentials) -> io::Result<Arc<dyn LockFile>> {
+        let inner = self.inner.open_to_lock(place, caller)?;
+        let (back, key) = (self.this(), place.key.clone());
+        Ok(Arc::new(SettlingLocks { inner, back, key }))
+    }
+}
+
+/// What was written under a lock is on the backend before others get it.
+struct SettlingLocks {
+    inner: Arc<dyn LockFile>,
+    back: Arc<WriteBack>,
+    key: FileKey,
+}
+
+impl SettlingLocks {
+    fn settle(&self) -> io::Result<()> {
+        match self.back.table.get(&self.key) {
+            Some(file) => self.back.with_settled(&file, || Ok(())),
+            None => Ok(()),
+        }
+    }
+}
+
+impl LockFile for SettlingLocks {
+    fn set_range(&self, lock: RangeLock) -> io::Result<()> {
+        self.settle()?;
+        self.inner.set_range(lock)
+    }
+
+    fn conflict(&self, lock: RangeLock) -> io::Result<Option<Conflict>> {
+        self.inner.conflict(lock)
+    }
+
+    fn set_whole(&self, kind: LockKind) -> io::Result<()> {
+        self.settle()?;
+        self.inner.set_whole(kind)
+    }
+}

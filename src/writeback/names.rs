@@ -1,0 +1,282 @@
+//! Changes of names: they go through at once, and what they stand for goes before them. Those of attributes go through at once.
+
+use super::WriteBack;
+use super::dirty::DirtyFile;
+use crate::backend::{Found, HeldFile, NameChanges, Place};
+use crate::types::{
+    AttributeChange, Attributes, Credentials, FileKey, FileKind, NewNode, Removal, RenameMode,
+    TimeChange,
+};
+use std::ffi::OsStr;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+impl WriteBack {
+    /// The file of this name, if it is one that is open for writing or dirty.
+    fn known_name(&self, parent: &Place, name: &OsStr) -> Option<(Arc<DirtyFile>, Attributes)> {
+        if self.table.is_empty() {
+            return None;
+        }
+        let found = self.inner.lookup(parent, name).ok()?;
+        let file = self.table.get(&found.key)?;
+        Some((file, found.attributes))
+    }
+
+    /// What is below a directory of this name goes to the backend; a file of it is answered.
+    fn settle_below(&self, parent: &Place, name: &OsStr) -> io::Result<Option<Arc<DirtyFile>>> {
+        if self.table.is_empty() {
+            return Ok(None);
+        }
+        let found = match self.inner.lookup(parent, name) {
+            Ok(found) => found,
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        if found.attributes.kind != FileKind::Directory {
+            return Ok(self.table.get(&found.key));
+        }
+        for file in self.table.beneath(&parent.path.join(name)) {
+            self.with_settled(&file, || Ok(()))?;
+        }
+        Ok(None)
+    }
+
+    /// Renames with the data of what is moved on the backend.
+    fn rename_settled(
+        &self,
+        from: (&Place, &OsStr),
+        to: (&Place, &OsStr),
+        mode: RenameMode,
+        caller: &Credentials,
+    ) -> io::Result<()> {
+        let rename = || self.inner.rename(from, to, mode, caller);
+        let moving = self.settle_below(from.0, from.1)?;
+        let met = match mode {
+            RenameMode::Exchange => self.settle_below(to.0, to.1)?,
+            RenameMode::Replace | RenameMode::NoReplace => None,
+        };
+        if let Some(met) = &met {
+            self.with_settled(met, || Ok(()))?;
+        }
+        match &moving {
+            Some(moving) => self.with_settled(moving, rename)?,
+            None => rename()?,
+        }
+        self.note_change(met.as_ref());
+        Ok(())
+    }
+
+    /// Makes a change of a file's attributes or names with all its data on the backend, and takes its version over.
+    fn change_settled<T>(
+        &self,
+        key: &FileKey,
+        change: impl FnOnce() -> io::Result<T>,
+    ) -> io::Result<T> {
+        match self.table.get(key) {
+            Some(file) => self.with_settled(&file, change),
+            None => change(),
+        }
+    }
+
+    /// A name of this file was changed, and with it its version.
+    fn note_change(&self, file: Option<&Arc<DirtyFile>>) {
+        let Some(file) = file else {
+            return;
+        };
+        let below = file.state().file.clone();
+        if let Some(Ok(fresh)) = below.map(|below| below.attributes()) {
+            file.state().move_base(fresh);
+        }
+    }
+
+    /// A file is about to lose a name, perhaps its last: on NFS any descriptor of ours would leave an .nfsXXXX behind.
+    fn prepare_loss(&self, file: &DirtyFile) {
+        let unused = {
+            let mut state = file.state();
+            match state.handles {
+                0 => state.file.take(),
+                _ => None,
+            }
+        };
+        drop(unused);
+    }
+
+    fn finish_loss(&self, file: &Arc<DirtyFile>, before: &Attributes) {
+        if before.link_count > 1 {
+            return self.note_change(Some(file));
+        }
+        let is_open = {
+            let mut state = file.state();
+            state.is_nameless = true;
+            state.handles > 0
+        };
+        match is_open {
+            true => {
+                self.note_change(Some(file));
+                self.note_nameless(file);
+            }
+            false => self.forget(file),
+        }
+        self.table.release(file);
+    }
+
+    fn moved(&self, from: (&Place, &OsStr), to: (&Place, &OsStr), mode: RenameMode) {
+        let (old, new) = (from.0.path.join(from.1), to.0.path.join(to.1));
+        let (forth, back) = (self.table.beneath(&old), self.table.beneath(&new));
+        move_paths(&forth, &old, &new);
+        if mode == RenameMode::Exchange {
+            move_paths(&back, &new, &old);
+        }
+    }
+}
+
+fn move_paths(files: &[Arc<DirtyFile>], old: &Path, new: &Path) {
+    for file in files {
+        let mut state = file.state();
+        if let Ok(rest) = state.place.path.strip_prefix(old) {
+            state.place.path = match rest.as_os_str().is_empty() {
+                true => new.to_owned(),
+                false => new.join(rest),
+            };
+        }
+    }
+}
+
+impl NameChanges for WriteBack {
+    fn make(
+        &self,
+        parent: &Place,
+        name: &OsStr,
+        new: &NewNode,
+        caller: &Credentials,
+    ) -> io::Result<Found> {
+        self.inner.make(parent, name, new, caller)
+    }
+
+    fn link(
+        &self,
+        file: &Place,
+        parent: &Place,
+        name: &OsStr,
+        caller: &Credentials,
+    ) -> io::Result<Found> {
+        let linked =
+            self.change_settled(&file.key, || self.inner.link(file, parent, name, caller))?;
+        if let Some(named) = self.table.get(&file.key) {
+            let mut state = named.state();
+            state.is_nameless = false;
+            state.place.path = parent.path.join(name);
+        }
+        Ok(linked)
+    }
+
+    fn remove(
+        &self,
+        parent: &Place,
+        name: &OsStr,
+        removal: Removal,
+        caller: &Credentials,
+    ) -> io::Result<()> {
+        let known = match removal {
+            Removal::File => self.known_name(parent, name),
+            Removal::Directory => None,
+        };
+        if let Some((file, _)) = &known {
+            self.prepare_loss(file);
+        }
+        self.inner.remove(parent, name, removal, caller)?;
+        if let Some((file, before)) = &known {
+            self.finish_loss(file, before);
+        }
+        Ok(())
+    }
+
+    fn rename(
+        &self,
+        from: (&Place, &OsStr),
+        to: (&Place, &OsStr),
+        mode: RenameMode,
+        caller: &Credentials,
+    ) -> io::Result<()> {
+        let replaced = match mode {
+            RenameMode::Exchange => None,
+            RenameMode::Replace | RenameMode::NoReplace => self.known_name(to.0, to.1),
+        };
+        if let Some((file, _)) = &replaced {
+            self.prepare_loss(file);
+        }
+        let moving = self.known_name(from.0, from.1);
+        self.rename_settled(from, to, mode, caller)?;
+        // Two names of one file: both stay.
+        let is_same = |(file, _): &(Arc<DirtyFile>, _)| {
+            moving
+                .as_ref()
+                .is_some_and(|(moving, _)| Arc::ptr_eq(moving, file))
+        };
+        if let Some((file, before)) = replaced.filter(|replaced| !is_same(replaced)) {
+            self.finish_loss(&file, &before);
+        }
+        self.moved(from, to, mode);
+        Ok(())
+    }
+
+    fn forget_directory(&self, place: &Place) {
+        self.inner.forget_directory(place);
+    }
+
+    fn hold(
+        &self,
+        parent: &Place,
+        name: &OsStr,
+        caller: &Credentials,
+    ) -> io::Result<(Found, HeldFile)> {
+        self.inner.hold(parent, name, caller)
+    }
+
+    fn set_attributes(
+        &self,
+        place: &Place,
+        change: &AttributeChange,
+        caller: &Credentials,
+    ) -> io::Result<()> {
+        let set = || self.inner.set_attributes(place, change, caller);
+        match self.table.get(&place.key) {
+            Some(file) => self.change_attributes(&file, place, change.modify_time, set),
+            None => set(),
+        }
+    }
+
+    fn set_xattr(
+        &self,
+        place: &Place,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        caller: &Credentials,
+    ) -> io::Result<()> {
+        let set = || self.inner.set_xattr(place, name, value, flags, caller);
+        match self.table.get(&place.key) {
+            Some(file) => self.change_attributes(&file, place, TimeChange::Keep, set),
+            None => set(),
+        }
+    }
+
+    fn remove_xattr(&self, place: &Place, name: &OsStr, caller: &Credentials) -> io::Result<()> {
+        let remove = || self.inner.remove_xattr(place, name, caller);
+        match self.table.get(&place.key) {
+            Some(file) => self.change_attributes(&file, place, TimeChange::Keep, remove),
+            None => remove(),
+        }
+    }
+
+    fn sync_directory(&self, place: &Place) -> io::Result<()> {
+        self.inner.sync_directory(place)
+    }
+
+    fn sync_filesystem(&self, place: &Place) -> io::Result<()> {
+        let written = self.journal.sync(self.journal.last_told());
+        written.map_err(|_| super::file::errno(libc::EIO))?;
+        self.inner.sync_filesystem(place)
+    }
+}

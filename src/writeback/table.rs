@@ -1,0 +1,130 @@
+//! All files that are open for writing or dirty, and which generations are needed.
+
+use super::dirty::DirtyFile;
+use crate::backend::Place;
+use crate::journal::{Generation, Journal, Sequence};
+use crate::types::{Credentials, FileKey};
+use parking_lot::Mutex;
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::path::Path;
+use std::sync::Arc;
+
+/// More uploads than end while the backend answers once.
+const ENDS_KEPT: usize = 1024;
+
+#[derive(Default)]
+pub(super) struct Table {
+    files: Mutex<HashMap<FileKey, Arc<DirtyFile>>>,
+    ends: Mutex<Ends>,
+    /// Generations that are needed, by a batch that none of them begins before.
+    live: Mutex<BTreeSet<(Sequence, Generation)>>,
+}
+
+/// Uploads that have ended, the last ones by their files: from one moment to the next a file is shown as the backend has it.
+#[derive(Default)]
+struct Ends {
+    count: u64,
+    last: VecDeque<FileKey>,
+}
+
+impl Table {
+    pub fn get(&self, key: &FileKey) -> Option<Arc<DirtyFile>> {
+        self.files.lock().get(key).cloned()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.files.lock().is_empty()
+    }
+
+    /// The file with one handle more.
+    pub fn open(&self, place: &Place, opener: &Credentials) -> Arc<DirtyFile> {
+        let mut files = self.files.lock();
+        let file = files.entry(place.key.clone()).or_insert_with(|| {
+            let place = Place {
+                caller: None,
+                ..place.clone()
+            };
+            Arc::new(DirtyFile::new(place.key.clone(), place, opener.clone()))
+        });
+        file.state().handles += 1;
+        file.clone()
+    }
+
+    /// The same without a handle, for what an earlier life has left.
+    pub fn restore(&self, place: Place, opener: Credentials) -> Arc<DirtyFile> {
+        let mut files = self.files.lock();
+        let made = || Arc::new(DirtyFile::new(place.key.clone(), place.clone(), opener));
+        files.entry(place.key.clone()).or_insert_with(made).clone()
+    }
+
+    /// Forgets a file that nobody needs.
+    pub fn release(&self, file: &Arc<DirtyFile>) {
+        let mut files = self.files.lock();
+        let unused = {
+            let mut state = file.state();
+            match state.is_needed() {
+                true => return,
+                false => state.file.take(),
+            }
+        };
+        files.remove(&file.key);
+        drop(files);
+        // Closing a descriptor of the backend may wait for it.
+        drop(unused);
+    }
+
+    pub fn all(&self) -> Vec<Arc<DirtyFile>> {
+        self.files.lock().values().cloned().collect()
+    }
+
+    pub fn beneath(&self, directory: &Path) -> Vec<Arc<DirtyFile>> {
+        let mut all = self.all();
+        all.retain(|file| file.state().place.path.starts_with(directory));
+        all
+    }
+
+    /// A moment, for [`Table::has_ended_since`].
+    pub fn ends(&self) -> u64 {
+        self.ends.lock().count
+    }
+
+    pub fn note_end(&self, key: &FileKey) {
+        let mut ends = self.ends.lock();
+        ends.count += 1;
+        ends.last.push_front(key.clone());
+        ends.last.truncate(ENDS_KEPT);
+    }
+
+    /// Whether an upload of this file has ended since then, as far as can be told.
+    pub fn has_ended_since(&self, moment: u64, key: &FileKey) -> bool {
+        let ends = self.ends.lock();
+        let since = (ends.count - moment) as usize;
+        since > ends.last.len() || ends.last.iter().take(since).any(|ended| ended == key)
+    }
+
+    /// A generation is about to begin: nothing from here on is trimmed until it ends.
+    pub fn begin(&self, generation: Generation, journal: &Journal) -> Sequence {
+        let mut live = self.live.lock();
+        let first = journal.open_batch();
+        live.insert((first, generation));
+        first
+    }
+
+    pub fn restored(&self, generation: Generation, first: Sequence) {
+        self.live.lock().insert((first, generation));
+    }
+
+    /// What keeps the journal from being trimmed further.
+    pub fn oldest(&self) -> Option<(Sequence, Generation)> {
+        self.live.lock().first().copied()
+    }
+
+    /// A generation is not needed any more.
+    pub fn end(&self, generation: Generation, first: Sequence, journal: &Journal) {
+        let mut live = self.live.lock();
+        live.remove(&(first, generation));
+        let needed = live.first().map(|(first, _)| *first);
+        let needed = needed.unwrap_or_else(|| journal.open_batch());
+        journal.trim(needed.before());
+    }
+}

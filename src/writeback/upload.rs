@@ -1,0 +1,397 @@
+//! A generation becomes what the backend has.
+//!
+//! What always holds: the backend is not touched before an intent is durable that says what it had; a generation is done
+//! only after the backend's fsync; programs see the file as the journal has it until then.
+
+use super::comparing::Verdict;
+use super::dirty::{DirtyFile, Frozen};
+use super::layers::Layer;
+use super::{ConflictAnswer, WriteBack};
+use crate::backend::Place;
+use crate::backend::writing::{Durability, WritableFile, WriteAccess};
+use crate::journal::{AppendError, BaseSum, ReadError, Record, Room};
+use crate::types::{AttributeChange, Attributes, ByteRange, TimeChange, Version};
+use parking_lot::MutexGuard;
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// The backend is written to in so much at a time.
+pub(super) const CHUNK_BYTES: u64 = 1 << 20;
+/// Sums of one record: a batch takes it beside others.
+pub(super) const SUMS_IN_A_RECORD: usize = 1000;
+
+/// Why an upload did not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum UploadError {
+    #[error("the backend: {0}")]
+    Backend(#[from] io::Error),
+    #[error("{0}")]
+    Journal(#[from] AppendError),
+    #[error("{0}")]
+    Reading(#[from] ReadError),
+}
+
+impl UploadError {
+    /// What a program is told that waits for it.
+    pub fn to_io(&self) -> io::Error {
+        let code = match self {
+            Self::Backend(error) => error.raw_os_error(),
+            Self::Journal(AppendError::Full) => Some(libc::ENOSPC),
+            Self::Journal(AppendError::Failed(_)) | Self::Reading(_) => None,
+        };
+        io::Error::from_raw_os_error(code.unwrap_or(libc::EIO))
+    }
+}
+
+impl WriteBack {
+    /// Brings what is dirty of a file to the backend; changes may go on meanwhile.
+    pub(super) fn upload(&self, file: &Arc<DirtyFile>) -> Result<(), UploadError> {
+        let _uploading = file.uploading.lock();
+        freeze(file, &file.turn.lock());
+        let outcome = self.upload_frozen(file, None);
+        self.table.release(file);
+        outcome
+    }
+
+    /// Makes a change that is not the journal's with all the file's data on the backend, while no other change of the
+    /// file is made.
+    pub(super) fn with_settled<T>(
+        &self,
+        file: &Arc<DirtyFile>,
+        change: impl FnOnce() -> io::Result<T>,
+    ) -> io::Result<T> {
+        let _uploading = file.uploading.lock();
+        let turn = file.turn.lock();
+        while file.is_dirty() {
+            freeze(file, &turn);
+            self.upload_frozen(file, Some(&turn))
+                .map_err(|error| error.to_io())?;
+        }
+        let changed = change();
+        let below = file.state().file.clone();
+        if let Some(Ok(fresh)) = below.map(|below| below.attributes()) {
+            file.state().move_base(fresh);
+        }
+        drop(turn);
+        self.table.release(file);
+        changed
+    }
+
+    fn upload_frozen(
+        &self,
+        file: &Arc<DirtyFile>,
+        turn: Option<&MutexGuard<'_, ()>>,
+    ) -> Result<(), UploadError> {
+        let Some(frozen) = file.state().frozen.clone() else {
+            return Ok(());
+        };
+        let below = match self.descriptor(file) {
+            Ok(below) => below,
+            Err(error) if is_gone(&error) => return self.without_file(file, turn),
+            Err(error) => return Err(error.into()),
+        };
+        let present = match below.attributes() {
+            Err(error) if is_gone(&error) => return self.without_file(file, turn),
+            present => present?,
+        };
+        if present.link_count == 0 && !file.state().is_nameless {
+            return self.without_file(file, turn);
+        }
+        let verdict = self.judge(file, &frozen, &*below, &present)?;
+        let frozen = match (verdict, self.settings.conflict) {
+            (Verdict::Ours, _) => frozen,
+            (Verdict::Foreign, ConflictAnswer::Ours) => write_over(file, &frozen, &present),
+            (Verdict::Foreign, ConflictAnswer::KeepBoth) => {
+                return self.put_beside(file, &present, turn);
+            }
+            (Verdict::Foreign, ConflictAnswer::Theirs) => {
+                return self.give_up(file, &present, turn);
+            }
+        };
+        if frozen.layer.changes_nothing() {
+            return self.finish(file, &frozen.layer, present, turn);
+        }
+        self.intend(file, &frozen, &*below, &present)?;
+        // Somebody waits for what is sent within a turn.
+        let is_paced = turn.is_none();
+        self.send(file, &frozen.layer, &*below, &present, is_paced)?;
+        let after = below.attributes()?;
+        self.finish(file, &frozen.layer, after, turn)
+    }
+
+    /// The file was removed by somebody else.
+    fn without_file(
+        &self,
+        file: &Arc<DirtyFile>,
+        turn: Option<&MutexGuard<'_, ()>>,
+    ) -> Result<(), UploadError> {
+        if self.settings.conflict != ConflictAnswer::Theirs {
+            return self.keep_orphan(file, turn);
+        }
+        let path = file.state().place.path.clone();
+        tracing::warn!(
+            ?path,
+            "removed by somebody else while it was written here: ours is given up, as conflict=theirs says"
+        );
+        self.forget(file);
+        Ok(())
+    }
+
+    /// One that a program has, or had; else a new one: as the opener, and where that is refused by now as the daemon.
+    fn descriptor(&self, file: &DirtyFile) -> io::Result<Arc<dyn WritableFile>> {
+        let (held, place, opener) = {
+            let state = file.state();
+            let held = state.file.clone();
+            (held, state.place.clone(), state.opener.clone())
+        };
+        if let Some(held) = held {
+            return Ok(held);
+        }
+        let place = self.present_place(place)?;
+        let open = |who| {
+            self.inner
+                .open_writable(&place, WriteAccess::WriteOnly, who)
+        };
+        let opened = match open(&opener) {
+            Err(error) if is_refusal(&error) => open(&self.own),
+            outcome => outcome,
+        }?;
+        let mut state = file.state();
+        state.place = place;
+        Ok(state.file.get_or_insert(opened).clone())
+    }
+
+    /// With the number that the file's filesystem has in this life: one that was not met yet is found by the way to it.
+    fn present_place(&self, place: Place) -> io::Result<Place> {
+        let met = self.inner.filesystem_of(&place.key);
+        let filesystem = match (met, place.path.parent(), place.path.file_name()) {
+            (Some(met), _, _) => met,
+            (None, Some(parent), Some(name)) => {
+                let directory = self.find_directory(parent)?;
+                self.inner.lookup(&directory, name)?.filesystem
+            }
+            (None, _, _) => place.filesystem,
+        };
+        Ok(Place {
+            filesystem,
+            ..place
+        })
+    }
+
+    /// Makes it durable in the journal what the backend has where the upload writes over it.
+    fn intend(
+        &self,
+        file: &DirtyFile,
+        frozen: &Frozen,
+        below: &dyn WritableFile,
+        present: &Attributes,
+    ) -> Result<(), UploadError> {
+        if frozen.intent.is_some() {
+            return Ok(());
+        }
+        let generation = frozen.layer.generation;
+        let base: Vec<BaseSum> = self.sums(file, &frozen.layer, below, present)?;
+        self.append_intent(generation, &base)?;
+        self.journal.make_durable(self.journal.last_told())?;
+        if let Some(held) = &mut file.state().frozen {
+            held.intent = Some(Arc::new(base));
+        }
+        Ok(())
+    }
+
+    fn send(
+        &self,
+        file: &DirtyFile,
+        layer: &Layer,
+        below: &dyn WritableFile,
+        present: &Attributes,
+        is_paced: bool,
+    ) -> Result<(), UploadError> {
+        let mut size_bytes = present.size_bytes;
+        if layer.floor < size_bytes {
+            below.set_size(layer.floor)?;
+            size_bytes = layer.floor;
+        }
+        for run in runs(layer) {
+            if is_paced {
+                self.keep_rate(run.length_bytes());
+            }
+            let data = self.read_run(layer, run)?;
+            write_all(below, &data, run.start)?;
+            self.sent_bytes.add(run.length_bytes());
+            size_bytes = size_bytes.max(run.end);
+        }
+        if layer.size_bytes != size_bytes {
+            below.set_size(layer.size_bytes)?;
+        }
+        self.set_time(file, layer);
+        Ok(below.sync(false)?)
+    }
+
+    fn keep_rate(&self, bytes: u64) {
+        let wait = self.rate.spend(bytes, Instant::now());
+        if !wait.is_zero() {
+            std::thread::sleep(wait);
+        }
+    }
+
+    pub(super) fn read_run(&self, layer: &Layer, run: ByteRange) -> Result<Vec<u8>, ReadError> {
+        let mut data = vec![0; run.length_bytes() as usize];
+        for (range, part) in layer.extents.within(run) {
+            let start = (range.start - run.start) as usize;
+            let end = (range.end - run.start) as usize;
+            self.journal
+                .read(&part.piece, part.skip, &mut data[start..end])?;
+        }
+        Ok(data)
+    }
+
+    /// The time that programs saw: what was made of a file after it was written stays younger than it. Some servers
+    /// refuse it; then it is the time of the upload.
+    fn set_time(&self, file: &DirtyFile, layer: &Layer) {
+        let change = AttributeChange {
+            modify_time: TimeChange::To(layer.stamp),
+            ..AttributeChange::default()
+        };
+        let (place, opener) = {
+            let state = file.state();
+            (state.place.clone(), state.opener.clone())
+        };
+        let set = |who| self.inner.set_attributes(&place, &change, who);
+        if let Err(error) = set(&opener).or_else(|_| set(&self.own)) {
+            tracing::debug!(path = ?place.path, %error, "the time of the last change could not be set");
+        }
+    }
+
+    /// All of a generation is on the backend, or where it has to be instead.
+    pub(super) fn finish(
+        &self,
+        file: &Arc<DirtyFile>,
+        layer: &Layer,
+        after: Attributes,
+        turn: Option<&MutexGuard<'_, ()>>,
+    ) -> Result<(), UploadError> {
+        let _own_turn = turn.is_none().then(|| file.turn.lock());
+        let done = Record::Done {
+            generation: layer.generation,
+            version: Some(after.version()),
+        };
+        self.journal.append(&done, Room::Uploads)?;
+        let shown = self.note_finished(file, layer, after);
+        self.table.end(layer.generation, layer.first, &self.journal);
+        let sent = layer.extents.total_bytes();
+        self.pressure.sent(sent, Instant::now());
+        if let Some(shown) = shown
+            && let Some(carry_over) = self.carry_over.get()
+        {
+            carry_over(&file.key, &shown, &after.version());
+        }
+        Ok(())
+    }
+
+    /// The version that was shown, where the file is clean now.
+    fn note_finished(&self, file: &DirtyFile, layer: &Layer, after: Attributes) -> Option<Version> {
+        // Before: whoever finds the file clean is to find this, too.
+        self.table.note_end(&file.key);
+        let mut state = file.state();
+        let shown = state.shown_version(&after);
+        let is_this = |frozen: &Frozen| frozen.layer.generation == layer.generation;
+        if state.frozen.as_ref().is_some_and(is_this) {
+            state.frozen = None;
+        }
+        state.base = Some(after);
+        state.note_success();
+        (!state.is_dirty()).then_some(shown)
+    }
+
+    /// What is in the journal of a file is not needed: it has lost its last name, and nobody has it open.
+    pub(super) fn forget(&self, file: &DirtyFile) {
+        let (open, frozen) = {
+            let mut state = file.state();
+            (state.open.take(), state.frozen.take())
+        };
+        let frozen = frozen.map(|frozen| (*frozen.layer).clone());
+        for layer in open.into_iter().chain(frozen) {
+            self.append_forget(&layer);
+            self.table.end(layer.generation, layer.first, &self.journal);
+            self.pressure.drop_bytes(layer.extents.total_bytes());
+        }
+    }
+
+    /// A file without a name is not looked for after a restart.
+    pub(super) fn note_nameless(&self, file: &DirtyFile) {
+        let layers: Vec<Layer> = file.state().layers().into_iter().cloned().collect();
+        for layer in &layers {
+            self.append_forget(layer);
+        }
+    }
+
+    fn append_forget(&self, layer: &Layer) {
+        let generation = layer.generation;
+        let forget = Record::Forget { generation };
+        if let Err(error) = self.journal.append(&forget, Room::Uploads) {
+            tracing::warn!(%error, "a removed file will be looked for after a restart");
+        }
+    }
+}
+
+/// What somebody else has made of the file is what ours is written over.
+fn write_over(file: &DirtyFile, frozen: &Frozen, present: &Attributes) -> Frozen {
+    let mut layer = Layer::clone(&frozen.layer);
+    layer.base = Some(present.version());
+    let over = Frozen {
+        layer: Arc::new(layer),
+        intent: None,
+    };
+    let mut state = file.state();
+    tracing::warn!(path = ?state.place.path, "changed by somebody else while it was written here: written over, as conflict=ours says");
+    state.frozen = Some(over.clone());
+    over
+}
+
+/// What takes changes is to be uploaded from now on, unless something is already. Called in the file's turn.
+fn freeze(file: &DirtyFile, _turn: &MutexGuard<'_, ()>) {
+    let mut state = file.state();
+    if state.frozen.is_none() {
+        state.frozen = state.open.take().map(|layer| Frozen {
+            layer: Arc::new(layer),
+            intent: None,
+        });
+    }
+}
+
+/// Ranges to be written, in order: what lies side by side goes together.
+pub(super) fn runs(layer: &Layer) -> Vec<ByteRange> {
+    let mut runs: Vec<ByteRange> = Vec::new();
+    for (range, _) in layer.extents.iter() {
+        match runs.last_mut() {
+            Some(last) if last.end == range.start && range.end - last.start <= CHUNK_BYTES => {
+                last.end = range.end;
+            }
+            _ => runs.push(range),
+        }
+    }
+    runs
+}
+
+pub(super) fn write_all(below: &dyn WritableFile, data: &[u8], offset: u64) -> io::Result<()> {
+    let mut done = 0;
+    while done < data.len() {
+        let at = offset + done as u64;
+        match below.write_at(&data[done..], at, Durability::Accepted, None)? {
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            written => done += written,
+        }
+    }
+    Ok(())
+}
+
+/// The file is not there any more.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ESTALE | libc::ENOENT))
+}
+
+pub(super) fn is_refusal(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EACCES | libc::EPERM))
+}
