@@ -1,6 +1,7 @@
 //! What the documents say of options, tests, files and bytes, compared with the source.
 
 use nfs_cachefs::config::{Tolerance, options_markdown, parse_options};
+use nfs_cachefs::daemon::prometheus::metrics_markdown;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -8,6 +9,7 @@ const DOCUMENTS: &[&str] = &[
     "README.md",
     "docs/ARCHITECTURE.md",
     "docs/SEMANTICS.md",
+    "docs/METRICS.md",
     "docs/ON_DISK_FORMAT.md",
 ];
 
@@ -87,6 +89,36 @@ fn option_lists_in_the_readme_are_understood() {
             panic!("README.md: '{list}': {error}");
         }
     }
+}
+
+#[test]
+fn the_metrics_are_drawn_as_they_are_told() {
+    assert!(
+        read("docs/METRICS.md").contains(&metrics_markdown()),
+        "put the output of `nfs-cachefs metrics` into docs/METRICS.md"
+    );
+}
+
+#[test]
+fn the_dashboard_asks_for_metrics_that_exist() {
+    let dashboard = read("packaging/grafana/nfs-cachefs.json");
+    let parsed: serde_json::Value = serde_json::from_str(&dashboard).expect("JSON");
+    assert!(
+        parsed["panels"]
+            .as_array()
+            .is_some_and(|all| all.len() >= 8)
+    );
+    let table = metrics_markdown();
+    let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    let mut asked = 0;
+    for rest in dashboard.split("nfs_cachefs_").skip(1) {
+        let end = rest.find(|c| !is_name(c)).unwrap_or(rest.len());
+        let name = rest[..end].trim_end_matches("_bucket");
+        let cell = format!("`nfs_cachefs_{name}`");
+        assert!(table.contains(&cell), "{name} is no metric");
+        asked += 1;
+    }
+    assert!(asked > 15, "{asked}");
 }
 
 #[test]

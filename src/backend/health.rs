@@ -308,6 +308,12 @@ impl Health {
         calls.running.remove(&call.id);
         let micros = u64::try_from(duration.as_micros()).unwrap_or(LATENCY_MAX_US);
         calls.latency.saturating_record(micros);
+        match kind {
+            CallKind::Transfer => self.metrics.data_calls.record(duration),
+            CallKind::Prompt | CallKind::Cacheable | CallKind::Change => {
+                self.metrics.metadata_calls.record(duration);
+            }
+        }
         match call.verdict.take() {
             Some((Verdict::Done, _)) if kind != CallKind::Cacheable => calls.answered(now),
             Some((Verdict::Answered, _))

@@ -10,6 +10,7 @@ use super::content::Content;
 use super::directory::CacheDirectory;
 use super::fetch::FetchError;
 use super::file::CachedFile;
+use super::history::Loss;
 use super::kept::{Keep, Kept};
 use super::own_times::has_bytes_of;
 use super::record::{FileRecord, ObjectId, occupied};
@@ -197,6 +198,7 @@ impl CacheDirectory {
             self.remove_record(key, record.object);
             self.doom(record.object, record.occupied_bytes());
         }
+        self.history.note_loss(key, Loss::Replaced);
         GivenUp {
             file: active,
             follower,

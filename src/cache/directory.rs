@@ -10,6 +10,7 @@
 use super::changing::Follower;
 use super::checkpoint::Pending;
 use super::file::CachedFile;
+use super::history::{History, Loss};
 use super::index::{Index, IndexError};
 use super::layout::{self, LayoutError};
 use super::objects::Doomed;
@@ -89,6 +90,7 @@ pub struct CacheDirectory {
     /// Held while the scrub has an object open, and by whoever asks whether somebody has.
     pub(super) scrubbing: Mutex<()>,
     pub(super) unsummed: Unsummed,
+    pub(super) history: History,
     pub(super) metrics: Arc<CacheMetrics>,
     /// What start-up had to say (index rebuilt...).
     pub notices: Mutex<Vec<String>>,
@@ -130,6 +132,7 @@ impl CacheDirectory {
             following: Mutex::default(),
             scrubbing: Mutex::new(()),
             unsummed: Unsummed::default(),
+            history: History::default(),
             metrics,
             notices: Mutex::default(),
         });
@@ -272,6 +275,7 @@ impl CacheDirectory {
             Some(file) => {
                 // Older handles go on with what they opened; its object goes when they are done.
                 self.may_follow(&file, file.version());
+                self.history.note_loss(key, Loss::Replaced);
                 self.retire(&file);
                 Ok((None, self.look_up(key)?.1))
             }
@@ -290,6 +294,11 @@ impl CacheDirectory {
         let record = match stored {
             Some(record) if record.version == version && !expired(&record) => Some(record),
             Some(record) => {
+                let loss = match record.version == version {
+                    true => Loss::Expired,
+                    false => Loss::Replaced,
+                };
+                self.history.note_loss(key, loss);
                 self.may_follow_mapped(key, &record);
                 self.remove_record(key, record.object);
                 self.doom(record.object, record.occupied_bytes());

@@ -7,6 +7,7 @@
 use super::changing::Following;
 use super::directory::CacheDirectory;
 use super::extents::ExtentMap;
+use super::history::Loss;
 use super::pieces::Pieces;
 use super::policy::{Place, Queue, Usage};
 use super::record::{FileRecord, ObjectId, occupied_bytes};
@@ -415,6 +416,7 @@ impl CachedFile {
         if let Some(directory) = &self.directory {
             tracing::warn!(directory = %directory.name, object = object.id.0, reason, "cached object not believed, fetching it again");
             directory.metrics.doubted.add(1);
+            directory.history.note_loss(&self.key, Loss::Doubted);
         }
     }
 

@@ -18,6 +18,7 @@
 //! - `keeping`: content kept over changes of attributes
 //! - `own_times`: times set through this mount
 //! - `letting_go`: files about to lose their name
+//! - `telling`: what is cached of one file; `history`: what became of files lately
 //! - `layout`: names on disk and the format mark
 //! - `names`: what is known of the backend's names, kept over restarts
 //! - `extents`: which bytes are there
@@ -47,12 +48,14 @@ pub use directory::{CacheDirectory, OpenError};
 pub use fetch::FetchError;
 pub use file::CachedFile;
 pub use fill_limits::FillCounts;
+pub use history::{Loss, Miss};
 pub use keeping::Keeping;
 pub use kept::Keep;
 pub use layout::{LayoutError, check as check_layout};
 pub use own_times::has_bytes_of;
 pub use pins::PinList;
 pub use reclaim::Evicted;
+pub use telling::{Stored, Told};
 pub use warming::Errand;
 
 mod allowance;
@@ -64,6 +67,7 @@ mod extents;
 mod fetch;
 mod file;
 mod fill_limits;
+mod history;
 mod index;
 mod layout;
 mod keeping;
@@ -92,6 +96,7 @@ mod staying;
 pub mod storage;
 mod sum_table;
 mod sums;
+mod telling;
 mod checked;
 mod unread;
 mod trimming;
@@ -292,6 +297,11 @@ impl Cache {
 
     pub fn directories(&self) -> &[Arc<CacheDirectory>] {
         &self.directories
+    }
+
+    /// There may be more in the cache than it may take now.
+    pub fn limits_have_changed(&self) {
+        self.reclaim.wake();
     }
 
     /// Pieces on their way to a disk now.

@@ -57,6 +57,7 @@ impl Cache {
             let direct = plan.random || !file.is_complete();
             return self.read_object(file, range, direct, buffer, done);
         }
+        self.note_miss(file, range.start);
         let (cache, reader) = (self.clone(), file.clone());
         self.fetch(
             file,

@@ -6,6 +6,7 @@
 
 use super::Cache;
 use super::directory::CacheDirectory;
+use super::history::Loss;
 use super::objects::Eviction;
 use super::policy::SPARED_IN_A_ROW_MAX;
 use super::ranking::Victims;
@@ -221,6 +222,7 @@ impl CacheDirectory {
             Ok(Eviction::Pinned) => evicted.pinned += 1,
             Ok(Eviction::Evicted { bytes }) => {
                 self.metrics.objects_evicted.add(1);
+                self.history.note_loss(key, Loss::Evicted);
                 evicted.files += 1;
                 evicted.bytes += bytes;
             }

@@ -8,6 +8,7 @@
 use super::directory::CacheDirectory;
 use super::extents::ExtentMap;
 use super::file::{CachedFile, State};
+use super::history::Loss;
 use super::pieces::PIECE_BYTES;
 use super::record::{ObjectId, occupied};
 use crate::io::IoFile;
@@ -226,6 +227,7 @@ impl CacheDirectory {
 
     fn note_trim(&self, trimmed: &Trimmed) {
         self.space.begin_release(trimmed.bytes);
+        self.history.note_loss(&trimmed.file.key, Loss::Trimmed);
         self.mark_dirty(&trimmed.file);
     }
 

@@ -6,6 +6,7 @@
 use super::Cache;
 use super::fetch::FetchError;
 use super::file::{CachedFile, Gone};
+use super::history::Loss;
 use super::record::occupied;
 use crate::types::ByteRange;
 use std::sync::Arc;
@@ -169,6 +170,7 @@ impl Cache {
             && before != Some(Gone::Changed)
         {
             directory.metrics.fills_discarded.add(1);
+            directory.history.note_loss(&file.key, Loss::Replaced);
             directory.retire(file);
             self.reclaim.wake();
         }

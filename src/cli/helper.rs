@@ -1,9 +1,11 @@
 //! What mount(8) runs: `mount.cachefs SOURCE DIR [-sfnv] [-N namespace] [-o options] [-t type]`. The
 //! same code path as `nfs-cachefs mount`.
 
+use super::mount::as_named;
 use super::{complain, say, umount_helper, write_or_end};
-use crate::config::{ConfigError, Tolerance, parse_options};
+use crate::config::{ConfigError, Given, Tolerance};
 use crate::daemon::error::exit_status;
+use crate::daemon::fstab::entry_for;
 use crate::daemon::remount::remount;
 use crate::daemon::start::{MountRequest, mount};
 use std::ffi::{OsStr, OsString};
@@ -151,9 +153,16 @@ fn remount_as_told(invocation: &Invocation, words: &[String]) -> i32 {
 
 /// The backend is nfs_backend, or the source where that is an absolute path.
 fn to_request(invocation: Invocation) -> Result<MountRequest, ConfigError> {
-    let settings = parse_options(&invocation.options, invocation.tolerance)?;
+    let mountpoint = as_named(&invocation.mountpoint);
+    let given = Given {
+        fstab: entry_for(&mountpoint).map(|entry| entry.options),
+        mountpoint,
+        lists: invocation.options,
+        tolerance: invocation.tolerance,
+    };
+    let resolved = given.resolve(nix::unistd::geteuid().is_root())?;
     let source_path = PathBuf::from(&invocation.source);
-    let backend = match &settings.backend {
+    let backend = match &resolved.settings.backend {
         Some(named) => Some(named.clone()),
         None => source_path.is_absolute().then_some(source_path),
     };
@@ -167,7 +176,8 @@ fn to_request(invocation: Invocation) -> Result<MountRequest, ConfigError> {
         source: invocation.source,
         backend,
         mountpoint: invocation.mountpoint,
-        settings,
+        resolved,
+        given,
         foreground: false,
     })
 }
@@ -183,7 +193,7 @@ fn describe(request: &MountRequest) -> String {
         backend.display(),
         request.source.to_string_lossy()
     );
-    for (name, value) in request.settings.in_effect() {
+    for (name, value) in request.resolved.settings.in_effect() {
         text.push_str(&format!("mount.cachefs: {name}={value}\n"));
     }
     text
@@ -218,7 +228,7 @@ mod tests {
         assert!(called.fake && called.verbose && called.tolerance == Tolerance::Sloppy);
         let request = to_request(called).expect("request");
         assert_eq!(request.backend, Some(PathBuf::from("/mnt/nfs")));
-        assert!(request.settings.mount_flags.read_only);
+        assert!(request.resolved.settings.mount_flags.read_only);
         let called = read(&["-N", "/proc/1/ns/mnt", "--", "a", "-b"]).expect("parsed");
         assert_eq!(called.mountpoint, PathBuf::from("-b"));
     }

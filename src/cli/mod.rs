@@ -3,24 +3,30 @@
 //! Exit statuses are those of mount(8): 0 it worked, 1 wrong usage or permissions, 2 system error, 32
 //! the mount (or unmount) failed. `check` exits 1 when the daemon cannot run on this machine.
 //!
-//! - `mount`, `umount`, `status`, `flush`, `conflicts`, `evict`, `scrub`, `warm`, `pin` (and `unpin`), `check`, `options`: the subcommands
+//! - `mount`, `umount`, `status`, `list`, `why`, `config`, `reload`, `flush`, `conflicts`, `evict`, `scrub`, `warm`, `pin` (and `unpin`), `check`, `options`, `metrics`: the subcommands; `pages`: their man pages
 //! - `located`: where a path of the command line lies
 //! - `helper`: what mount(8) runs as /sbin/mount.cachefs; `umount_helper`: what umount(8) runs
 
 mod check;
+mod config;
 mod conflicts;
 mod evict;
 mod flush;
 pub mod helper;
+mod list;
 mod located;
 mod mount;
+mod metrics;
 mod options;
+mod pages;
 mod pin;
+mod reload;
 mod scrub;
 mod status;
 mod umount;
 mod umount_helper;
 mod warm;
+mod why;
 
 use crate::daemon::error::exit_status;
 use clap::{Parser, Subcommand};
@@ -57,6 +63,14 @@ enum Command {
     Umount(umount::Arguments),
     /// Show how a mount is doing: backend, cache, and options that have no effect here
     Status(status::Arguments),
+    /// List all mounts of this machine, those whose daemon is dead among them
+    List(list::Arguments),
+    /// Tell how a file stands: what is cached of it, how it is opened, and why the last read of it missed
+    Why(why::Arguments),
+    /// Print the settings of a mount, and where each of them comes from
+    Config(config::Arguments),
+    /// Have a mount read the settings file again
+    Reload(reload::Arguments),
     /// Have what was written with write_mode=back sent to the backend now
     Flush(flush::Arguments),
     /// Show what was written here to files that somebody else has changed, and say what becomes of it
@@ -75,6 +89,11 @@ enum Command {
     Check(check::Arguments),
     /// Print all mount options with their values and defaults, as Markdown
     Options,
+    /// Print all metrics that the option `metrics` shows to Prometheus, as Markdown
+    Metrics,
+    /// Write man pages and shell completions into a folder
+    #[command(hide = true)]
+    Pages(pages::Arguments),
 }
 
 /// Runs the command line and returns the exit status. Called while the process has one thread.
@@ -96,6 +115,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> i32 {
         Some(Command::Mount(arguments)) => mount::run(arguments),
         Some(Command::Umount(arguments)) => umount::run(&arguments),
         Some(Command::Status(arguments)) => status::run(&arguments),
+        Some(Command::List(arguments)) => list::run(&arguments),
+        Some(Command::Why(arguments)) => why::run(&arguments),
+        Some(Command::Config(arguments)) => config::run(&arguments),
+        Some(Command::Reload(arguments)) => reload::run(&arguments),
         Some(Command::Flush(arguments)) => flush::run(&arguments),
         Some(Command::Conflicts(arguments)) => conflicts::run(&arguments),
         Some(Command::Evict(arguments)) => evict::run(&arguments),
@@ -105,6 +128,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> i32 {
         Some(Command::Scrub(arguments)) => scrub::run(&arguments),
         Some(Command::Check(arguments)) => check::run(&arguments),
         Some(Command::Options) => options::run(),
+        Some(Command::Metrics) => metrics::run(),
+        Some(Command::Pages(arguments)) => pages::run(&arguments),
         None => exit_status::USAGE,
     }
 }

@@ -1,12 +1,13 @@
 //! `nfs-cachefs mount BACKEND MOUNTPOINT [-o key=value,...] [-f]`
 
 use super::complain;
-use crate::config::{Tolerance, parse_options};
+use crate::config::{Given, Origin, Tolerance};
 use crate::daemon::error::exit_status;
+use crate::daemon::mount_table::resolve_parent;
 use crate::daemon::report::LOST_WITHOUT_ROOT;
 use crate::daemon::start::{MountRequest, mount};
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 const AFTER_HELP: &str = "\
 Returns when the mount serves; the daemon goes on in the background and logs to syslog. Without options the cache lies under /var/cache/nfs-cachefs, or ~/.cache/nfs-cachefs of an ordinary user, and takes up to 80 % of that disk.
@@ -29,15 +30,23 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: Arguments) -> i32 {
-    let settings = match parse_options(&arguments.options, Tolerance::Strict) {
-        Ok(settings) => settings,
+    let is_root = nix::unistd::geteuid().is_root();
+    let given = Given {
+        mountpoint: as_named(&arguments.mountpoint),
+        lists: arguments.options,
+        fstab: None,
+        tolerance: Tolerance::Strict,
+    };
+    let resolved = match given.resolve(is_root) {
+        Ok(resolved) => resolved,
         Err(error) => {
             complain(error);
             return exit_status::USAGE;
         }
     };
-    if let Some(named) = &settings.backend
+    if let Some(named) = &resolved.settings.backend
         && *named != arguments.backend
+        && resolved.origin("nfs_backend") == Origin::CommandLine
     {
         complain(format_args!(
             "two backends: {} and nfs_backend={}; leave the option out",
@@ -46,14 +55,20 @@ pub fn run(arguments: Arguments) -> i32 {
         ));
         return exit_status::USAGE;
     }
-    if !nix::unistd::geteuid().is_root() {
+    if !is_root {
         complain(LOST_WITHOUT_ROOT);
     }
     mount(MountRequest {
         source: arguments.backend.clone().into_os_string(),
         backend: Some(arguments.backend),
         mountpoint: arguments.mountpoint,
-        settings,
+        resolved,
+        given,
         foreground: arguments.foreground,
     })
+}
+
+/// How settings files name a mountpoint. Where it cannot be looked at the mount fails, and says why.
+pub(super) fn as_named(mountpoint: &Path) -> PathBuf {
+    resolve_parent(mountpoint).unwrap_or_else(|_| mountpoint.to_owned())
 }

@@ -1,6 +1,8 @@
 //! What is wrong with an option list: each message names the option and says what to write instead.
 
-/// An option list that cannot be accepted.
+use std::path::PathBuf;
+
+/// An option list, or a settings file, that cannot be accepted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
     #[error("unknown option '{name}'{}", hint(.name, .nearest))]
@@ -24,6 +26,12 @@ pub enum ConfigError {
     },
     #[error("option list '{list}': a quotation mark is opened and never closed")]
     OpenQuote { list: String },
+    #[error("{}{}: {what}", .path.display(), .line.map_or_else(String::new, |line| format!(":{line}")))]
+    File {
+        path: PathBuf,
+        line: Option<usize>,
+        what: String,
+    },
     #[error("options contradict each other: {0}")]
     Contradiction(String),
 }

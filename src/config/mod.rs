@@ -9,6 +9,7 @@
 //! - `options`: the table, a file per group of rows; `options_markdown` prints it for the README
 //! - `settings`: [`Settings`], its defaults, the checks that need more than one option
 //! - `parse`: option lists to assignments, quoting included
+//! - `file`: the settings file; `layered`: what counts where several places say something
 //! - `units`: sizes, durations, booleans and their spelling
 //! - `suggest`: the nearest known name
 //! - `watermarks`: when files go to make room
@@ -17,18 +18,22 @@
 
 pub use cache_size::{CacheSize, DiskShare};
 pub use error::ConfigError;
+pub use file::SETTINGS_FILE;
 pub use journal_settings::{CloseMode, ConflictMode, FsyncMode, JournalOptions};
-pub use options::{is_repeated, options_markdown};
+pub use layered::{Changes, Given, Origin, Resolved};
+pub use options::{OptionHelp, is_repeated, option_groups, options_markdown};
 pub use parse::{Tolerance, parse_options};
 pub use settings::{
-    Access, AttributeTimeouts, ChecksumKind, EngineChoice, EvictionPolicy, Identity, IoSettings,
-    KeepWritten, LockPlace, LogLevel, LookupCache, MountFlags, PassthroughChoice, Settings,
-    WriteMode,
+    Access, AttributeTimeouts, ChecksumKind, ConfigFile, EngineChoice, EvictionPolicy, Identity,
+    IoSettings, KeepWritten, LockPlace, LogLevel, LookupCache, MetricsAddress, MountFlags,
+    PassthroughChoice, Settings, WriteMode,
 };
 pub use watermarks::{FreePercent, Watermarks};
 
 mod cache_size;
 mod error;
+mod file;
+mod layered;
 mod journal_settings;
 mod options;
 mod parse;

@@ -17,9 +17,10 @@ pub enum Tolerance {
 }
 
 /// One word of an option list.
-struct Word {
-    name: String,
-    value: Option<OsString>,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Word {
+    pub name: String,
+    pub value: Option<OsString>,
 }
 
 /// Reads option lists in order, a later word overriding an earlier one, and validates the whole.
@@ -36,7 +37,11 @@ pub fn parse_options<S: AsRef<OsStr>>(
     settings.validated()
 }
 
-fn apply(settings: &mut Settings, word: &Word, tolerance: Tolerance) -> Result<(), ConfigError> {
+pub(super) fn apply(
+    settings: &mut Settings,
+    word: &Word,
+    tolerance: Tolerance,
+) -> Result<(), ConfigError> {
     match options::find(&word.name) {
         Some(row) => row.kind.apply(settings, &word.name, word.value.as_deref()),
         None if tolerance == Tolerance::Sloppy => Ok(()),
@@ -50,7 +55,7 @@ fn apply(settings: &mut Settings, word: &Word, tolerance: Tolerance) -> Result<(
 
 /// Cuts a list at its commas. A comma between double quotes, or after a backslash, belongs to the word;
 /// quotes and such backslashes are taken off.
-fn split_list(list: &OsStr) -> Result<Vec<Word>, ConfigError> {
+pub(super) fn split_list(list: &OsStr) -> Result<Vec<Word>, ConfigError> {
     let mut words = Vec::new();
     let mut current = Vec::new();
     let mut quoted = false;

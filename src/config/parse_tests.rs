@@ -2,11 +2,12 @@ use super::*;
 use crate::config::options::Kind;
 use crate::config::units::{GIB, KIB, MIB};
 use crate::config::{
-    Access, CacheSize, EngineChoice, EvictionPolicy, FreePercent, FsyncMode, LogLevel, LookupCache,
-    PassthroughChoice, options_markdown,
+    Access, CacheSize, ConfigFile, EngineChoice, EvictionPolicy, FreePercent, FsyncMode, LogLevel,
+    LookupCache, PassthroughChoice, options_markdown,
 };
 use crate::config::{
-    ChecksumKind, CloseMode, ConflictMode, Identity, KeepWritten, LockPlace, WriteMode,
+    ChecksumKind, CloseMode, ConflictMode, Identity, KeepWritten, LockPlace, MetricsAddress,
+    WriteMode,
 };
 use std::path::PathBuf;
 use std::time::Duration;
@@ -159,6 +160,23 @@ fn every_option_sets_what_it_names() {
         ("locks=local", |s| s.locks == LockPlace::Local),
         ("keep_written=always", |s| {
             s.keep_written == KeepWritten::Always
+        }),
+        ("config=/etc/x.toml", |s| {
+            s.config == ConfigFile::At(PathBuf::from("/etc/x.toml"))
+        }),
+        ("config=off", |s| s.config == ConfigFile::Off),
+        ("metrics=127.0.0.1:9119", |s| {
+            let address = s.metrics.as_ref().map(ToString::to_string);
+            address.as_deref() == Some("127.0.0.1:9119")
+        }),
+        ("metrics=[::1]:9119", |s| {
+            matches!(s.metrics, Some(MetricsAddress::Tcp(_)))
+        }),
+        ("metrics=unix:/run/x.sock", |s| {
+            s.metrics == Some(MetricsAddress::Unix(PathBuf::from("/run/x.sock")))
+        }),
+        ("metrics=[::1]:9119,metrics=off", |s| {
+            *s == Settings::default()
         }),
         ("identity=daemon", |s| s.identity == Identity::Daemon),
         ("ro,nosuid,defaults", |s| {

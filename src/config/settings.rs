@@ -6,12 +6,15 @@ use super::error::ConfigError;
 use super::journal_settings::JournalOptions;
 use super::units::{KIB, MIB, show_duration, show_size};
 use super::watermarks::Watermarks;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 /// Everything an operator can choose for one mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
+    /// Where further settings were looked for.
+    pub config: ConfigFile,
     /// The directory being cached, when named by an option.
     pub backend: Option<PathBuf>,
     /// Empty: one directory under /var/cache/nfs-cachefs.
@@ -70,6 +73,8 @@ pub struct Settings {
     pub log: LogLevel,
     /// `None`: stderr in the foreground, syslog in the background.
     pub log_file: Option<PathBuf>,
+    /// Where metrics are told; `None`: nowhere.
+    pub metrics: Option<MetricsAddress>,
     /// How this mount is called in logs and status; `None`: the mountpoint.
     pub name: Option<String>,
 }
@@ -200,6 +205,23 @@ pub enum LookupCache {
     None,
 }
 
+/// The settings file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConfigFile {
+    /// Of a mount by root, where it exists.
+    Usual,
+    At(PathBuf),
+    Off,
+}
+
+/// Where a server of this machine listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MetricsAddress {
+    /// Of the loopback interface.
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogLevel {
     Error,
@@ -212,6 +234,7 @@ pub enum LogLevel {
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            config: ConfigFile::Usual,
             backend: None,
             cache_directories: Vec::new(),
             cache_size: CacheSize::Derived,
@@ -272,6 +295,7 @@ impl Default for Settings {
             fuse_threads: None,
             log: LogLevel::Info,
             log_file: None,
+            metrics: None,
             name: None,
         }
     }
@@ -407,5 +431,14 @@ impl std::fmt::Display for LogLevel {
             Self::Debug => "debug",
             Self::Trace => "trace",
         })
+    }
+}
+
+impl std::fmt::Display for MetricsAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "{address}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
     }
 }

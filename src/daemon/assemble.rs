@@ -1,15 +1,17 @@
 //! Which component gets which setting: the only place where all of them are known.
 
-use super::control::{ChangePins, Evict, Evicted, Scrub};
+use super::control::{ChangePins, Evict, Evicted, Scrub, Why};
 use super::disks::{Disk, in_memory, open_disks, refuse_untouched, set_limits, warnings};
 use super::journal_control::{AskBack, answering};
 use super::journalling;
 use super::offline::{find_backend, look_for};
 use super::pinning::change_pins;
 use super::prepare::Prepared;
+use super::reload::Apply;
 use super::report::Reporter;
 use super::status::Status;
 use super::tuning::{Tuned, Tuning};
+use super::why::{Surroundings, explain};
 use crate::backend::Backend;
 use crate::backend::deadline::Timers;
 use crate::backend::health::{Health, HealthSettings};
@@ -71,7 +73,10 @@ pub struct Assembled {
     pub evict: Evict,
     /// Keeps data in the cache, and lets go of it.
     pub pins: ChangePins,
+    pub why: Why,
     pub scrub: Scrub,
+    /// Gives the cache the limits of these settings.
+    pub apply: Apply,
     pub back: AskBack,
     /// What the administrator should hear at once, a sentence each.
     pub warnings: Vec<String>,
@@ -141,6 +146,11 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
 
     let channel = Channel::mount(mount_settings(settings, prepared))?;
     let protocol = channel.protocol().clone();
+    let surroundings = Surroundings {
+        no_passthrough: protocol.passthrough.clone().err(),
+        has_checksums: settings.checksum != ChecksumKind::None,
+        back: back.clone(),
+    };
     let registry: Option<Arc<dyn BackingRegistry>> =
         protocol.passthrough.is_ok().then(|| channel.registry());
     let (invalidations, invalidated) = InvalidationQueue::new();
@@ -211,8 +221,9 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
         .start_pins(settings.pin_interval)
         .context("starting the thread that looks through what is pinned")?;
     let (pinning, ending) = (filesystem.clone(), filesystem.clone());
+    let explaining = filesystem.clone();
     let evicting = filesystem;
-    let (evictable, scrubbed) = (cache.clone(), cache.clone());
+    let (evictable, scrubbed, limited) = (cache.clone(), cache.clone(), cache.clone());
     let asked_of = back.clone();
     Ok(Assembled {
         warnings,
@@ -228,7 +239,15 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
             engine.shutdown();
         }),
         status: Box::new(move || reporter.status()),
+        apply: Box::new(move |settings| {
+            set_limits(settings, &disks)?;
+            limited.limits_have_changed();
+            Ok(())
+        }),
         pins: Box::new(move |change| change_pins(&pinning, change)),
+        why: Box::new(move |path| {
+            explain(&explaining, path, &surroundings).context("looking at the backend")
+        }),
         back: answering(asked_of),
         scrub: Box::new(move || {
             let asked = scrubbed.ask_for_scrub();

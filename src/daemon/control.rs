@@ -7,6 +7,8 @@ use super::journal_control::{AskBack, BackReply, BackRequest};
 use super::mount_table::path_hash;
 use super::prepare::{default_cache_parent, with_timeout};
 use super::status::Status;
+use super::why::WhyStatus;
+use crate::config::Changes;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use serde::{Deserialize, Serialize};
 use std::ffi::OsStr;
@@ -47,8 +49,14 @@ pub enum Request {
     },
     /// What is pinned.
     Pins,
+    /// How one file stands.
+    Why {
+        path: WirePath,
+    },
     /// Has all that is cached checked from now on.
     Scrub,
+    /// Reads the settings file again, as SIGHUP does.
+    Reload,
     /// About changes that are not on the backend.
     Back {
         ask: BackRequest,
@@ -67,10 +75,12 @@ pub enum Reply {
     Pins {
         pins: Vec<Pin>,
     },
+    Why(Box<WhyStatus>),
     /// `scrub.answered` of the status reaches this when it is done.
     Scrubbing {
         asked: u64,
     },
+    Reloaded(Changes),
     Back {
         told: BackReply,
     },
@@ -171,6 +181,12 @@ pub enum PinChange {
 /// Changes the pins; tells of those that were asked for, or of all.
 pub type ChangePins = Box<dyn Fn(PinChange) -> anyhow::Result<Vec<Pin>> + Send + Sync>;
 
+/// Tells how a file stands, by its path relative to the mount's root.
+pub type Why = Box<dyn Fn(&Path) -> anyhow::Result<WhyStatus> + Send + Sync>;
+
+/// Reads the settings file again.
+pub type Reload = Box<dyn Fn() -> anyhow::Result<Changes> + Send + Sync>;
+
 /// Has all that is cached checked; the number of the request.
 pub type Scrub = Box<dyn Fn() -> anyhow::Result<u64> + Send + Sync>;
 
@@ -179,7 +195,9 @@ pub struct Handlers {
     pub status: Box<dyn Fn() -> Status + Send + Sync>,
     pub evict: Evict,
     pub pins: ChangePins,
+    pub why: Why,
     pub scrub: Scrub,
+    pub reload: Reload,
     pub back: AskBack,
     pub stop: Box<dyn Fn() + Send + Sync>,
 }
@@ -200,14 +218,19 @@ impl Handlers {
             Request::Pin { paths } => self.change_pins(PinChange::Pin(local_paths(paths))),
             Request::Unpin { paths } => self.change_pins(PinChange::Unpin(local_paths(paths))),
             Request::Pins => self.change_pins(PinChange::Nothing),
-            Request::Scrub => match (self.scrub)() {
-                Ok(asked) => Reply::Scrubbing { asked },
-                Err(error) => Reply::failed(error),
-            },
-            Request::Back { ask } => match (self.back)(ask) {
-                Ok(told) => Reply::Back { told },
-                Err(error) => Reply::failed(error),
-            },
+            Request::Why { path } => {
+                let why = (self.why)(&PathBuf::from(path));
+                why.map_or_else(Reply::failed, |why| Reply::Why(Box::new(why)))
+            }
+            Request::Scrub => {
+                let asked = (self.scrub)();
+                asked.map_or_else(Reply::failed, |asked| Reply::Scrubbing { asked })
+            }
+            Request::Reload => (self.reload)().map_or_else(Reply::failed, Reply::Reloaded),
+            Request::Back { ask } => {
+                let told = (self.back)(ask);
+                told.map_or_else(Reply::failed, |told| Reply::Back { told })
+            }
             Request::Stop => {
                 (self.stop)();
                 Reply::Stopping

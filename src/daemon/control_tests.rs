@@ -27,6 +27,8 @@ fn serve(directory: &Path, mountpoint: &Path) -> (ControlSocket, Arc<Seen>) {
             name: "test".to_owned(),
             ..Status::default()
         }),
+        why: Box::new(|_| Ok(WhyStatus::default())),
+        reload: Box::new(|| Ok(Changes::default())),
         scrub: Box::new(|| Ok(7)),
         back: Box::new(|_| anyhow::bail!("nothing is written back")),
         evict: Box::new(move |paths| {

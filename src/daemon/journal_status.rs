@@ -128,7 +128,18 @@ impl WritebackStatus {
 }
 
 impl DirtyFileStatus {
-    fn of(file: &DirtyFileFigures) -> Self {
+    pub(super) fn in_words(&self) -> String {
+        let trouble = self.trouble.as_ref();
+        format!(
+            "{} not on the backend yet, {} s old, {}{}",
+            bytes(self.bytes),
+            self.age_seconds,
+            self.state,
+            trouble.map_or_else(String::new, |trouble| format!(": {trouble}"))
+        )
+    }
+
+    pub(super) fn of(file: &DirtyFileFigures) -> Self {
         let state = match (&file.trouble, file.is_on_its_way) {
             (Some(_), _) => "failing",
             (None, true) => "on its way",
@@ -167,6 +178,7 @@ pub(super) fn without_effect(settings: &Settings) -> Vec<OptionStatus> {
         .map(|(name, _)| OptionStatus {
             name: name.to_owned(),
             value: String::new(),
+            from: String::new(),
             no_effect_because: Some("with write_mode=through nothing is written back".to_owned()),
         })
         .collect()

@@ -5,20 +5,25 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
-use std::sync::Arc;
-use tracing::level_filters::LevelFilter;
+use std::sync::{Arc, OnceLock};
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Registry, fmt, reload};
 
 const SYSLOG_SOCKET: &str = "/dev/log";
 /// Facility daemon (3), severity notice (5); the level stands in the text.
 const SYSLOG_PRIORITY: u32 = 3 * 8 + 5;
 
+/// The level of the subscriber that is installed.
+static LEVEL: OnceLock<reload::Handle<LevelFilter, Registry>> = OnceLock::new();
+
 /// Installs the process's subscriber: to `file` if given, to the system log in the background, else to
 /// stderr. Panics are logged too.
 pub fn install(level: LogLevel, file: Option<&Path>, background: bool) -> io::Result<()> {
-    let builder = tracing_subscriber::fmt()
-        .with_max_level(filter(level))
-        .with_ansi(false)
-        .with_target(false);
+    let (filter, handle) = reload::Layer::new(filter(level));
+    let registry = tracing_subscriber::registry().with(filter);
+    let lines = fmt::layer().with_ansi(false).with_target(false);
     let installed = if let Some(path) = file {
         let file = std::fs::File::options()
             .append(true)
@@ -26,20 +31,29 @@ pub fn install(level: LogLevel, file: Option<&Path>, background: bool) -> io::Re
             .mode(0o640)
             .open(path)
             .map_err(|error| io::Error::other(format!("log_file {}: {error}", path.display())))?;
-        builder.with_writer(Arc::new(file)).try_init()
+        registry.with(lines.with_writer(Arc::new(file))).try_init()
     } else if background {
-        builder
-            .without_time()
-            .with_writer(Syslog::connect)
-            .try_init()
+        let lines = lines.without_time().with_writer(Syslog::connect);
+        registry.with(lines).try_init()
     } else if std::env::var_os("JOURNAL_STREAM").is_some() {
-        builder.without_time().with_writer(io::stderr).try_init()
+        let lines = lines.without_time().with_writer(io::stderr);
+        registry.with(lines).try_init()
     } else {
-        builder.with_writer(io::stderr).try_init()
+        registry.with(lines.with_writer(io::stderr)).try_init()
     };
     installed.map_err(|error| io::Error::other(format!("starting the log: {error}")))?;
+    let _ = LEVEL.set(handle);
     std::panic::set_hook(Box::new(|panic| tracing::error!("internal error: {panic}")));
     Ok(())
+}
+
+/// How much is logged from now on.
+pub fn set_level(level: LogLevel) {
+    if let Some(handle) = LEVEL.get()
+        && let Err(error) = handle.reload(filter(level))
+    {
+        tracing::warn!("changing how much is logged: {error}");
+    }
 }
 
 fn filter(level: LogLevel) -> LevelFilter {

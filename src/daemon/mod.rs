@@ -16,9 +16,12 @@
 //! - `report`: the components' state, for `status`
 //! - `run`: serving until the end, signals, shutdown
 //! - `control`: the socket that `status`, `evict` and `umount` talk to
-//! - `status`: what `status --json` says for good; `status_of_scrub`: of checksums
-//! - `unmount`: ending a mount from outside, whatever state its daemon is in; `draining`: not before all is on the backend; `remount`: between ro and rw
-//! - `mount_table`: /proc/self/mountinfo
+//! - `status`: what `status --json` says for good; `status_of_scrub`: of checksums, `latency`: of how long things took
+//! - `why`: how one file stands
+//! - `watchdog`: tells the service manager that requests are answered
+//! - `prometheus`: the same as metrics
+//! - `unmount`: ending a mount from outside, whatever state its daemon is in; `draining`: not before all is on the backend; `remount`: between ro and rw; `reload`: settings that change while it serves
+//! - `mount_table`: /proc/self/mountinfo; `fstab`: /etc/fstab
 //! - `machine`: what this kernel and machine can do, for `check`
 //! - `log`: where messages go
 //! - `error`: why a mount does not come up, and exit statuses
@@ -35,12 +38,16 @@ pub mod journal_control;
 pub mod journal_status;
 mod journalling;
 pub mod error;
+pub mod fstab;
+mod latency;
 pub mod log;
 pub mod machine;
 pub mod mount_table;
 mod offline;
 pub mod pinning;
 pub mod prepare;
+pub mod prometheus;
+pub mod reload;
 pub mod remount;
 pub mod report;
 pub mod run;
@@ -49,6 +56,8 @@ pub mod status;
 pub mod status_of_scrub;
 pub mod tuning;
 pub mod unmount;
+pub mod watchdog;
+pub mod why;
 
 /// The filesystem type as the kernel shows it: `fuse.` and this.
 pub const FILESYSTEM_SUBTYPE: &str = "cachefs";

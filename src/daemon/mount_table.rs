@@ -101,7 +101,7 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
 }
 
 /// Takes the octal escapes (`\040`) out of a field.
-fn unescape(field: &[u8]) -> OsString {
+pub(super) fn unescape(field: &[u8]) -> OsString {
     let mut bytes = Vec::with_capacity(field.len());
     let mut at = 0;
     while at < field.len() {

@@ -133,6 +133,7 @@ mod tests {
             options: vec![OptionStatus {
                 name: "passthrough".to_owned(),
                 value: "off".to_owned(),
+                from: "default".to_owned(),
                 no_effect_because: None,
             }],
             ..Status::default()

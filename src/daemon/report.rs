@@ -1,6 +1,7 @@
 //! The components' state as [`Status`].
 
 use super::journal_status;
+use super::latency::latencies;
 use super::pinning::PinsStatus;
 use super::prepare::LostCacheDirectory;
 use super::status::{
@@ -102,6 +103,7 @@ impl Reporter {
             handles: self.filesystem.handle_count() as u64,
             longest_wait_ms: self.filesystem.longest_wait().as_millis() as u64,
             pieces_in_flight: self.cache.pieces_in_flight() as u64,
+            latencies: latencies(&self.backend_metrics, &self.cache_metrics),
             ..Status::default()
         }
     }
@@ -283,6 +285,7 @@ impl Reporter {
                 Some(OptionStatus {
                     name: name.to_owned(),
                     value: String::new(),
+                    from: String::new(),
                     no_effect_because: Some(feature.detail.clone()),
                 })
             })
@@ -297,6 +300,7 @@ impl Reporter {
             options.push(OptionStatus {
                 name: "passthrough".to_owned(),
                 value: String::new(),
+                from: String::new(),
                 no_effect_because: Some(reason),
             });
         }
@@ -308,6 +312,7 @@ impl Reporter {
             options.push(OptionStatus {
                 name: "keep_written".to_owned(),
                 value: String::new(),
+                from: String::new(),
                 no_effect_because: Some(NOTHING_PROVEN.to_owned()),
             });
         }
@@ -315,6 +320,7 @@ impl Reporter {
             options.push(OptionStatus {
                 name: "identity".to_owned(),
                 value: "daemon".to_owned(),
+                from: String::new(),
                 no_effect_because: Some(
                     "the daemon is not root and can act as nobody but its own user".to_owned(),
                 ),
@@ -342,6 +348,7 @@ impl Reporter {
             .map(|(name, _)| OptionStatus {
                 name: name.to_owned(),
                 value: String::new(),
+                from: String::new(),
                 no_effect_because: Some("with checksum=none nothing is checked".to_owned()),
             })
             .collect()

@@ -5,9 +5,12 @@ use super::background::Announcer;
 use super::control::{ControlSocket, Handlers, socket_directory};
 use super::error::exit_status;
 use super::prepare::{Prepared, with_timeout};
+use super::prometheus::{MetricsServer, StatusSource};
+use super::reload::Configuration;
+use super::start::MountRequest;
 use super::status::{OptionStatus, State, Status};
-use super::unmount;
-use crate::config::Settings;
+use super::{unmount, watchdog};
+use crate::config::{Origin, Settings};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use nix::errno::Errno;
 use nix::mount::MntFlags;
@@ -38,7 +41,6 @@ pub fn block_signals() -> io::Result<()> {
     crate::sys::process::ignore_signals(&[
         Signal::SIGPIPE,
         Signal::SIGIO,
-        Signal::SIGHUP,
         // Sent to daemons by those who take them for requests to reopen logs or to tell statistics.
         Signal::SIGUSR1,
         Signal::SIGUSR2,
@@ -53,6 +55,7 @@ fn waited_signals() -> SigSet {
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGTERM);
     signals.add(Signal::SIGINT);
+    signals.add(Signal::SIGHUP);
     signals
 }
 
@@ -60,10 +63,11 @@ fn waited_signals() -> SigSet {
 /// status; the caller leaves by `_exit`, because threads may hang in the backend for good.
 pub fn serve(
     assembled: Assembled,
-    settings: &Settings,
+    request: MountRequest,
     prepared: Prepared,
     announcer: Announcer,
 ) -> i32 {
+    let settings = &request.resolved.settings;
     let (sender, receiver) = unbounded();
     let stopping = Arc::new(AtomicBool::new(false));
     let Assembled {
@@ -72,15 +76,27 @@ pub fn serve(
         status,
         evict,
         pins,
+        why,
         scrub,
+        apply,
         back,
         warnings,
     } = assembled;
+    let configuration = Configuration::new(request.given, request.resolved.clone(), apply);
+    let backend_timeout = settings.backend_timeout;
+    let status = complete_status(status, &configuration, &prepared, stopping.clone());
+    let (metrics, refused) = serve_metrics(settings, &status);
+    let warnings: Vec<String> = warnings.into_iter().chain(refused.clone()).collect();
     let handlers = Handlers {
-        status: complete_status(status, settings, &prepared, stopping.clone()),
+        status: Box::new(move || with_metrics(status(), refused.as_deref())),
         evict,
         pins,
+        why,
         scrub,
+        reload: {
+            let configuration = configuration.clone();
+            Box::new(move || configuration.reload())
+        },
         back,
         stop: {
             let sender = sender.clone();
@@ -96,7 +112,7 @@ pub fn serve(
     )
     .inspect_err(|error| tracing::warn!("no control socket, `status` will not work: {error}"))
     .ok();
-    if let Err(error) = start_waiters(sender, wait) {
+    if let Err(error) = start_waiters(sender, wait, configuration) {
         tracing::error!("starting threads: {error}");
         announcer.failed(exit_status::SYSTEM, &format!("starting threads: {error}"));
         let _ = unmount::detach(&prepared.mountpoint);
@@ -108,6 +124,9 @@ pub fn serve(
         tracing::warn!("{warning}");
     }
     notify_systemd(sd_notify::NotifyState::Ready);
+    if let Err(error) = watchdog::start(&prepared.mountpoint, backend_timeout) {
+        tracing::warn!("no watchdog: {error}");
+    }
     if let Err(error) = announcer.serving(&warnings) {
         tracing::warn!("telling that the mount serves: {error}");
     }
@@ -115,11 +134,36 @@ pub fn serve(
     stopping.store(true, Ordering::Release);
     notify_systemd(sd_notify::NotifyState::Stopping);
     end_components(shutdown);
-    drop(control);
+    drop((control, metrics));
     // Unlocked by hand: a thread lost in the backend would keep the lock's descriptor.
     drop(prepared);
     tracing::info!("{name} has ended");
     exit_status
+}
+
+/// A mount serves without its metrics: why there are none is said where the administrator looks.
+fn serve_metrics(
+    settings: &Settings,
+    status: &StatusSource,
+) -> (Option<MetricsServer>, Option<String>) {
+    let Some(address) = &settings.metrics else {
+        return (None, None);
+    };
+    match MetricsServer::start(address, status.clone()) {
+        Ok(server) => (Some(server), None),
+        Err(error) => (None, Some(format!("no metrics at {address}: {error}"))),
+    }
+}
+
+fn with_metrics(mut status: Status, refused: Option<&str>) -> Status {
+    if let Some(refused) = refused {
+        status.warnings.push(refused.to_owned());
+        let options = status.options.iter_mut();
+        for option in options.filter(|option| option.name == "metrics") {
+            option.no_effect_because = Some(refused.to_owned());
+        }
+    }
+    status
 }
 
 /// The mountpoint, and the name the operator gave the mount if any.
@@ -140,12 +184,17 @@ fn notify_systemd(state: sd_notify::NotifyState<'_>) {
 fn start_waiters(
     sender: Sender<Event>,
     wait: Box<dyn FnOnce() -> anyhow::Result<()> + Send>,
+    configuration: Arc<Configuration>,
 ) -> io::Result<()> {
     let signal_sender = sender.clone();
     std::thread::Builder::new()
         .name("signals".to_owned())
         .spawn(move || {
             while let Ok(signal) = waited_signals().wait() {
+                if signal == Signal::SIGHUP {
+                    configuration.reload_apart();
+                    continue;
+                }
                 if signal_sender
                     .send(Event::StopAsked(signal.as_str()))
                     .is_err()
@@ -223,15 +272,15 @@ fn end_components(shutdown: Box<dyn FnOnce() + Send>) {
 /// Adds to the components' status what the life cycle knows.
 fn complete_status(
     status: Box<dyn Fn() -> Status + Send + Sync>,
-    settings: &Settings,
+    configuration: &Arc<Configuration>,
     prepared: &Prepared,
     stopping: Arc<AtomicBool>,
-) -> Box<dyn Fn() -> Status + Send + Sync> {
+) -> StatusSource {
     let started = Instant::now();
     let mountpoint = prepared.mountpoint.to_string_lossy().into_owned();
-    let name = settings.name.clone().unwrap_or_else(|| mountpoint.clone());
-    let in_effect = settings.in_effect();
-    Box::new(move || {
+    let configuration = configuration.clone();
+    let name = configuration.name().unwrap_or_else(|| mountpoint.clone());
+    Arc::new(move || {
         let mut status = status();
         if stopping.load(Ordering::Acquire) {
             status.state = State::Stopping;
@@ -242,24 +291,25 @@ fn complete_status(
         status.mountpoint.clone_from(&mountpoint);
         status.uptime_seconds = started.elapsed().as_secs();
         let reports = std::mem::take(&mut status.options);
-        status.options = with_reports(&in_effect, &reports);
+        status.options = with_reports(&configuration.in_effect(), &reports);
         status
     })
 }
 
 fn with_reports(
-    in_effect: &[(&'static str, String)],
+    in_effect: &[(&'static str, String, Origin)],
     reports: &[OptionStatus],
 ) -> Vec<OptionStatus> {
     in_effect
         .iter()
-        .map(|(name, value)| {
+        .map(|(name, value, origin)| {
             let report = reports.iter().find(|report| report.name == *name);
             OptionStatus {
                 name: (*name).to_owned(),
                 value: report
                     .filter(|report| !report.value.is_empty())
                     .map_or_else(|| value.clone(), |report| report.value.clone()),
+                from: origin.to_string(),
                 no_effect_because: report.and_then(|report| report.no_effect_because.clone()),
             }
         })
@@ -273,12 +323,13 @@ mod tests {
     #[test]
     fn a_component_can_say_why_an_option_has_no_effect() {
         let in_effect = [
-            ("passthrough", "auto".to_owned()),
-            ("log", "info".to_owned()),
+            ("passthrough", "auto".to_owned(), Origin::Fstab),
+            ("log", "info".to_owned(), Origin::Default),
         ];
         let report = OptionStatus {
             name: "passthrough".to_owned(),
             value: String::new(),
+            from: String::new(),
             no_effect_because: Some("Linux 6.9 is needed".to_owned()),
         };
         let options = with_reports(&in_effect, &[report]);
@@ -286,6 +337,10 @@ mod tests {
         assert_eq!(
             options[0].no_effect_because.as_deref(),
             Some("Linux 6.9 is needed")
+        );
+        assert_eq!(
+            (&*options[0].from, &*options[1].from),
+            ("/etc/fstab", "default")
         );
         assert_eq!(options[1].no_effect_because, None);
     }

@@ -5,7 +5,7 @@ use super::background::{Announcer, Launched, announce, launch, leave_terminal};
 use super::error::{StartError, exit_status};
 use super::prepare::prepare;
 use super::{log, run};
-use crate::config::Settings;
+use crate::config::{Given, Resolved};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::ffi::OsString;
 use std::io;
@@ -19,7 +19,9 @@ pub struct MountRequest {
     /// The backend, where the options do not name one.
     pub backend: Option<PathBuf>,
     pub mountpoint: PathBuf,
-    pub settings: Settings,
+    pub resolved: Resolved,
+    /// To be resolved again when the settings file has changed.
+    pub given: Given,
     /// Stay in this process until the mount ends.
     pub foreground: bool,
 }
@@ -62,7 +64,7 @@ pub fn mount(request: MountRequest) -> i32 {
 
 fn start(request: MountRequest, announcer: Announcer) -> i32 {
     match try_start(&request, &announcer) {
-        Ok((prepared, assembled)) => run::serve(assembled, &request.settings, prepared, announcer),
+        Ok((prepared, assembled)) => run::serve(assembled, request, prepared, announcer),
         Err(error) => {
             let status = error.exit_status();
             announcer.failed(status, &error.to_string());
@@ -77,7 +79,7 @@ fn try_start(
 ) -> Result<(super::prepare::Prepared, super::assemble::Assembled), StartError> {
     let system =
         |what: &'static str| move |error: io::Error| StartError::System(format!("{what}: {error}"));
-    let settings = &request.settings;
+    let settings = &request.resolved.settings;
     log::install(
         settings.log,
         settings.log_file.as_deref(),

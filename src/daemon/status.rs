@@ -43,6 +43,9 @@ pub struct Status {
     pub pieces_in_flight: u64,
     /// How long the oldest of the requests that wait now has done so.
     pub longest_wait_ms: u64,
+    /// How long calls and reads took, over the life of the daemon.
+    #[serde(default)]
+    pub latencies: Vec<LatencyStatus>,
     /// Things an operator should know, a sentence each.
     pub warnings: Vec<String>,
 }
@@ -164,9 +167,30 @@ pub struct FuseStatus {
 pub struct OptionStatus {
     pub name: String,
     pub value: String,
+    /// Where it was said: "default", "command line", "/etc/fstab", or the settings file with the line.
+    #[serde(default)]
+    pub from: String,
     /// Why it has no effect on this machine; absent when it has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub no_effect_because: Option<String>,
+}
+
+/// How long calls on the backend took (`of` "backend", `kind` "metadata" or "data"), or reads that did not end in memory
+/// ("read": "hit" on the cache disk, "miss").
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LatencyStatus {
+    pub of: String,
+    pub kind: String,
+    pub total_us: u64,
+    pub buckets: Vec<LatencyBucket>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LatencyBucket {
+    /// And longer than the bucket before; absent for all that took longer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub up_to_us: Option<u64>,
+    pub count: u64,
 }
 
 impl Status {
@@ -337,6 +361,7 @@ mod tests {
             options: vec![OptionStatus {
                 name: "nvme_polling_mode".to_owned(),
                 value: "on".to_owned(),
+                from: "default".to_owned(),
                 no_effect_because: Some("the disk has no polling queues".to_owned()),
             }],
             warnings: vec!["cache directory /a is lost".to_owned()],

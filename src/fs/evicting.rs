@@ -3,7 +3,7 @@
 use super::FileSystem;
 use crate::backend::{ListedName, Place};
 use crate::cache::Evicted;
-use crate::types::FileKind;
+use crate::types::{Attributes, FileKind};
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
@@ -31,8 +31,12 @@ impl FileSystem {
     }
 
     pub(super) fn find(&self, path: &Path) -> io::Result<(Place, FileKind)> {
-        let (mut place, attributes) = self.backend.root()?;
-        let mut kind = attributes.kind;
+        let (place, attributes) = self.find_with_attributes(path)?;
+        Ok((place, attributes.kind))
+    }
+
+    pub(super) fn find_with_attributes(&self, path: &Path) -> io::Result<(Place, Attributes)> {
+        let (mut place, mut attributes) = self.backend.root()?;
         for component in path.components() {
             let name = match component {
                 Component::Normal(name) => name,
@@ -42,10 +46,10 @@ impl FileSystem {
                 }
             };
             let found = self.backend.lookup(&place, name)?;
-            kind = found.attributes.kind;
+            attributes = found.attributes;
             place = place.below(name, &found);
         }
-        Ok((place, kind))
+        Ok((place, attributes))
     }
 
     /// What goes away while the tree is walked has nothing to evict.

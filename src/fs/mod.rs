@@ -22,6 +22,7 @@
 //! - `locking`, `lock_table`: locks
 //! - `xattrs`: extended attributes, remembered like attributes
 //! - `walking`: files of a directory that are opened one after the other
+//! - `explaining`: how one file stands, for `why`
 //! - `damage`: cached blocks that are not what was stored
 //! - `warming`: files fetched whole because somebody said so; `pinning`: and kept
 //! - `shares`: how much each user may hold open
@@ -65,6 +66,7 @@ mod descriptors;
 mod directories;
 mod evicting;
 pub mod error;
+mod explaining;
 mod keeping;
 mod listings;
 mod lock_table;
@@ -93,6 +95,7 @@ mod walking;
 mod warming;
 mod xattrs;
 
+pub use explaining::{Explanation, Obstacle, OpenNow, ReadBy};
 pub use pinning::PinReport;
 pub use written::KeepWritten;
 

@@ -159,6 +159,7 @@ impl FileSystem {
             file.end_use();
             return;
         }
+        self.cache.note_miss(&file, 0);
         let this = self.this();
         let (cache, filled) = (self.cache.clone(), file.clone());
         cache.fetch_whole(

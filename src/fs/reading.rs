@@ -17,7 +17,7 @@ use crate::readahead::Read;
 use crate::types::{Attributes, ByteRange, HandleId, Version};
 use std::io;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// A read that finds its version gone before any byte of it was given out goes on with the newest, this often.
 const VERSION_TRIES: u32 = 3;
@@ -74,6 +74,13 @@ impl FileSystem {
             &self.metrics.miss_bytes
         };
         counter.add(length_bytes as u64);
+    }
+
+    fn time_read(&self, hit: bool, took: Duration) {
+        match hit {
+            true => self.metrics.disk_hits.record(took),
+            false => self.metrics.misses.record(took),
+        }
     }
 
     fn plan(
@@ -135,6 +142,7 @@ impl FileSystem {
         tries: u32,
     ) {
         let (this, reader) = (self.this(), file.clone());
+        let asked = Instant::now();
         self.cache.read(
             &file,
             plan,
@@ -145,6 +153,7 @@ impl FileSystem {
                 }
                 Ok((buffer, length_bytes)) => {
                     this.count_read(&handle, hit, length_bytes);
+                    this.time_read(hit, asked.elapsed());
                     pending.finish(Ok(ReadReply {
                         buffer,
                         length_bytes,

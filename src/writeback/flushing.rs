@@ -5,7 +5,7 @@ use super::dirty::{DirtyFile, FileState};
 use super::layers::Layer;
 use crate::clock::wall_clock;
 use crate::journal::Generation;
-use crate::types::Timestamp;
+use crate::types::{FileKey, Timestamp};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -65,6 +65,13 @@ impl WriteBack {
             unsent.count(&state);
         }
         unsent
+    }
+
+    /// Of one file; `None` where the backend has it as it is here.
+    pub fn dirty_figures(&self, key: &FileKey) -> Option<DirtyFileFigures> {
+        let file = self.table.get(key)?;
+        let state = file.state();
+        figures_of(&state, wall_clock())
     }
 
     /// The oldest ones first.

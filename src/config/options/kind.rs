@@ -2,11 +2,12 @@
 
 use crate::config::cache_size::CacheSize;
 use crate::config::error::ConfigError;
-use crate::config::settings::Settings;
+use crate::config::settings::{MetricsAddress, Settings};
 use crate::config::units::{
     GIB, MIB, parse_bool, parse_duration, parse_size, show_duration, show_size,
 };
 use std::ffi::{OsStr, OsString};
+use std::net::SocketAddr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -58,8 +59,12 @@ pub enum Kind {
     },
     /// An absolute path.
     Path(fn(&mut Settings, PathBuf)),
+    /// An absolute path; `off` is none.
+    PathOrOff(fn(&mut Settings, Option<PathBuf>)),
     /// Absolute paths separated by ':' (`\:` is a colon in a name).
     Paths(fn(&mut Settings, Vec<PathBuf>)),
+    /// A loopback address with its port, or unix: and an absolute path; `off` is none.
+    Listen(fn(&mut Settings, Option<MetricsAddress>)),
     /// Non-empty text without control characters.
     Text(fn(&mut Settings, String)),
     /// A word of mount(8) that is none of our business, with or without a value.
@@ -134,6 +139,10 @@ impl Kind {
         let expected = || Expected(self.expected_in_words());
         match self {
             Self::Path(set) => set(settings, absolute_path(value).ok_or_else(expected)?),
+            Self::PathOrOff(set) => match value == OsStr::new("off") {
+                true => set(settings, None),
+                false => set(settings, Some(absolute_path(value).ok_or_else(expected)?)),
+            },
             Self::Paths(set) => set(settings, absolute_paths(value).ok_or_else(expected)?),
             _ => {
                 let text = value.to_str().ok_or_else(expected)?;
@@ -198,10 +207,16 @@ impl Kind {
                 let (_, set) = values.iter().find(|(word, _)| *word == text)?;
                 set(settings);
             }
+            Self::Listen(set) => set(settings, listen_address(text)?),
             Self::Text(set) => {
                 (!text.chars().any(char::is_control)).then(|| set(settings, text.to_owned()))?;
             }
-            Self::Word(_) | Self::Path(_) | Self::Paths(_) | Self::PassedOver | Self::Later(_) => {
+            Self::Word(_)
+            | Self::Path(_)
+            | Self::PathOrOff(_)
+            | Self::Paths(_)
+            | Self::PassedOver
+            | Self::Later(_) => {
                 return None;
             }
         }
@@ -269,7 +284,12 @@ impl Kind {
                 words.join("|")
             }
             Self::Path(_) => "an absolute path".to_owned(),
+            Self::PathOrOff(_) => "an absolute path, or off".to_owned(),
             Self::Paths(_) => "absolute paths separated by ':'".to_owned(),
+            Self::Listen(_) => {
+                "a loopback address and port (127.0.0.1:9119), unix:/an/absolute/path, or off"
+                    .to_owned()
+            }
             Self::Text(_) => "text".to_owned(),
             Self::PassedOver => "anything".to_owned(),
             Self::Later(_) => "nothing yet".to_owned(),
@@ -286,6 +306,20 @@ fn size_or_percent(text: &str) -> Option<CacheSize> {
             .map(CacheSize::PercentOfDisk),
         None => parse_size(text, 1).map(CacheSize::Bytes),
     }
+}
+
+/// What is told is for this machine: there is no password to it.
+fn listen_address(text: &str) -> Option<Option<MetricsAddress>> {
+    if text == "off" {
+        return Some(None);
+    }
+    if let Some(path) = text.strip_prefix("unix:") {
+        let path = absolute_path(OsStr::new(path))?;
+        return Some(Some(MetricsAddress::Unix(path)));
+    }
+    let address: SocketAddr = text.parse().ok()?;
+    let is_ours = address.ip().is_loopback() && address.port() != 0;
+    is_ours.then_some(Some(MetricsAddress::Tcp(address)))
 }
 
 fn absolute_path(value: &OsStr) -> Option<PathBuf> {

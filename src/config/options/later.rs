@@ -16,8 +16,6 @@ const JOURNAL: &str = "the write journal";
 pub const ROWS: &[OptionRow] = &[
     later("erasure", JOURNAL),
     later("transport", "the FUSE ring transport"),
-    later("metrics_address", "metrics over HTTP"),
     later("peers", "caches that read from each other"),
     later("encryption", "encrypted cache contents"),
-    later("config", "settings files"),
 ];

@@ -98,21 +98,45 @@ impl Settings {
     }
 }
 
+/// An option as it is explained to an operator.
+pub struct OptionHelp {
+    pub name: &'static str,
+    /// What may be written.
+    pub value: String,
+    /// Empty for words that have none.
+    pub default: String,
+    pub help: &'static str,
+}
+
+/// The options that can be given, in groups with their headings.
+pub fn option_groups() -> Vec<(&'static str, Vec<OptionHelp>)> {
+    let defaults = Settings::default();
+    let explained = |row: &OptionRow| OptionHelp {
+        name: row.name,
+        value: row.kind.expected_in_words(),
+        default: row.show.map_or_else(String::new, |show| show(&defaults)),
+        help: row.help,
+    };
+    GROUPS
+        .iter()
+        .map(|(heading, rows)| (*heading, rows.iter().map(explained).collect()))
+        .collect()
+}
+
 /// The option table of the README, in Markdown.
 pub fn options_markdown() -> String {
-    let defaults = Settings::default();
     let mut text = String::new();
-    for (heading, rows) in GROUPS {
+    for (heading, options) in option_groups() {
         text.push_str(&format!(
             "**{heading}**\n\n| option | value | default | what it does |\n|---|---|---|---|\n"
         ));
-        for row in rows {
-            let default = row.show.map_or_else(String::new, |show| show(&defaults));
+        for option in options {
             text.push_str(&format!(
-                "| `{}` | {} | {default} | {} |\n",
-                row.name,
-                row.kind.expected_in_words().replace('|', "\\|"),
-                row.help
+                "| `{}` | {} | {} | {} |\n",
+                option.name,
+                option.value.replace('|', "\\|"),
+                option.default,
+                option.help
             ));
         }
         text.push('\n');

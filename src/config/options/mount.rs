@@ -1,7 +1,7 @@
 //! Rows about the mount itself, and the words of mount(8), fstab(5) and systemd.mount(5).
 
 use super::{Kind, OptionRow};
-use crate::config::settings::{Access, LogLevel};
+use crate::config::settings::{Access, ConfigFile, LogLevel};
 
 /// A word that the kernel keeps with the mount.
 const fn word(
@@ -70,6 +70,18 @@ pub const ROWS: &[OptionRow] = &[
         help: "threads that read requests from the kernel",
     },
     OptionRow {
+        name: "config",
+        kind: Kind::PathOrOff(|s, path| {
+            s.config = path.map_or(ConfigFile::Off, ConfigFile::At);
+        }),
+        show: Some(|s| match &s.config {
+            ConfigFile::Usual => "/etc/nfs-cachefs.toml when run by root".to_owned(),
+            ConfigFile::At(path) => path.to_string_lossy().into_owned(),
+            ConfigFile::Off => "off".to_owned(),
+        }),
+        help: "settings file with a table for all mounts and one for each; what is given here counts more",
+    },
+    OptionRow {
         name: "name",
         kind: Kind::Text(|s, name| s.name = Some(name)),
         show: Some(|s| {
@@ -104,6 +116,16 @@ pub const ROWS: &[OptionRow] = &[
             )
         }),
         help: "where the log is appended",
+    },
+    OptionRow {
+        name: "metrics",
+        kind: Kind::Listen(|s, address| s.metrics = address),
+        show: Some(|s| {
+            s.metrics
+                .as_ref()
+                .map_or_else(|| "off".to_owned(), ToString::to_string)
+        }),
+        help: "where Prometheus finds the metrics of this mount, by HTTP as /metrics (docs/METRICS.md)",
     },
     word(
         "ro",

@@ -1,0 +1,181 @@
+//! `GET /metrics`: as much of HTTP/1.1 as a scrape needs. A connection is one request and one answer, both within a
+//! time limit; few are served at once.
+
+use super::exposition;
+use crate::config::MetricsAddress;
+use crate::daemon::status::Status;
+use std::fs::Permissions;
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+/// The longest head of a request.
+const HEAD_BYTES_MAX: usize = 8 << 10;
+const CONNECTIONS_MAX: usize = 8;
+/// For the whole of a request, and for each part of the answer.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// Before the next connection is waited for, where one could not be taken: descriptors are short, say.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// Tells the state of the mount; waits for the local disks only.
+pub type StatusSource = Arc<dyn Fn() -> Status + Send + Sync>;
+
+/// A server on threads of its own. Dropping it removes the name of its unix socket, unless another has taken it.
+#[derive(Debug)]
+pub struct MetricsServer {
+    socket: Option<(PathBuf, (u64, u64))>,
+}
+
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+trait Connection: Read + Write + Send {
+    fn limit(&self, timeout: Duration) -> io::Result<()>;
+}
+
+impl Connection for TcpStream {
+    fn limit(&self, timeout: Duration) -> io::Result<()> {
+        self.set_read_timeout(Some(timeout))?;
+        self.set_write_timeout(Some(timeout))
+    }
+}
+
+impl Connection for UnixStream {
+    fn limit(&self, timeout: Duration) -> io::Result<()> {
+        self.set_read_timeout(Some(timeout))?;
+        self.set_write_timeout(Some(timeout))
+    }
+}
+
+impl Listener {
+    fn accept(&self) -> io::Result<Box<dyn Connection>> {
+        Ok(match self {
+            Self::Tcp(listener) => Box::new(listener.accept()?.0),
+            Self::Unix(listener) => Box::new(listener.accept()?.0),
+        })
+    }
+}
+
+impl MetricsServer {
+    pub fn start(address: &MetricsAddress, status: StatusSource) -> io::Result<Self> {
+        let (listener, socket) = match address {
+            MetricsAddress::Tcp(address) => (Listener::Tcp(TcpListener::bind(address)?), None),
+            MetricsAddress::Unix(path) => {
+                let listener = bind_socket(path)?;
+                (
+                    Listener::Unix(listener),
+                    Some((path.clone(), identity(path)?)),
+                )
+            }
+        };
+        std::thread::Builder::new()
+            .name("metrics".to_owned())
+            .spawn(move || accept_all(&listener, &status))?;
+        Ok(Self { socket })
+    }
+}
+
+impl Drop for MetricsServer {
+    fn drop(&mut self) {
+        if let Some((path, ours)) = &self.socket
+            && identity(path).is_ok_and(|present| present == *ours)
+        {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let facts = path.symlink_metadata()?;
+    Ok((facts.dev(), facts.ino()))
+}
+
+/// Takes over the name of a socket that nobody listens to. Every user may ask, as on a port.
+fn bind_socket(path: &Path) -> io::Result<UnixListener> {
+    let is_socket = path
+        .symlink_metadata()
+        .is_ok_and(|facts| facts.file_type().is_socket());
+    let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+    if is_socket && UnixStream::connect(path).is_err_and(refused) {
+        std::fs::remove_file(path)?;
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, Permissions::from_mode(0o666))?;
+    Ok(listener)
+}
+
+fn accept_all(listener: &Listener, status: &StatusSource) {
+    let open = Arc::new(AtomicUsize::new(0));
+    loop {
+        let Ok(connection) = listener.accept() else {
+            std::thread::sleep(RETRY);
+            continue;
+        };
+        if open.fetch_add(1, Ordering::AcqRel) >= CONNECTIONS_MAX {
+            open.fetch_sub(1, Ordering::AcqRel);
+            continue;
+        }
+        let (status, counted) = (status.clone(), open.clone());
+        let spawned = std::thread::Builder::new()
+            .name("metrics-client".to_owned())
+            .spawn(move || {
+                if let Err(error) = serve_one(connection, &status) {
+                    tracing::debug!("metrics connection: {error}");
+                }
+                counted.fetch_sub(1, Ordering::AcqRel);
+            });
+        if spawned.is_err() {
+            open.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+}
+
+fn serve_one(mut connection: Box<dyn Connection>, status: &StatusSource) -> io::Result<()> {
+    let head = read_head(&mut *connection)?;
+    let request = head.lines().next().unwrap_or_default();
+    let mut words = request.split(' ');
+    let (method, target) = (words.next(), words.next().unwrap_or_default());
+    let path = target.split('?').next();
+    let (state, body) = match (method, path) {
+        (Some("GET" | "HEAD"), Some("/metrics")) => ("200 OK", exposition(&status())),
+        (Some("GET" | "HEAD"), _) => ("404 Not Found", "see /metrics\n".to_owned()),
+        _ => ("405 Method Not Allowed", "GET /metrics\n".to_owned()),
+    };
+    connection.limit(TIMEOUT)?;
+    let head = format!(
+        "HTTP/1.1 {state}\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\n\
+         Content-Length: {}\r\nConnection: close\r\n\r\n",
+        body.len()
+    );
+    connection.write_all(head.as_bytes())?;
+    match method {
+        Some("HEAD") => Ok(()),
+        _ => connection.write_all(body.as_bytes()),
+    }
+}
+
+/// Up to the empty line. A client that sends byte by byte is cut off as well.
+fn read_head(connection: &mut dyn Connection) -> io::Result<String> {
+    let deadline = Instant::now() + TIMEOUT;
+    let mut head = Vec::new();
+    let mut part = [0; 1024];
+    while !head.windows(4).any(|end| end == b"\r\n\r\n") {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() || head.len() > HEAD_BYTES_MAX {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        connection.limit(left)?;
+        match connection.read(&mut part)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            length => head.extend_from_slice(&part[..length]),
+        }
+    }
+    Ok(String::from_utf8_lossy(&head).into_owned())
+}

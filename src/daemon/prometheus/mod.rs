@@ -1,0 +1,16 @@
+//! What a mount tells Prometheus, over HTTP on a loopback port or a unix socket.
+//!
+//! What always holds: every number of `status --json` is a row of the table, or is said there not to be one; a
+//! scrape reads the status once, waits for no backend, and no request of a program waits for it.
+//!
+//! - `table`: each metric with its place in the status, name, kind and help; `metrics_markdown` prints it
+//! - `text`: the exposition format
+//! - `http`: the server
+
+mod http;
+mod table;
+mod text;
+
+pub use http::{MetricsServer, StatusSource};
+pub use table::metrics_markdown;
+pub use text::exposition;
