@@ -283,6 +283,7 @@ impl WriteBack {
         let sent = layer.extents.total_bytes();
         self.pressure.sent(sent, Instant::now());
         if let Some(shown) = shown
+            && is_as_left(layer, &after)
             && let Some(carry_over) = self.carry_over.get()
         {
             carry_over(&file.key, &shown, &after.version());
@@ -359,6 +360,11 @@ fn freeze(file: &DirtyFile, _turn: &MutexGuard<'_, ()>) {
             intent: None,
         });
     }
+}
+
+/// Nobody has written to the file since its size and time were set, as far as these tell: servers round times down.
+fn is_as_left(layer: &Layer, after: &Attributes) -> bool {
+    after.size_bytes == layer.size_bytes && after.mtime <= layer.stamp
 }
 
 /// Ranges to be written, in order: what lies side by side goes together.
