@@ -289,6 +289,30 @@ fn renames_links_and_removals_of_dirty_files_do_what_they_say() {
 }
 
 #[test]
+fn a_dirty_file_that_loses_one_of_its_names_is_nobody_elses() {
+    let mut place = Place::late("back-links");
+    for (name, other) in [("removed", "kept"), ("replaced", "left")] {
+        fs::write(place.here(name), bytes(1, 50_000)).unwrap();
+        fs::hard_link(place.here(name), place.here(other)).unwrap();
+        fs::write(place.here(name), bytes(2, 60_000)).unwrap();
+    }
+    fs::remove_file(place.here("removed")).unwrap();
+    fs::write(place.here("new"), b"new").unwrap();
+    fs::rename(place.here("new"), place.here("replaced")).unwrap();
+    for other in ["kept", "left"] {
+        assert!(fs::read(place.here(other)).unwrap() == bytes(2, 60_000));
+    }
+    place.mount.kill9();
+    place.mount.remount();
+    place.wait_for_backend();
+    for other in ["kept", "left"] {
+        assert!(fs::read(place.there(other)).unwrap() == bytes(2, 60_000));
+    }
+    assert_eq!(fs::read(place.there("replaced")).unwrap(), b"new");
+    assert!(place.conflicts().is_empty());
+}
+
+#[test]
 fn attributes_go_through_at_once_and_never_without_the_bytes_before_them() {
     let mut place = Place::late("back-attributes");
     let set = std::time::UNIX_EPOCH + Duration::new(1_000_000_000, 5000);

@@ -54,10 +54,12 @@ impl Actor {
     fn new(thread: usize, seed: u64, places: &Places) -> Self {
         let [first, _] = &places.mounts;
         let reference = &places.reference;
+        let mut seen = Side::new(first, &places.plain, thread, true);
+        seen.is_written_back = places.is_written_back;
         Self {
             thread,
             random: Random::new(random::mix(seed ^ random::mix(thread as u64 + 1))),
-            seen: Side::new(first, &places.plain, thread, true),
+            seen,
             model: Side::new(reference, reference, thread, false),
             made: 0,
             records: 0,

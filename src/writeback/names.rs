@@ -84,8 +84,15 @@ impl WriteBack {
         let Some(file) = file else {
             return;
         };
-        let below = file.state().file.clone();
-        if let Some(Ok(fresh)) = below.map(|below| below.attributes()) {
+        let (below, place) = {
+            let state = file.state();
+            (state.file.clone(), state.place.clone())
+        };
+        let fresh = match below {
+            Some(below) => below.attributes(),
+            None => self.inner.attributes(&place),
+        };
+        if let Ok(fresh) = fresh {
             file.state().move_base(fresh);
         }
     }
@@ -182,14 +189,21 @@ impl NameChanges for WriteBack {
             Removal::File => self.known_name(parent, name),
             Removal::Directory => None,
         };
-        if let Some((file, _)) = &known {
-            self.prepare_loss(file);
+        let remove = || self.inner.remove(parent, name, removal, caller);
+        match &known {
+            None => remove(),
+            // It goes on by its other names, in another version.
+            Some((file, before)) if before.link_count > 1 => self.with_settled(file, || {
+                self.prepare_loss(file);
+                remove()
+            }),
+            Some((file, before)) => {
+                self.prepare_loss(file);
+                remove()?;
+                self.finish_loss(file, before);
+                Ok(())
+            }
         }
-        self.inner.remove(parent, name, removal, caller)?;
-        if let Some((file, before)) = &known {
-            self.finish_loss(file, before);
-        }
-        Ok(())
     }
 
     fn rename(
@@ -203,7 +217,10 @@ impl NameChanges for WriteBack {
             RenameMode::Exchange => None,
             RenameMode::Replace | RenameMode::NoReplace => self.known_name(to.0, to.1),
         };
-        if let Some((file, _)) = &replaced {
+        if let Some((file, before)) = &replaced {
+            if before.link_count > 1 {
+                self.with_settled(file, || Ok(()))?;
+            }
             self.prepare_loss(file);
         }
         let moving = self.known_name(from.0, from.1);

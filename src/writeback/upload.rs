@@ -112,7 +112,14 @@ impl WriteBack {
         if frozen.layer.changes_nothing() {
             return self.finish(file, &frozen.layer, present, turn);
         }
-        self.intend(file, &frozen, &*below, &present)?;
+        let has_read = self.intend(file, &frozen, &*below, &present)?;
+        // What it has may have been long to read.
+        if has_read && below.attributes()?.version() != present.version() {
+            if let Some(held) = &mut file.state().frozen {
+                held.intent = None;
+            }
+            return self.upload_frozen(file, turn);
+        }
         // Somebody waits for what is sent within a turn.
         let is_paced = turn.is_none();
         self.send(file, &frozen.layer, &*below, &present, is_paced)?;
@@ -179,25 +186,26 @@ impl WriteBack {
         })
     }
 
-    /// Makes it durable in the journal what the backend has where the upload writes over it.
+    /// Makes it durable in the journal what the backend has where the upload writes over it. Whether that had to be read.
     fn intend(
         &self,
         file: &DirtyFile,
         frozen: &Frozen,
         below: &dyn WritableFile,
         present: &Attributes,
-    ) -> Result<(), UploadError> {
+    ) -> Result<bool, UploadError> {
         if frozen.intent.is_some() {
-            return Ok(());
+            return Ok(false);
         }
         let generation = frozen.layer.generation;
         let base: Vec<BaseSum> = self.sums(file, &frozen.layer, below, present)?;
+        let has_read = !base.is_empty();
         self.append_intent(generation, &base)?;
         self.journal.make_durable(self.journal.last_told())?;
         if let Some(held) = &mut file.state().frozen {
             held.intent = Some(Arc::new(base));
         }
-        Ok(())
+        Ok(has_read)
     }
 
     fn send(
@@ -283,6 +291,7 @@ impl WriteBack {
         let sent = layer.extents.total_bytes();
         self.pressure.sent(sent, Instant::now());
         if let Some(shown) = shown
+            && is_as_left(layer, &after)
             && let Some(carry_over) = self.carry_over.get()
         {
             carry_over(&file.key, &shown, &after.version());
@@ -359,6 +368,11 @@ fn freeze(file: &DirtyFile, _turn: &MutexGuard<'_, ()>) {
             intent: None,
         });
     }
+}
+
+/// Nobody has written to the file since its size and time were set, as far as these tell: servers round times down.
+fn is_as_left(layer: &Layer, after: &Attributes) -> bool {
+    after.size_bytes == layer.size_bytes && after.mtime <= layer.stamp
 }
 
 /// Ranges to be written, in order: what lies side by side goes together.

@@ -3,6 +3,7 @@
 use crate::steps::{SLOT_BYTES, Step, Way};
 use crate::support::reading::{Mapping, open_direct};
 use crate::support::writing::{WritableMapping, allocate, copy_range, open_with};
+use rustix::fs::{FlockOperation, flock};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
@@ -25,6 +26,8 @@ pub struct Side {
     pub other: PathBuf,
     /// The plain directory is neither asked for O_DIRECT, which it has conditions for, nor waited for.
     pub is_mount: bool,
+    /// The directory gets there later.
+    pub is_written_back: bool,
     pub thread: usize,
     /// The file with slots that this thread's mount writes to.
     pub slots: String,
@@ -90,6 +93,7 @@ impl Side {
             behind: behind.to_owned(),
             other: root.to_owned(),
             is_mount,
+            is_written_back: false,
             thread,
             slots: String::new(),
             handles: Vec::new(),
@@ -217,10 +221,19 @@ impl Side {
 
     /// Seen by the next open, and shown from then on.
     fn change_behind(&self, name: &str, byte: u8) -> io::Result<()> {
+        if self.is_written_back {
+            self.settle(name)?;
+        }
         let bytes = pattern(self.thread, byte, 3000);
         let file = OpenOptions::new().write(true).open(self.behind.join(name));
         file.and_then(|file| file.write_all_at(&bytes, 500))?;
         File::open(self.root.join(name)).map(drop)
+    }
+
+    /// What was written is behind the mount when somebody locks the file.
+    fn settle(&self, name: &str) -> io::Result<()> {
+        let file = File::open(self.root.join(name))?;
+        Ok(flock(&file, FlockOperation::LockShared)?)
     }
 
     fn open(&mut self, name: &str, flags: i32, mode: u32) -> Answer {
