@@ -112,6 +112,10 @@ fn pins_are_changed_and_told_of_while_the_server_is_away() {
         "{:?}",
         began.elapsed()
     );
+    wait_until(LIMIT, "what is known to be kept", || {
+        world.mount.status_number("names.waiting") == 0
+            && world.mount.status_number("cache.files") == 4
+    });
     world.mount.kill9();
     world.mount.remount();
     let began = Instant::now();
