@@ -198,6 +198,40 @@ fn what_the_backend_does_not_have_yet_is_told() {
 }
 
 #[test]
+fn the_doctor_names_what_is_wrong_and_what_to_do() {
+    let scratch = Scratch::new("doctor");
+    let backend = FaultBackend::start(&scratch, BackendOptions::default());
+    content().create(&backend.plain.join("file")).unwrap();
+    let options = MountOptions::new(&scratch)
+        .with("revalidate_timeout=200ms")
+        .with("scrub_rate=1M");
+    let mount = Mount::start(&scratch, &backend.mountpoint, options);
+    let doctor = |arguments: &[&str]| {
+        let mut command = Command::new(PROGRAM);
+        command.arg("doctor").arg(mount.path()).args(arguments);
+        support::process::run(command, 3 * LIMIT)
+    };
+    let output = doctor(&[]);
+    let told = String::from_utf8(output.stdout).unwrap();
+    expect(
+        &told,
+        &["scrub_rate=1M has no effect", "leave it out (command line)"],
+    );
+    assert!(!told.contains("does not answer"), "{told}");
+    backend.stop();
+    wait_until(LIMIT, "the backend to be away", || {
+        let _ = fs::metadata(mount.join("absent"));
+        mount.status()["backend"]["state"] == "away"
+    });
+    let output = doctor(&["--json"]);
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    let advice: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(advice[0]["urgency"], "wrong");
+    expect(advice[0]["found"].as_str().unwrap(), &["does not answer"]);
+    backend.resume();
+}
+
+#[test]
 fn all_mounts_are_listed_and_dead_ones_are_called_dead() {
     let (mut mount, backend, _scratch) = mounted("list", &["name=models"]);
     let line = || {

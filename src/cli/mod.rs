@@ -3,13 +3,14 @@
 //! Exit statuses are those of mount(8): 0 it worked, 1 wrong usage or permissions, 2 system error, 32
 //! the mount (or unmount) failed. `check` exits 1 when the daemon cannot run on this machine.
 //!
-//! - `mount`, `umount`, `status`, `list`, `why`, `config`, `reload`, `flush`, `conflicts`, `evict`, `scrub`, `warm`, `pin` (and `unpin`), `check`, `options`, `metrics`: the subcommands; `pages`: their man pages
+//! - `mount`, `umount`, `status`, `list`, `why`, `doctor`, `config`, `reload`, `flush`, `conflicts`, `evict`, `scrub`, `warm`, `pin` (and `unpin`), `check`, `options`, `metrics`: the subcommands; `pages`: their man pages
 //! - `located`: where a path of the command line lies
 //! - `helper`: what mount(8) runs as /sbin/mount.cachefs; `umount_helper`: what umount(8) runs
 
 mod check;
 mod config;
 mod conflicts;
+mod doctor;
 mod evict;
 mod flush;
 pub mod helper;
@@ -67,6 +68,8 @@ enum Command {
     List(list::Arguments),
     /// Tell how a file stands: what is cached of it, how it is opened, and why the last read of it missed
     Why(why::Arguments),
+    /// Look for what is wrong with a mount, or could be better, and say what to do about it
+    Doctor(doctor::Arguments),
     /// Print the settings of a mount, and where each of them comes from
     Config(config::Arguments),
     /// Have a mount read the settings file again
@@ -117,6 +120,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> i32 {
         Some(Command::Status(arguments)) => status::run(&arguments),
         Some(Command::List(arguments)) => list::run(&arguments),
         Some(Command::Why(arguments)) => why::run(&arguments),
+        Some(Command::Doctor(arguments)) => doctor::run(&arguments),
         Some(Command::Config(arguments)) => config::run(&arguments),
         Some(Command::Reload(arguments)) => reload::run(&arguments),
         Some(Command::Flush(arguments)) => flush::run(&arguments),

@@ -17,7 +17,7 @@
 //! - `run`: serving until the end, signals, shutdown
 //! - `control`: the socket that `status`, `evict` and `umount` talk to
 //! - `status`: what `status --json` says for good; `status_of_scrub`: of checksums, `latency`: of how long things took
-//! - `why`: how one file stands
+//! - `why`: how one file stands; `doctor`: what to do about a mount
 //! - `watchdog`: tells the service manager that requests are answered
 //! - `prometheus`: the same as metrics
 //! - `unmount`: ending a mount from outside, whatever state its daemon is in; `draining`: not before all is on the backend; `remount`: between ro and rw; `reload`: settings that change while it serves
@@ -33,6 +33,7 @@ pub mod cache_directory;
 pub mod control;
 mod directory_lock;
 mod disks;
+pub mod doctor;
 pub mod draining;
 pub mod journal_control;
 pub mod journal_status;

@@ -32,6 +32,12 @@ impl Mount {
         self.options.split(',').any(|shown| shown == word)
     }
 
+    /// The value of an option that the mount table shows as `name=value`.
+    pub fn value_of(&self, name: &str) -> Option<&str> {
+        let mut words = self.options.split(',');
+        words.find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
+    }
+
     /// The user who mounted it.
     pub fn owner(&self) -> Option<u32> {
         let mut words = self.options.split(',');
@@ -77,7 +83,7 @@ pub fn mount_of(path: &Path) -> io::Result<Option<Mount>> {
         .map(|(_, mount)| mount))
 }
 
-fn parse(text: &[u8]) -> Vec<Mount> {
+pub(super) fn parse(text: &[u8]) -> Vec<Mount> {
     text.split(|byte| *byte == b'\n')
         .filter_map(parse_line)
         .collect()

@@ -82,7 +82,7 @@ impl FileSystem {
             _ => Told::default(),
         };
         let nodes = self.nodes.of_key(&key, attributes.inode);
-        let open: Vec<OpenNow> = nodes.iter().filter_map(|node| open_now(node)).collect();
+        let open: Vec<OpenNow> = nodes.iter().filter_map(open_now).collect();
         Ok(Explanation {
             obstacles: self.obstacles(&key, &attributes, &told),
             key,

@@ -3,11 +3,14 @@
 //! What always holds: every number of `status --json` is a row of the table, or is said there not to be one; a
 //! scrape reads the status once, waits for no backend, and no request of a program waits for it.
 //!
-//! - `table`: each metric with its place in the status, name, kind and help; `metrics_markdown` prints it
+//! - `table`: each metric with its place in the status, name, kind and help; `metrics_markdown` prints it;
+//!   `mount_rows`, `cache_rows`: the rows
 //! - `text`: the exposition format
 //! - `http`: the server
 
+mod cache_rows;
 mod http;
+mod mount_rows;
 mod table;
 mod text;
 

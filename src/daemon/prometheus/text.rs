@@ -1,7 +1,7 @@
 //! The text format 0.0.4, which every Prometheus, promtool and most others read
 //! (<https://prometheus.io/docs/instrumenting/exposition_formats/>).
 
-use super::table::{INFO, LATENCY, PREFIX, ROWS, Row};
+use super::table::{INFO, LATENCY, PREFIX, Row, rows};
 use crate::daemon::status::{LatencyStatus, Status};
 use serde_json::Value;
 
@@ -13,7 +13,7 @@ pub fn exposition(status: &Status) -> String {
     info(&mut text, status);
     // What cannot be serialized would be a map without text keys: there is none.
     let values = serde_json::to_value(status).unwrap_or_default();
-    for row in ROWS {
+    for row in rows() {
         let samples = samples(row, &values);
         if samples.is_empty() {
             continue;

@@ -1,0 +1,385 @@
+//! What is wrong with a mount, and what would make it better: each with what to do about it.
+//!
+//! Pure: from the status of the mount, from how its backend is mounted, and from what was tried on this machine.
+
+use super::machine::{Finding, Verdict};
+use super::mount_table::Mount;
+use super::status::{Status, bytes};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// A median that is felt at every open.
+const SLOW_CALL_US: u64 = 5_000;
+/// What a read of the server should ask for at once.
+const READ_SIZE_WANTED: u64 = 1 << 18;
+/// A cache that gives away what it is asked for soon after.
+const POOR_HITS_PERCENT: u64 = 50;
+/// Enough for most.
+const DESCRIPTORS_WANTED: u64 = 65_536;
+/// Below that there is nothing to judge by.
+const READ_BYTES_MIN: u64 = 1 << 30;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Urgency {
+    /// Something does not work, or may not.
+    Wrong,
+    /// It works, and could do better.
+    Better,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Advice {
+    pub urgency: Urgency,
+    pub found: String,
+    /// What to do, a command where there is one.
+    pub remedy: String,
+}
+
+impl Advice {
+    fn wrong(found: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self {
+            urgency: Urgency::Wrong,
+            found: found.into(),
+            remedy: remedy.into(),
+        }
+    }
+
+    fn better(found: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self {
+            urgency: Urgency::Better,
+            ..Self::wrong(found, remedy)
+        }
+    }
+
+    pub fn in_words(&self) -> String {
+        let mark = match self.urgency {
+            Urgency::Wrong => "!!",
+            Urgency::Better => "--",
+        };
+        format!("{mark}  {}\n    {}\n", self.found, self.remedy)
+    }
+}
+
+/// From what the daemon tells.
+pub fn of_status(status: &Status) -> Vec<Advice> {
+    let mut advice = Vec::new();
+    advice.extend(of_backend(status));
+    advice.extend(of_directories(status));
+    advice.extend(of_journal(status));
+    if status.scrub.bad_blocks > 0 {
+        advice.push(Advice::wrong(
+            format!(
+                "the cache disks gave other bytes than were stored, {} blocks",
+                status.scrub.bad_blocks
+            ),
+            "dmesg | tail; smartctl -a on the disk; a test of the memory",
+        ));
+    }
+    advice.extend(of_hits(status));
+    for option in &status.options {
+        if let Some(reason) = &option.no_effect_because {
+            let found = format!("{}={} has no effect: {reason}", option.name, option.value);
+            let remedy = match option.from.as_str() {
+                "default" => "nothing has to be done; it is a default".to_owned(),
+                from => format!("leave it out ({from})"),
+            };
+            advice.push(Advice::better(found, remedy));
+        }
+    }
+    advice
+}
+
+fn of_backend(status: &Status) -> Option<Advice> {
+    let backend = &status.backend;
+    if !backend.reachable {
+        return Some(Advice::wrong(
+            format!("the backend {} does not answer", backend.path),
+            format!(
+                "look at the server and the way to it: stat -f {}; what is known is served meanwhile",
+                backend.path
+            ),
+        ));
+    }
+    (backend.latency_p50_us > SLOW_CALL_US).then(|| {
+        Advice::better(
+            format!(
+                "a call on the backend takes {} ms (median), and every open makes one",
+                backend.latency_p50_us / 1000
+            ),
+            "where files do not change behind it: mount with nocto, or a longer actimeo",
+        )
+    })
+}
+
+fn of_directories(status: &Status) -> Vec<Advice> {
+    let broken = status.cache.directories.iter();
+    let broken = broken.filter(|directory| directory.state != "ok");
+    broken
+        .map(|directory| {
+            Advice::wrong(
+                format!("cache directory {}: {}", directory.path, directory.state),
+                format!(
+                    "dmesg | tail; df {0}; then unmount and mount again",
+                    directory.path
+                ),
+            )
+        })
+        .collect()
+}
+
+fn of_journal(status: &Status) -> Vec<Advice> {
+    let mut advice = Vec::new();
+    let mountpoint = &status.mountpoint;
+    if status.writeback.conflicts > 0 {
+        advice.push(Advice::wrong(
+            format!(
+                "{} files were changed elsewhere, too",
+                status.writeback.conflicts
+            ),
+            format!("nfs-cachefs conflicts {mountpoint}"),
+        ));
+    }
+    if status.writeback.failing_files > 0 {
+        advice.push(Advice::wrong(
+            format!(
+                "the backend does not take {} files",
+                status.writeback.failing_files
+            ),
+            format!("nfs-cachefs flush {mountpoint} --wait tells why"),
+        ));
+    }
+    advice
+}
+
+/// A full cache that evicts what is read again.
+fn of_hits(status: &Status) -> Option<Advice> {
+    let cache = &status.cache;
+    let read_bytes = cache.hit_bytes + cache.miss_bytes;
+    if read_bytes < READ_BYTES_MIN || cache.objects_evicted == 0 {
+        return None;
+    }
+    let hits_percent = cache.hit_bytes * 100 / read_bytes;
+    (hits_percent < POOR_HITS_PERCENT).then(|| {
+        Advice::better(
+            format!(
+                "{hits_percent} % of the bytes read hit, and {} files were evicted: the cache of {} may be too small",
+                cache.objects_evicted,
+                bytes(cache.bytes_limit)
+            ),
+            "a larger cache_size, or pin what is to stay: nfs-cachefs pin PATH",
+        )
+    })
+}
+
+/// From how the backend is mounted, where that is by NFS.
+pub fn of_backend_mount(mount: &Mount) -> Vec<Advice> {
+    if !mount.filesystem_type.starts_with("nfs") {
+        return Vec::new();
+    }
+    let mut advice = Vec::new();
+    let anew = |words: &str| mount_anew(mount, words);
+    for word in ["soft", "softerr"] {
+        if mount.shows(word) {
+            advice.push(Advice::wrong(
+                format!("the backend is mounted with {word}: a server slow for a moment is an error, or old attributes"),
+                anew("hard"),
+            ));
+        }
+    }
+    if mount
+        .value_of("vers")
+        .is_some_and(|version| version == "4.0")
+    {
+        advice.push(Advice::better(
+            "the backend is mounted with vers=4.0, which has no file handles to know files by",
+            anew("vers=4.2"),
+        ));
+    }
+    let read_size = mount.value_of("rsize").and_then(|size| size.parse().ok());
+    if let Some(size) = read_size.filter(|size: &u64| *size < READ_SIZE_WANTED) {
+        advice.push(Advice::better(
+            format!("the backend is read {} at a time (rsize)", bytes(size)),
+            anew("rsize=1048576"),
+        ));
+    }
+    if mount.value_of("nconnect").is_none() {
+        advice.push(Advice::better(
+            "one connection carries all that is read of the backend",
+            anew("nconnect=4"),
+        ));
+    }
+    advice
+}
+
+fn mount_anew(mount: &Mount, words: &str) -> String {
+    format!(
+        "with the cached mount unmounted: umount {0} && mount -o {words} {1} {0}; and the same in /etc/fstab",
+        mount.mountpoint.display(),
+        mount.source.to_string_lossy()
+    )
+}
+
+/// What the process that asks has, and not the daemon; and what matters where an option asks for it, which the status tells.
+const NOT_THE_DAEMONS: [&str; 5] = [
+    "open files",
+    "locked memory",
+    "SQPOLL",
+    "IOPOLL",
+    "FUSE ring transport",
+];
+
+/// From what was tried on this machine.
+pub fn of_machine(findings: &[Finding]) -> Vec<Advice> {
+    let concerns = |finding: &&Finding| {
+        let subject = finding.subject.as_str();
+        finding.verdict != Verdict::Good
+            && !NOT_THE_DAEMONS.contains(&subject)
+            && !subject.starts_with("CAP_")
+    };
+    let concerning = findings.iter().filter(concerns);
+    concerning
+        .map(|finding| Advice {
+            urgency: match finding.verdict {
+                Verdict::Fatal => Urgency::Wrong,
+                Verdict::Good | Verdict::Missing => Urgency::Better,
+            },
+            found: format!(
+                "{}: {}; without it: {}",
+                finding.subject, finding.detail, finding.lost
+            ),
+            remedy: remedy(&finding.subject).to_owned(),
+        })
+        .collect()
+}
+
+fn remedy(subject: &str) -> &'static str {
+    match subject {
+        "cache disk" => "put cache_dir on a local disk with ext4, xfs or btrfs",
+        "name_to_handle_at" => "mount the export with NFS v3, v4.1 or v4.2",
+        "io_uring" => "sysctl kernel.io_uring_disabled=0, where the kernel has it",
+        _ => "boot a newer kernel (6.9 or newer has all); uname -r shows which this is",
+    }
+}
+
+/// From /proc/PID/limits of the daemon.
+pub fn of_limits(limits: &str) -> Option<Advice> {
+    let line = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files"))?;
+    let hard: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    (hard < DESCRIPTORS_WANTED).then(|| {
+        Advice::better(
+            format!("the daemon may open {hard} files, three for each that a program has open"),
+            "LimitNOFILE=1048576 in its unit, or ulimit -Hn 1048576 before mounting",
+        )
+    })
+}
+
+/// From the disk below a cache directory.
+pub fn of_disk(directory: &Path, is_rotating: bool) -> Option<Advice> {
+    is_rotating.then(|| {
+        Advice::better(
+            format!(
+                "{} lies on a disk that says it turns (virtual disks may say so wrongly)",
+                directory.display()
+            ),
+            "move cache_dir to an SSD: a cache on a slow disk may be slower than the server",
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::daemon::mount_table::parse;
+    use crate::daemon::status::{CacheDirectoryStatus, OptionStatus};
+
+    fn told(advice: &[Advice]) -> String {
+        advice.iter().map(Advice::in_words).collect()
+    }
+
+    #[test]
+    fn a_mount_that_is_well_needs_no_advice_and_each_trouble_has_its_remedy() {
+        let mut status = Status {
+            mountpoint: "/mnt/c".to_owned(),
+            ..Status::default()
+        };
+        status.backend.reachable = true;
+        assert_eq!(of_status(&status), []);
+        status.backend.latency_p50_us = 20_000;
+        status.scrub.bad_blocks = 2;
+        status.writeback.conflicts = 1;
+        status.writeback.failing_files = 3;
+        status.cache.hit_bytes = 1 << 30;
+        status.cache.miss_bytes = 3 << 30;
+        status.cache.objects_evicted = 9;
+        status.cache.directories = vec![CacheDirectoryStatus {
+            path: "/nvme".to_owned(),
+            state: "out of use".to_owned(),
+            ..CacheDirectoryStatus::default()
+        }];
+        status.options = vec![OptionStatus {
+            name: "passthrough".to_owned(),
+            value: "auto".to_owned(),
+            from: "/etc/fstab".to_owned(),
+            no_effect_because: Some("Linux 6.9 is needed".to_owned()),
+        }];
+        let text = told(&of_status(&status));
+        for wanted in [
+            "takes 20 ms",
+            "nocto",
+            "smartctl",
+            "nfs-cachefs conflicts /mnt/c",
+            "nfs-cachefs flush /mnt/c",
+            "25 % of the bytes",
+            "cache directory /nvme: out of use",
+            "leave it out (/etc/fstab)",
+        ] {
+            assert!(text.contains(wanted), "{wanted} in\n{text}");
+        }
+        status.backend.reachable = false;
+        assert!(told(&of_status(&status)).contains("does not answer"));
+    }
+
+    #[test]
+    fn how_an_export_is_mounted_is_judged() {
+        let line = |options: &str| {
+            let text = format!("36 35 0:52 / /mnt/nfs rw - nfs4 server:/x rw,{options}\n");
+            parse(text.as_bytes()).remove(0)
+        };
+        let good = line("vers=4.2,rsize=1048576,hard,nconnect=4");
+        assert_eq!(of_backend_mount(&good), []);
+        let text = told(&of_backend_mount(&line("vers=4.0,rsize=32768,soft")));
+        for wanted in [
+            "with soft",
+            "mount -o hard server:/x /mnt/nfs",
+            "vers=4.2",
+            "32.0 KiB at a time",
+            "nconnect=4",
+        ] {
+            assert!(text.contains(wanted), "{wanted} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn whatever_this_machine_lacks_has_a_remedy() {
+        let lacking = |subject: &str| Finding {
+            subject: subject.to_owned(),
+            verdict: Verdict::Missing,
+            detail: "not there".to_owned(),
+            lost: "speed".to_owned(),
+        };
+        let findings = ["CAP_SYS_ADMIN", "open files", "io_uring", "passthrough"].map(lacking);
+        let advice = of_machine(&findings);
+        assert_eq!(advice.len(), 2);
+        for wanted in ["io_uring_disabled", "newer kernel"] {
+            assert!(told(&advice).contains(wanted), "{wanted}");
+        }
+        let limits = |hard: &str| {
+            format!("Max open files            1024                 {hard}                files\n")
+        };
+        assert!(of_limits(&limits("20000")).is_some_and(|one| one.found.contains("20000")));
+        assert_eq!(of_limits(&limits("1048576")), None);
+    }
+}
