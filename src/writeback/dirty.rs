@@ -31,6 +31,8 @@ pub(super) struct FileState {
     pub file: Option<Arc<dyn WritableFile>>,
     pub handles: usize,
     pub is_nameless: bool,
+    /// How often it was about to lose a name, and how often that has come to its end.
+    pub losses: (u32, u32),
     /// Why the backend did not take what was acknowledged; told once.
     pub refusal: Option<i32>,
     /// The batch of the last change.
@@ -68,6 +70,7 @@ impl DirtyFile {
                 file: None,
                 handles: 0,
                 is_nameless: false,
+                losses: (0, 0),
                 refusal: None,
                 last: Sequence::default(),
                 changes: 0,

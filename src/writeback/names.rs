@@ -101,6 +101,7 @@ impl WriteBack {
     fn prepare_loss(&self, file: &DirtyFile) {
         let unused = {
             let mut state = file.state();
+            state.losses.0 += 1;
             match state.handles {
                 0 => state.file.take(),
                 _ => None,
@@ -136,6 +137,11 @@ impl WriteBack {
             move_paths(&back, &new, &old);
         }
     }
+}
+
+/// What was said to be lost is, or is not.
+fn end_loss(file: &DirtyFile) {
+    file.state().losses.1 += 1;
 }
 
 fn move_paths(files: &[Arc<DirtyFile>], old: &Path, new: &Path) {
@@ -195,13 +201,18 @@ impl NameChanges for WriteBack {
             // It goes on by its other names, in another version.
             Some((file, before)) if before.link_count > 1 => self.with_settled(file, || {
                 self.prepare_loss(file);
-                remove()
+                let removed = remove();
+                end_loss(file);
+                removed
             }),
             Some((file, before)) => {
                 self.prepare_loss(file);
-                remove()?;
-                self.finish_loss(file, before);
-                Ok(())
+                let removed = remove();
+                if removed.is_ok() {
+                    self.finish_loss(file, before);
+                }
+                end_loss(file);
+                removed
             }
         }
     }
@@ -224,16 +235,20 @@ impl NameChanges for WriteBack {
             self.prepare_loss(file);
         }
         let moving = self.known_name(from.0, from.1);
-        self.rename_settled(from, to, mode, caller)?;
+        let renamed = self.rename_settled(from, to, mode, caller);
         // Two names of one file: both stay.
         let is_same = |(file, _): &(Arc<DirtyFile>, _)| {
             moving
                 .as_ref()
                 .is_some_and(|(moving, _)| Arc::ptr_eq(moving, file))
         };
-        if let Some((file, before)) = replaced.filter(|replaced| !is_same(replaced)) {
-            self.finish_loss(&file, &before);
+        if let Some((file, before)) = &replaced {
+            if renamed.is_ok() && !is_same(&(file.clone(), *before)) {
+                self.finish_loss(file, before);
+            }
+            end_loss(file);
         }
+        renamed?;
         self.moved(from, to, mode);
         Ok(())
     }

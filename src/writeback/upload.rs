@@ -30,6 +30,8 @@ pub(super) enum UploadError {
     Journal(#[from] AppendError),
     #[error("{0}")]
     Reading(#[from] ReadError),
+    #[error("it is losing a name just now")]
+    LosingName,
 }
 
 impl UploadError {
@@ -38,6 +40,7 @@ impl UploadError {
         let code = match self {
             Self::Backend(error) => error.raw_os_error(),
             Self::Journal(AppendError::Full) => Some(libc::ENOSPC),
+            Self::LosingName => Some(libc::EAGAIN),
             Self::Journal(AppendError::Failed(_)) | Self::Reading(_) => None,
         };
         io::Error::from_raw_os_error(code.unwrap_or(libc::EIO))
@@ -83,22 +86,29 @@ impl WriteBack {
         file: &Arc<DirtyFile>,
         turn: Option<&MutexGuard<'_, ()>>,
     ) -> Result<(), UploadError> {
-        let Some(frozen) = file.state().frozen.clone() else {
+        let (frozen, losses) = {
+            let state = file.state();
+            (state.frozen.clone(), state.losses)
+        };
+        let Some(frozen) = frozen else {
             return Ok(());
         };
         let below = match self.descriptor(file) {
             Ok(below) => below,
-            Err(error) if is_gone(&error) => return self.without_file(file, turn),
+            Err(error) if is_gone(&error) => return self.without_file(file, losses, turn),
             Err(error) => return Err(error.into()),
         };
         let present = match below.attributes() {
-            Err(error) if is_gone(&error) => return self.without_file(file, turn),
+            Err(error) if is_gone(&error) => return self.without_file(file, losses, turn),
             present => present?,
         };
         if present.link_count == 0 && !file.state().is_nameless {
-            return self.without_file(file, turn);
+            return self.without_file(file, losses, turn);
         }
         let verdict = self.judge(file, &frozen, &*below, &present)?;
+        if verdict == Verdict::Foreign {
+            expect_names(file, losses)?;
+        }
         let frozen = match (verdict, self.settings.conflict) {
             (Verdict::Ours, _) => frozen,
             (Verdict::Foreign, ConflictAnswer::Ours) => write_over(file, &frozen, &present),
@@ -131,8 +141,10 @@ impl WriteBack {
     fn without_file(
         &self,
         file: &Arc<DirtyFile>,
+        losses: (u32, u32),
         turn: Option<&MutexGuard<'_, ()>>,
     ) -> Result<(), UploadError> {
+        expect_names(file, losses)?;
         if self.settings.conflict != ConflictAnswer::Theirs {
             return self.keep_orphan(file, turn);
         }
@@ -342,6 +354,15 @@ impl WriteBack {
         if let Err(error) = self.journal.append(&forget, Room::Uploads) {
             tracing::warn!(%error, "a removed file will be looked for after a restart");
         }
+    }
+}
+
+/// Its names are as they were: what was found is not because one of them went here.
+fn expect_names(file: &DirtyFile, before: (u32, u32)) -> Result<(), UploadError> {
+    let now = file.state().losses;
+    match now == before && now.0 == now.1 {
+        true => Ok(()),
+        false => Err(UploadError::LosingName),
     }
 }
 

@@ -190,6 +190,9 @@ impl WriteBack {
     }
 
     fn note_failure(&self, file: &Arc<DirtyFile>, error: &UploadError) {
+        if matches!(error, UploadError::LosingName) {
+            return self.uploader.schedule(file, RETRY_FIRST);
+        }
         let (path, failures) = {
             let mut state = file.state();
             if !state.is_dirty() {
