@@ -290,7 +290,9 @@ fn a_piece_is_small_on_a_thin_way_and_stays_where_the_bandwidth_decides_for_neit
             bandwidth_bytes_per_second: megabytes_per_second * 1e6,
             ..Sample::default()
         };
-        (0..4).for_each(|_| drop(tuner.on_sample(&sample)));
+        for _ in 0..4 {
+            tuner.on_sample(&sample);
+        }
         sizes.push(tuner.values().piece_bytes >> 10);
     }
     assert_eq!(sizes, [1024, 128, 128, 128, 128, 1024]);
