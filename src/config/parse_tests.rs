@@ -51,6 +51,8 @@ fn every_option_sets_what_it_names() {
         ("block_size=64K", |s| s.block_size_bytes == Some(64 * KIB)),
         ("block_size_mb=4", |s| s.block_size_bytes == Some(4 * MIB)),
         ("max_concurrent=3", |s| s.max_concurrent_fills == 3),
+        ("adaptive=off", |s| !s.adaptive),
+        ("adaptive", |s| *s == Settings::default()),
         ("eviction=s3fifo", |s| *s == Settings::default()),
         ("eviction=lru", |s| s.eviction == EvictionPolicy::Lru),
         ("eviction=lfu", |s| s.eviction == EvictionPolicy::Lfu),
