@@ -204,6 +204,7 @@ fn the_doctor_names_what_is_wrong_and_what_to_do() {
     content().create(&backend.plain.join("file")).unwrap();
     let options = MountOptions::new(&scratch)
         .with("revalidate_timeout=200ms")
+        .with("backend_timeout=2s")
         .with("scrub_rate=1M");
     let mount = Mount::start(&scratch, &backend.mountpoint, options);
     let doctor = |arguments: &[&str]| {

@@ -1,4 +1,4 @@
-//! Metrics of the cache and its checksums.
+//! Metrics of the cache, its checksums and its tuning.
 
 use super::table::{Row, counter, gauge, is};
 
@@ -166,5 +166,30 @@ pub const ROWS: &[Row] = &[
         "scrub.last_pass.seconds",
         "scrub_last_pass_seconds",
         "How long it took",
+    ),
+    gauge(
+        "tuning.adaptive",
+        "tuning_adaptive",
+        "1 with adaptive: bounds move with how fast the backend answers",
+    ),
+    gauge(
+        "tuning.pieces_in_flight",
+        "tuning_pieces_in_flight_limit",
+        "Pieces that may be on their way from the backend at once",
+    ),
+    gauge(
+        "tuning.piece_bytes",
+        "tuning_piece_bytes",
+        "How large they are cut",
+    ),
+    gauge(
+        "tuning.readahead_bytes",
+        "tuning_readahead_limit_bytes",
+        "How far a stream is fetched ahead of at most",
+    ),
+    counter(
+        "tuning.decisions",
+        "tuning_decisions_total",
+        "Times that one of these was moved",
     ),
 ];

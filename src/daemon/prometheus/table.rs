@@ -96,13 +96,14 @@ pub fn rows() -> impl Iterator<Item = &'static Row> {
     mount_rows::ROWS.iter().chain(cache_rows::ROWS)
 }
 
-/// Numbers of the status that are no metrics: which process it is, each incident of damage, each file that waits, and the
-/// latencies, which are a histogram.
+/// Numbers of the status that are no metrics: which process it is, each incident of damage, each file that waits, each
+/// decision, and the latencies, which are a histogram.
 #[cfg(test)]
 const NO_METRICS: &[&str] = &[
     "pid",
     "scrub.damaged[]",
     "writeback.oldest[]",
+    "tuning.last[]",
     "latencies[]",
 ];
 
