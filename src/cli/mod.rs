@@ -10,6 +10,7 @@
 mod check;
 mod evict;
 pub mod helper;
+mod journal;
 mod located;
 mod mount;
 mod options;
@@ -63,6 +64,8 @@ enum Command {
     Unpin(pin::UnpinArguments),
     /// Check what a mount has cached against its checksums, in the background
     Scrub(scrub::Arguments),
+    /// Look after the devices of a journal (write_mode=back)
+    Journal(journal::Arguments),
     /// Show what this kernel and machine can do, and what is lost without it
     Check(check::Arguments),
     /// Print all mount options with their values and defaults, as Markdown
@@ -93,6 +96,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> i32 {
         Some(Command::Pin(arguments)) => pin::run(&arguments),
         Some(Command::Unpin(arguments)) => pin::unpin(&arguments),
         Some(Command::Scrub(arguments)) => scrub::run(&arguments),
+        Some(Command::Journal(arguments)) => journal::run(arguments),
         Some(Command::Check(arguments)) => check::run(&arguments),
         Some(Command::Options) => options::run(),
         None => exit_status::USAGE,

@@ -5,6 +5,7 @@ use super::cache_size::{CacheSize, MINIMUM_CACHE_BYTES};
 use super::error::ConfigError;
 use super::units::{KIB, MIB, show_duration, show_size};
 use super::watermarks::Watermarks;
+use crate::journal::Spread;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -124,7 +125,9 @@ pub enum WriteMode {
 /// Where changes are before the backend has them, and how they get there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JournalOptions {
-    pub directory: Option<PathBuf>,
+    pub directories: Vec<PathBuf>,
+    pub erasure: Spread,
+    /// In each directory.
     pub size_bytes: u64,
     pub fsync: FsyncMode,
     /// What nobody waits for is written this often.
@@ -261,7 +264,8 @@ impl Default for Settings {
             },
             write_mode: WriteMode::Through,
             journal: JournalOptions {
-                directory: None,
+                directories: Vec::new(),
+                erasure: Spread::ALONE,
                 size_bytes: 1024 * MIB,
                 fsync: FsyncMode::Batch,
                 interval: Duration::from_millis(100),

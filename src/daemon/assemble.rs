@@ -1,6 +1,6 @@
 //! Which component gets which setting: the only place where all of them are known.
 
-use super::control::{ChangePins, Evict, Evicted, Scrub};
+use super::control::{ChangeJournal, ChangePins, Evict, Evicted, Scrub};
 use super::disks::{Disk, in_memory, open_disks, refuse_untouched, set_limits, warnings};
 use super::journalling;
 use super::offline::{find_backend, look_for};
@@ -70,6 +70,7 @@ pub struct Assembled {
     /// Keeps data in the cache, and lets go of it.
     pub pins: ChangePins,
     pub scrub: Scrub,
+    pub journal: ChangeJournal,
     /// What the administrator should hear at once, a sentence each.
     pub warnings: Vec<String>,
 }
@@ -100,14 +101,15 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
         .watch_leases()
         .context("starting a thread for leases")?;
     let observed: Arc<dyn Backend> = ObservedBackend::new(directory.clone(), health.clone());
-    let back = match &prepared.journal_directory {
-        Some(place) => {
+    let (back, journal_devices) = match prepared.journal_directories.is_empty() {
+        true => (None, None),
+        false => {
             let (below, root) = (observed.clone(), &found.root.place.key);
-            Some(journalling::start(
-                settings, prepared, place, &engine, below, root,
-            )?)
+            let witness = disks.first().map(|disk| disk.local.clone());
+            let (back, devices) =
+                journalling::start(settings, prepared, witness, &engine, below, root)?;
+            (Some(back), Some(devices))
         }
-        None => None,
     };
     let backend = match &back {
         Some(back) => back.clone() as Arc<dyn Backend>,
@@ -215,6 +217,12 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
             engine.shutdown();
         }),
         status: Box::new(move || reporter.status()),
+        journal: Box::new(move |change| {
+            let journal = journal_devices.as_ref();
+            let journal =
+                journal.context("it has no journal: it is mounted with write_mode=through")?;
+            journal.change(change)
+        }),
         pins: Box::new(move |change| change_pins(&pinning, change)),
         scrub: Box::new(move || {
             let asked = scrubbed.ask_for_scrub();

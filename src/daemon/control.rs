@@ -3,6 +3,7 @@
 //!
 //! Its name is made from the mountpoint, so that a command finds it without touching the mount.
 
+use super::journal_devices::JournalChange;
 use super::mount_table::path_hash;
 use super::prepare::{default_cache_parent, with_timeout};
 use super::status::Status;
@@ -48,6 +49,10 @@ pub enum Request {
     Pins,
     /// Has all that is cached checked from now on.
     Scrub,
+    /// Changes the devices of the journal, or has them checked.
+    Journal {
+        change: JournalChange,
+    },
     /// Unmount and end, as SIGTERM does.
     Stop,
 }
@@ -66,6 +71,8 @@ pub enum Reply {
     Scrubbing {
         asked: u64,
     },
+    /// `journal.is_at_work` of the status is false when it is done.
+    JournalChanging,
     Stopping,
     Error {
         message: String,
@@ -163,6 +170,9 @@ pub enum PinChange {
 /// Changes the pins; tells of those that were asked for, or of all.
 pub type ChangePins = Box<dyn Fn(PinChange) -> anyhow::Result<Vec<Pin>> + Send + Sync>;
 
+/// Does something to the journal's devices.
+pub type ChangeJournal = Box<dyn Fn(JournalChange) -> anyhow::Result<()> + Send + Sync>;
+
 /// Has all that is cached checked; the number of the request.
 pub type Scrub = Box<dyn Fn() -> anyhow::Result<u64> + Send + Sync>;
 
@@ -172,6 +182,7 @@ pub struct Handlers {
     pub evict: Evict,
     pub pins: ChangePins,
     pub scrub: Scrub,
+    pub journal: ChangeJournal,
     pub stop: Box<dyn Fn() + Send + Sync>,
 }
 
@@ -196,6 +207,10 @@ impl Handlers {
                 Err(error) => Reply::Error {
                     message: format!("{error:#}"),
                 },
+            },
+            Request::Journal { change } => match (self.journal)(change) {
+                Ok(()) => Reply::JournalChanging,
+                Err(error) => Reply::failed(error),
             },
             Request::Stop => {
                 (self.stop)();

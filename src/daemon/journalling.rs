@@ -1,15 +1,20 @@
 //! The journal of a mount with `write_mode=back`, and what stands behind it.
 
-use super::cache_directory::CacheDirectory;
+use super::journal_devices::JournalDevices;
+use super::journal_places::JournalPlace;
+use super::journal_status::DeviceStatus;
 use super::prepare::Prepared;
 use super::status::{JournalStatus, WritebackStatus};
 use crate::backend::Backend;
 use crate::backend::lanes::Lane;
 use crate::cache::Cache;
 use crate::config::{FsyncMode, Settings};
+use crate::io::Io;
 use crate::io::engine::Engine;
 use crate::io::local::LocalDisk;
-use crate::journal::{Journal, JournalSettings, SyncMode};
+use crate::journal::{
+    Journal, JournalDirectory, JournalFigures, JournalSettings, Outsider, SyncMode,
+};
 use crate::sys::credentials;
 use crate::types::FileKey;
 use crate::writeback::{WriteBack, WriteBackFigures, WriteBackParts, WriteBackSettings};
@@ -26,40 +31,30 @@ const BATCH_BYTES: usize = 511 * 4096 - 128;
 /// How long the end of a mount waits for the backend to take what it does not have.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Opens the journal, and puts what is in it before the backend.
+/// A disk that takes longer than all others is given up: longer than a disk takes to recover from an error by itself.
+const DEVICE_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Opens the journal, and puts what is in it before the backend. Which devices were the last is noted in `witness`.
 pub(super) fn start(
     settings: &Settings,
     prepared: &Prepared,
-    directory: &CacheDirectory,
+    witness: Option<Arc<LocalDisk>>,
     engine: &Arc<Engine>,
     backend: Arc<dyn Backend>,
     root: &FileKey,
-) -> anyhow::Result<Arc<WriteBack>> {
+) -> anyhow::Result<(Arc<WriteBack>, JournalDevices)> {
     let options = &settings.journal;
-    let opened = || {
-        let descriptor = directory.directory.try_clone()?;
-        let disk = LocalDisk::open(descriptor, engine.clone())?;
-        let segment_bytes = options.size_bytes / SEGMENTS / (1 << 20) * (1 << 20);
-        let journal = Journal::open(
-            disk,
-            JournalSettings {
-                mode: sync_mode(options.fsync),
-                interval: options.interval,
-                size_bytes: options.size_bytes,
-                segment_bytes: segment_bytes.clamp(*SEGMENT_BYTES.start(), *SEGMENT_BYTES.end()),
-                batch_bytes: BATCH_BYTES,
-                name: random_name()?,
-                backend: root.0.to_vec(),
-                backend_name: String::from_utf8_lossy(prepared.backend_name.as_os_str().as_bytes())
-                    .into_owned(),
-            },
-        )?;
-        anyhow::Ok(journal)
-    };
-    let (journal, found) =
-        opened().with_context(|| format!("journal directory {}", directory.path.display()))?;
+    let directories = prepared.journal_directories.iter();
+    let directories: Vec<_> = directories.map(|place| directory(place, engine)).collect();
+    let names: Vec<&str> = directories.iter().map(|d| d.name.as_str()).collect();
+    let what = format!("journal in {}", names.join(", "));
+    let witness = witness.map(|disk| disk as Arc<dyn Io>);
+    let settings_of_it = journal_settings(settings, prepared, root)?;
+    let (journal, found) = Journal::open(directories, witness, settings_of_it).context(what)?;
+    let devices = JournalDevices::new(journal.clone(), engine.clone(), prepared)
+        .context("the descriptors of the journal's directories")?;
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    WriteBack::start(WriteBackParts {
+    let back = WriteBack::start(WriteBackParts {
         settings: WriteBackSettings {
             delay: options.writeback_delay,
             parallel: options.writeback_parallel,
@@ -70,7 +65,42 @@ pub(super) fn start(
         own: credentials::own().context("the daemon's groups")?,
         host: host.trim().replace('/', "_"),
     })
-    .context("starting the threads that write back")
+    .context("starting the threads that write back")?;
+    Ok((back, devices))
+}
+
+fn directory(place: &JournalPlace, engine: &Arc<Engine>) -> JournalDirectory {
+    let name = place.path.display().to_string();
+    let opened = place.directory.as_ref().map_err(Clone::clone);
+    let io = opened.and_then(|directory| {
+        let descriptor = directory.directory.try_clone();
+        let disk = descriptor.and_then(|descriptor| LocalDisk::open(descriptor, engine.clone()));
+        disk.map_err(|error| error.to_string())
+    });
+    let io = io.map(|disk| disk as Arc<dyn Io>);
+    JournalDirectory { name, io }
+}
+
+fn journal_settings(
+    settings: &Settings,
+    prepared: &Prepared,
+    root: &FileKey,
+) -> anyhow::Result<JournalSettings> {
+    let options = &settings.journal;
+    let segment_bytes = options.size_bytes / SEGMENTS / (1 << 20) * (1 << 20);
+    let backend_name = prepared.backend_name.as_os_str().as_bytes();
+    Ok(JournalSettings {
+        mode: sync_mode(options.fsync),
+        interval: options.interval,
+        size_bytes: options.size_bytes,
+        segment_bytes: segment_bytes.clamp(*SEGMENT_BYTES.start(), *SEGMENT_BYTES.end()),
+        batch_bytes: BATCH_BYTES,
+        spread: options.erasure,
+        device_timeout: DEVICE_TIMEOUT,
+        name: random_name()?,
+        backend: root.0.to_vec(),
+        backend_name: String::from_utf8_lossy(backend_name).into_owned(),
+    })
 }
 
 /// What is cached of a file goes on to be its content when an upload has made its version another. On a thread of its own:
@@ -119,15 +149,39 @@ fn random_name() -> anyhow::Result<[u8; 16]> {
 
 pub(super) fn journal_status(figures: &WriteBackFigures) -> JournalStatus {
     let journal = &figures.journal;
-    let failure = journal.failure.as_ref();
+    let (failure, devices, mending) = (&journal.failure, &journal.devices, &journal.mending);
+    let member = |path: &String| DeviceStatus {
+        path: path.clone(),
+        state: "ok".to_owned(),
+    };
+    let outsider = |outsider: &Outsider| DeviceStatus {
+        path: outsider.name.clone(),
+        state: outsider.why.clone(),
+    };
+    let members = devices.members.iter().map(member);
+    let erasure_devices = u64::from(devices.data_shards) + u64::from(devices.parity_shards);
     JournalStatus {
         dirty_bytes: figures.dirty_bytes,
         commits: journal.commits,
         syncs: journal.syncs,
         waits: journal.waits,
         cut_batches: journal.cut_batches,
-        state: failure.map_or_else(|| "ok".to_owned(), |failure| failure.to_string()),
-        degraded_devices: u64::from(failure.is_some()),
+        state: match failure {
+            Some(failure) => failure.to_string(),
+            None => "ok".to_owned(),
+        },
+        degraded_devices: erasure_devices - devices.members.len() as u64,
+        erasure: format!("{}+{}", devices.data_shards, devices.parity_shards),
+        devices: members
+            .chain(devices.outsiders.iter().map(outsider))
+            .collect(),
+        tolerated_losses: journal.tolerated,
+        weak_batches: journal.weak_batches,
+        is_at_work: mending.is_mending || mending.is_scrubbing,
+        checked_shards: mending.checked_shards,
+        damaged_shards: mending.damaged_shards,
+        mended_batches: mending.mended_batches,
+        lost_batches: mending.lost_batches,
     }
 }
 
@@ -142,9 +196,7 @@ pub(super) fn writeback_status(figures: &WriteBackFigures) -> WritebackStatus {
 
 /// What the operator should know of a journal, a sentence each.
 pub(super) fn warnings(settings: &Settings, figures: &WriteBackFigures) -> Vec<String> {
-    let mut warnings = vec![
-        "write_mode=back with one journal directory: what is not on the backend yet is lost with its disk".to_owned(),
-    ];
+    let mut warnings = device_warnings(&figures.journal);
     if matches!(
         settings.journal.fsync,
         FsyncMode::Periodic | FsyncMode::None
@@ -155,7 +207,7 @@ pub(super) fn warnings(settings: &Settings, figures: &WriteBackFigures) -> Vec<S
     }
     if let Some(failure) = &figures.journal.failure {
         warnings.push(format!(
-            "the journal's disk has failed: {failure}; nothing is taken any more; check the disk, then mount again"
+            "the journal has failed: {failure}; nothing is taken any more; check its disks, then mount again"
         ));
     }
     if figures.failing_files > 0 {
@@ -175,6 +227,32 @@ pub(super) fn warnings(settings: &Settings, figures: &WriteBackFigures) -> Vec<S
         warnings.push(format!(
             "{} batches at the end of the journal were not whole and were never acknowledged: cut off",
             figures.journal.cut_batches
+        ));
+    }
+    warnings
+}
+
+fn device_warnings(journal: &JournalFigures) -> Vec<String> {
+    let devices = &journal.devices;
+    let mut warnings = Vec::new();
+    if devices.parity_shards == 0 {
+        warnings.push(
+            "write_mode=back without a second journal directory: what is not on the backend yet is lost with its disk"
+                .to_owned(),
+        );
+    } else if journal.tolerated < u64::from(devices.parity_shards) {
+        warnings.push(format!(
+            "the journal survives the loss of {} more disks, not of {}; `nfs-cachefs journal` tells and mends",
+            journal.tolerated, devices.parity_shards
+        ));
+    }
+    for Outsider { name, why } in &devices.outsiders {
+        warnings.push(format!("the journal goes without {name}: {why}"));
+    }
+    if journal.mending.lost_batches > 0 {
+        warnings.push(format!(
+            "{} batches of the journal have lost more shards than may be: reading what they hold is EIO",
+            journal.mending.lost_batches
         ));
     }
     warnings

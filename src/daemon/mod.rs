@@ -10,7 +10,8 @@
 //!   who holds one
 //! - `background`: going into the background and telling the caller how it went
 //! - `assemble`: which component gets which setting; `disks`: the cache directories; `journalling`: the journal,
-//!   `journal_status` what is told of it
+//!   `journal_status` what is told of it, `journal_places` its directories,
+//!   `journal_devices` what may be done to them
 //! - `pinning`: what is told of pins
 //! - `offline`: a backend that is away at the start
 //! - `report`: the components' state, for `status`
@@ -30,6 +31,8 @@ pub mod cache_directory;
 pub mod control;
 mod directory_lock;
 mod disks;
+pub mod journal_devices;
+pub mod journal_places;
 mod journal_status;
 mod journalling;
 pub mod error;

@@ -73,6 +73,7 @@ pub fn serve(
         evict,
         pins,
         scrub,
+        journal,
         warnings,
     } = assembled;
     let handlers = Handlers {
@@ -80,6 +81,7 @@ pub fn serve(
         evict,
         pins,
         scrub,
+        journal,
         stop: {
             let sender = sender.clone();
             Box::new(move || {

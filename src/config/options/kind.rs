@@ -6,6 +6,7 @@ use crate::config::settings::Settings;
 use crate::config::units::{
     GIB, MIB, parse_bool, parse_duration, parse_size, show_duration, show_size,
 };
+use crate::journal::Spread;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
@@ -60,6 +61,8 @@ pub enum Kind {
     Path(fn(&mut Settings, PathBuf)),
     /// Absolute paths separated by ':' (`\:` is a colon in a name).
     Paths(fn(&mut Settings, Vec<PathBuf>)),
+    /// `k+m`: data and parity shards.
+    Erasure(fn(&mut Settings, Spread)),
     /// Non-empty text without control characters.
     Text(fn(&mut Settings, String)),
     /// A word of mount(8) that is none of our business, with or without a value.
@@ -198,6 +201,7 @@ impl Kind {
                 let (_, set) = values.iter().find(|(word, _)| *word == text)?;
                 set(settings);
             }
+            Self::Erasure(set) => set(settings, Spread::parse(text)?),
             Self::Text(set) => {
                 (!text.chars().any(char::is_control)).then(|| set(settings, text.to_owned()))?;
             }
@@ -270,6 +274,9 @@ impl Kind {
             }
             Self::Path(_) => "an absolute path".to_owned(),
             Self::Paths(_) => "absolute paths separated by ':'".to_owned(),
+            Self::Erasure(_) => {
+                "k+m, both whole numbers: k from 1, m from 0, 16 together at most".to_owned()
+            }
             Self::Text(_) => "text".to_owned(),
             Self::PassedOver => "anything".to_owned(),
             Self::Later(_) => "nothing yet".to_owned(),

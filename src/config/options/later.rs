@@ -17,7 +17,6 @@ const TUNING: &str = "tuning by itself";
 
 pub const ROWS: &[OptionRow] = &[
     later("close", JOURNAL),
-    later("erasure", JOURNAL),
     later("conflicts", WRITE_BACK),
     later("adaptive", TUNING),
     later("transport", "the FUSE ring transport"),
