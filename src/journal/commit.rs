@@ -180,7 +180,6 @@ impl State {
             self.figures.syncs += 1;
             self.gathering.took_last = took;
         }
-        self.forget_trimmed();
     }
 
     pub(super) fn note_room(&mut self, committed: &Committed) {
@@ -200,7 +199,7 @@ impl State {
         }
     }
 
-    fn forget_trimmed(&mut self) {
+    pub(super) fn forget_trimmed(&mut self) {
         let trimmed = self.trims.effective;
         while self
             .places

@@ -312,6 +312,8 @@ impl Trims {
 impl State {
     fn progress(&mut self) -> Progress {
         self.trims.settle(self.durable);
+        // Its segments may be written over before anybody commits again.
+        self.forget_trimmed();
         Progress {
             acknowledged: self.durable,
             trimmed: self.trims.effective,
