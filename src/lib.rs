@@ -21,6 +21,8 @@ pub mod cache;
 pub mod journal;
 /// Which bytes to fetch ahead: pure.
 pub mod readahead;
+/// How fills are made, by what they bring: pure.
+pub mod tuning;
 /// The directory being cached: deadlines, identity, expendable threads.
 pub mod backend;
 /// Every disk and pipe operation: engines, buffers, splices, simulator.

@@ -60,6 +60,8 @@ pub struct CacheMetrics {
     pub ahead_bytes: Counter,
     pub ahead_used_bytes: Counter,
     pub ahead_wasted_bytes: Counter,
+    /// Times that a stream waited for its bytes, and might look no further ahead.
+    pub bounded_windows: Counter,
     pub fills_discarded: Counter,
     pub objects_evicted: Counter,
     /// Parts of files in use that were given up.

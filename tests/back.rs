@@ -9,98 +9,8 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use support::writing::{allocate, read_write};
+use support::written_back::{LIMIT, Place, bytes, create, errno};
 use support::*;
-
-const LIMIT: Duration = Duration::from_secs(60);
-
-struct Place {
-    mount: Mount,
-    backend: FaultBackend,
-    #[allow(dead_code, reason = "the directory goes last")]
-    scratch: Scratch,
-}
-
-impl Place {
-    fn new(test: &str, options: &[&str]) -> Self {
-        let scratch = Scratch::new(test);
-        let backend = FaultBackend::start(&scratch, BackendOptions::default());
-        let mut mount_options = MountOptions::new(&scratch)
-            .with("write_mode=back")
-            .with("journal_size=64M")
-            .with("backend_timeout=3s");
-        for option in options {
-            mount_options = mount_options.with(option);
-        }
-        let mount = Mount::start(&scratch, &backend.mountpoint, mount_options);
-        Self {
-            mount,
-            backend,
-            scratch,
-        }
-    }
-
-    /// One that brings nothing to the backend by itself.
-    fn late(test: &str) -> Self {
-        Self::new(test, &["writeback_delay=1h"])
-    }
-
-    fn here(&self, name: &str) -> PathBuf {
-        self.mount.join(name)
-    }
-
-    fn there(&self, name: &str) -> PathBuf {
-        self.backend.plain.join(name)
-    }
-
-    fn rule(&self, operation: Operation, path: &str, action: Action) -> u64 {
-        self.backend.add_rule(Rule::new(operation, path, action))
-    }
-
-    fn wait_for_backend(&self) {
-        wait_until(LIMIT, "everything to be on the backend", || {
-            self.mount.status_number("writeback.pending_files") == 0
-        });
-    }
-
-    fn expect_agreement(&self, name: &str) {
-        let here = fs::read(self.here(name)).unwrap();
-        assert!(
-            here == fs::read(self.there(name)).unwrap(),
-            "{name} differs"
-        );
-    }
-
-    /// What was put beside other files.
-    fn conflicts(&self) -> Vec<PathBuf> {
-        let entries = fs::read_dir(&self.backend.plain).unwrap();
-        let paths = entries.map(|entry| entry.unwrap().path());
-        let mut found: Vec<_> = paths
-            .filter(|path| path.to_string_lossy().contains(".conflict-"))
-            .collect();
-        found.sort();
-        found
-    }
-}
-
-fn bytes(seed: u8, length: usize) -> Vec<u8> {
-    (0..length)
-        .map(|at| seed.wrapping_add((at / 7) as u8))
-        .collect()
-}
-
-fn create(path: &Path) -> File {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)
-        .unwrap()
-}
-
-fn errno<T>(result: io::Result<T>) -> Option<i32> {
-    result.err().and_then(|error| error.raw_os_error())
-}
 
 #[test]
 fn what_is_written_is_read_at_once_and_comes_to_the_backend() {
@@ -379,33 +289,87 @@ fn renames_links_and_removals_of_dirty_files_do_what_they_say() {
 }
 
 #[test]
-fn attributes_never_stand_for_data_that_is_not_there_and_times_stay() {
-    let place = Place::late("back-attributes");
-    fs::write(place.here("file"), bytes(1, 50_000)).unwrap();
-    fs::set_permissions(place.here("file"), fs::Permissions::from_mode(0o440)).unwrap();
-    assert!(fs::read(place.there("file")).unwrap() == bytes(1, 50_000));
+fn attributes_go_through_at_once_and_never_without_the_bytes_before_them() {
+    let mut place = Place::late("back-attributes");
     let set = std::time::UNIX_EPOCH + Duration::new(1_000_000_000, 5000);
-    let file = read_write(&place.here("file"));
-    file.write_all_at(b"again", 0).unwrap();
-    file.set_modified(set).unwrap();
-    drop(file);
-    assert_eq!(
-        fs::metadata(place.there("file"))
-            .unwrap()
-            .modified()
-            .unwrap(),
-        set
-    );
-    // What an upload leaves has the time that was seen when it was written.
-    fs::write(place.here("other"), b"other").unwrap();
-    let seen = fs::metadata(place.here("other"))
+    for round in 0..sample_or_full(3u8, 30) {
+        let name = format!("file{round}");
+        let file = create(&place.here(&name));
+        file.write_all_at(&bytes(round, 50_000), 0).unwrap();
+        file.set_permissions(fs::Permissions::from_mode(0o640))
+            .unwrap();
+        file.set_modified(set).unwrap();
+        // The backend has the one and not the other; who kills the daemon now finds both.
+        let there = fs::metadata(place.there(&name)).unwrap();
+        assert_eq!((there.mode() & 0o777, there.len()), (0o640, 0));
+        place.mount.kill9();
+        drop(file);
+        place.mount.remount();
+        let here = fs::metadata(place.here(&name)).unwrap();
+        assert_eq!(
+            (here.mode() & 0o777, here.modified().unwrap()),
+            (0o640, set)
+        );
+        assert!(fs::read(place.here(&name)).unwrap() == bytes(round, 50_000));
+        place.wait_for_backend();
+        place.expect_agreement(&name);
+        let there = fs::metadata(place.there(&name)).unwrap();
+        assert_eq!(
+            (there.mode() & 0o777, there.modified().unwrap()),
+            (0o640, set)
+        );
+    }
+    assert!(place.conflicts().is_empty());
+}
+
+/// SIGKILL between the change of attributes on the backend and its note in the journal.
+#[test]
+fn a_daemon_killed_while_it_changes_attributes_takes_nobody_for_another() {
+    let mut place = Place::late("back-touch");
+    for (number, skipped) in [0, 1].into_iter().enumerate() {
+        let name = format!("file{number}");
+        fs::write(place.there(&name), bytes(1, 100_000)).unwrap();
+        let file = read_write(&place.here(&name));
+        file.write_all_at(b"ours", 50_000).unwrap();
+        file.set_permissions(fs::Permissions::from_mode(0o600))
+            .unwrap();
+        // Hangs before it is made, or when it is looked at.
+        let operation = [Operation::Setattr, Operation::Getattr][number];
+        let hang = Rule::new(operation, &name, Action::Hang).skip_calls(skipped);
+        place.backend.add_rule(hang);
+        let changing = place.here(&name);
+        let changer = std::thread::spawn(move || {
+            let _ = fs::set_permissions(changing, fs::Permissions::from_mode(0o644));
+        });
+        place.backend.wait_for_hung(1);
+        let stuck = place.mount.kill_stuck();
+        place.backend.clear_rules();
+        place.backend.release(None);
+        drop((stuck, file));
+        changer.join().unwrap();
+        place.mount.remount();
+        place.wait_for_backend();
+        place.expect_agreement(&name);
+        assert_eq!(
+            &fs::read(place.there(&name)).unwrap()[50_000..50_004],
+            b"ours"
+        );
+        assert!(place.conflicts().is_empty(), "nobody else was there");
+    }
+}
+
+#[test]
+fn what_is_uploaded_has_the_time_that_programs_saw() {
+    let place = Place::late("back-times");
+    fs::write(place.here("file"), b"some").unwrap();
+    let seen = fs::metadata(place.here("file"))
         .unwrap()
         .modified()
         .unwrap();
-    fs::hard_link(place.here("other"), place.here("link")).unwrap();
-    let there = fs::metadata(place.there("other")).unwrap();
+    fs::hard_link(place.here("file"), place.here("link")).unwrap();
+    let there = fs::metadata(place.there("file")).unwrap();
     assert_eq!(there.modified().unwrap(), seen);
-    assert_eq!(there.nlink(), 2);
+    assert_eq!((there.nlink(), there.len()), (2, 4));
     assert!(place.conflicts().is_empty());
 }
 
@@ -558,7 +522,9 @@ fn what_the_backend_did_not_take_before_the_end_waits_for_the_next_mount() {
     let mut place = Place::late("back-left");
     fs::write(place.here("file"), bytes(5, 100_000)).unwrap();
     let rule = place.rule(Operation::Write, "file", Action::Errno(libc::EIO));
-    place.mount.umount();
+    let output = place.mount.command("umount", &["--keep-dirty"], LIMIT);
+    assert!(output.status.success(), "{output:?}");
+    place.mount.expect_end(LIMIT);
     assert!(place.mount.log().contains("1 files are not on the backend"));
     place.backend.remove_rule(rule);
     place.mount.remount();

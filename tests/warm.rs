@@ -449,8 +449,8 @@ fn a_server_that_is_away_for_a_moment_ends_no_warm_up() {
     let options = ["revalidate_timeout=300ms", "backend_timeout=30s"];
     let world = World::new("warm-pause", &options, &named(&files));
     world.backend.set_network(Network {
-        latency_us: 500,
-        bandwidth_bytes_per_s: Some(20 << 20),
+        latency_us: 50_000,
+        bandwidth_bytes_per_s: None,
     });
     let mut command = Command::new(PROGRAM);
     command.arg("warm").arg(world.mount.path());

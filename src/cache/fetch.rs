@@ -90,11 +90,12 @@ impl Cache {
             self.fetch_ahead(file, ahead);
             return;
         }
+        let piece_bytes = self.fill_limits.piece_bytes();
         let blocks = range.aligned_out(block_bytes).aligned_out(ALIGNMENT_BYTES);
         for missing in state.extents.missing(blocks.intersection(&whole)) {
-            state.pieces.want(missing, Priority::Demand);
+            state.pieces.want(missing, Priority::Demand, piece_bytes);
         }
-        want_ahead(state, ahead, whole);
+        want_ahead(state, ahead, whole, piece_bytes);
         state.pieces.wait_for(range, woken);
         drop(guard);
         self.drive(file);
@@ -111,7 +112,8 @@ impl Cache {
         if file.refusal(state).is_some() {
             return;
         }
-        let more = want_ahead(state, ahead, ByteRange::new(0, file.size_bytes()));
+        let whole = ByteRange::new(0, file.size_bytes());
+        let more = want_ahead(state, ahead, whole, self.fill_limits.piece_bytes());
         drop(guard);
         if more {
             self.drive(file);
@@ -133,9 +135,10 @@ impl Cache {
             drop(guard);
             return woken(Err(error));
         }
+        let piece_bytes = self.fill_limits.piece_bytes();
         for wanted in [range, next] {
             for missing in state.extents.missing(in_blocks(wanted, whole)) {
-                state.pieces.want(missing, Priority::Warm);
+                state.pieces.want(missing, Priority::Warm, piece_bytes);
             }
         }
         if state.extents.contains(range) {
@@ -237,11 +240,11 @@ impl Cache {
 }
 
 /// Queues what is missing of these ranges; whether there is anything new.
-fn want_ahead(state: &mut State, ahead: RangeSeries, whole: ByteRange) -> bool {
+fn want_ahead(state: &mut State, ahead: RangeSeries, whole: ByteRange, piece_bytes: u64) -> bool {
     let mut more = false;
     for range in ahead.ranges() {
         for missing in state.extents.missing(in_blocks(range, whole)) {
-            more |= state.pieces.want(missing, Priority::Ahead);
+            more |= state.pieces.want(missing, Priority::Ahead, piece_bytes);
         }
     }
     more

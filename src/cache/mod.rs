@@ -46,6 +46,7 @@ pub use changing::Followers;
 pub use directory::{CacheDirectory, OpenError};
 pub use fetch::FetchError;
 pub use file::CachedFile;
+pub use fill_limits::FillCounts;
 pub use keeping::Keeping;
 pub use kept::Keep;
 pub use layout::{LayoutError, check as check_layout};
@@ -62,6 +63,7 @@ pub mod directory;
 mod extents;
 mod fetch;
 mod file;
+mod fill_limits;
 mod index;
 mod layout;
 mod keeping;
@@ -104,7 +106,7 @@ mod tests;
 /// Values the cache works with.
 #[derive(Clone, Debug)]
 pub struct CacheSettings {
-    /// Pieces in flight at once, over all files.
+    /// Pieces in flight at once, over all files, to begin with.
     pub fill_parallelism: usize,
     /// How far the server's clock and ours may differ.
     pub clock_skew: Duration,
@@ -154,6 +156,7 @@ pub struct Cache {
     timers: Arc<Timers>,
     health: Arc<Health>,
     scheduler: Mutex<scheduler::Scheduler>,
+    fill_limits: fill_limits::FillLimits,
     server_clock: server_clock::ServerClock,
     reclaim: reclaim::Reclaim,
     sessions: Mutex<allowance::Sessions>,
@@ -188,7 +191,10 @@ impl Cache {
     /// Starts the checkpoint, reclaim and sweep threads.
     pub fn start(parts: CacheParts) -> io::Result<Arc<Self>> {
         let pins = PinList::load(&parts.directories);
+        let in_flight_max = parts.settings.fill_parallelism;
+        let fill_limits = fill_limits::FillLimits::new(in_flight_max, pieces::PIECE_BYTES);
         let cache = Arc::new(Self {
+            fill_limits,
             settings: parts.settings,
             directories: parts.directories,
             backend: parts.backend,

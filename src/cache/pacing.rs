@@ -46,6 +46,10 @@ impl Pacing {
         GAIN * self.bytes_per_second * alone.as_secs_f64()
     }
 
+    pub fn bytes_per_second(&self) -> f64 {
+        self.bytes_per_second
+    }
+
     pub fn depart(&mut self, bytes: u64, now: Instant) -> Departure {
         let departure = Departure {
             at: now,

@@ -99,14 +99,14 @@ impl Pieces {
         };
     }
 
-    /// Queues what of `range` is not on its way yet, cut at multiples of [`PIECE_BYTES`]. Whether there is
+    /// Queues what of `range` is not on its way yet, cut at multiples of `piece_bytes`. Whether there is
     /// anything new.
-    pub fn want(&mut self, range: ByteRange, priority: Priority) -> bool {
+    pub fn want(&mut self, range: ByteRange, priority: Priority, piece_bytes: u64) -> bool {
         let gaps = self.not_under_way(range);
         for gap in &gaps {
             let mut start = gap.start;
             while start < gap.end {
-                let end = gap.end.min((start / PIECE_BYTES + 1) * PIECE_BYTES);
+                let end = gap.end.min((start / piece_bytes + 1) * piece_bytes);
                 self.pieces.insert(
                     start,
                     Piece {

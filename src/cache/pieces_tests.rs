@@ -52,7 +52,7 @@ fn nothing_begins_before_the_version_has_settled() {
         source: Source::Settling(Arc::new(NoSource)),
         ..Pieces::default()
     };
-    assert!(pieces.want(ByteRange::new(0, 4096), Priority::Demand));
+    assert!(pieces.want(ByteRange::new(0, 4096), Priority::Demand, PIECE_BYTES));
     assert!(pieces.begin(0).is_none());
     assert!(!pieces.is_idle());
     pieces.settled();
@@ -66,6 +66,7 @@ fn a_piece_is_cut_where_a_pipe_ends() {
     pieces.want(
         ByteRange::new(PIECE_BYTES - 4096, 3 * PIECE_BYTES + 1),
         Priority::Ahead,
+        PIECE_BYTES,
     );
     let starts: Vec<u64> = pieces
         .take_unscheduled()
@@ -84,7 +85,7 @@ fn a_piece_is_cut_where_a_pipe_ends() {
 #[test]
 fn readahead_that_somebody_waits_for_is_queued_again_as_demand() {
     let mut pieces = open();
-    pieces.want(ByteRange::new(0, 8192), Priority::Ahead);
+    pieces.want(ByteRange::new(0, 8192), Priority::Ahead, PIECE_BYTES);
     assert_eq!(pieces.take_unscheduled(), [(0, Priority::Ahead)]);
     assert_eq!(pieces.take_unscheduled(), []);
     pieces.wait_for(ByteRange::new(0, 10), counter().1);
@@ -97,9 +98,9 @@ fn readahead_that_somebody_waits_for_is_queued_again_as_demand() {
 #[test]
 fn giving_up_keeps_what_is_in_flight_and_ends_every_wait() {
     let mut pieces = open();
-    pieces.want(ByteRange::new(0, 4096), Priority::Demand);
+    pieces.want(ByteRange::new(0, 4096), Priority::Demand, PIECE_BYTES);
     pieces.begin(0).unwrap();
-    pieces.want(ByteRange::new(8192, 12_288), Priority::Demand);
+    pieces.want(ByteRange::new(8192, 12_288), Priority::Demand, PIECE_BYTES);
     let (count, woken) = counter();
     pieces.wait_for(ByteRange::new(0, 12_288), woken);
     let (landed, waiters) = pieces.give_up();
@@ -120,7 +121,11 @@ fn giving_up_keeps_what_is_in_flight_and_ends_every_wait() {
 #[test]
 fn one_verification_runs_at_a_time_and_takes_what_landed_meanwhile() {
     let mut pieces = open();
-    pieces.want(ByteRange::new(0, 2 * PIECE_BYTES), Priority::Demand);
+    pieces.want(
+        ByteRange::new(0, 2 * PIECE_BYTES),
+        Priority::Demand,
+        PIECE_BYTES,
+    );
     let first = pieces.begin(0).unwrap().0;
     let second = pieces.begin(PIECE_BYTES).unwrap().0;
     assert!(pieces.land(first));
@@ -141,7 +146,7 @@ proptest! {
         for (step, start, length) in steps {
             match step {
                 0 => {
-                    pieces.want(ByteRange::at(start * UNIT, length * UNIT), Priority::Demand);
+                    pieces.want(ByteRange::at(start * UNIT, length * UNIT), Priority::Demand, PIECE_BYTES);
                 }
                 1 => for (start, _) in pieces.take_unscheduled() {
                     if let Some((range, _)) = pieces.begin(start) {

@@ -4,6 +4,7 @@
 use super::Cache;
 use super::fetch::FetchError;
 use super::file::CachedFile;
+use super::fill_limits::FillCounts;
 use super::pacing::{Departure, Pacing};
 use super::pieces::Priority;
 use super::record::occupied;
@@ -23,6 +24,22 @@ pub(super) struct Scheduler {
     ahead: Turns,
     warm: Turns,
     pacing: Pacing,
+    counts: FillCounts,
+}
+
+/// A piece whose turn it is.
+struct Next {
+    file: Arc<CachedFile>,
+    start: u64,
+    is_demand: bool,
+}
+
+/// A piece on its way.
+struct UnderWay {
+    range: ByteRange,
+    departure: Departure,
+    is_demand: bool,
+    is_full: bool,
 }
 
 /// Pieces by file: a file with a large window does not keep the others waiting.
@@ -56,17 +73,49 @@ impl Scheduler {
         self.in_flight
     }
 
+    pub fn counts(&self) -> FillCounts {
+        FillCounts {
+            in_flight: self.in_flight as u64,
+            bytes_per_second: self.pacing.bytes_per_second(),
+            ..self.counts
+        }
+    }
+
     /// The next piece, counted as in flight, while there is room for it.
-    fn take(&mut self, in_flight_max: usize) -> Option<(Arc<CachedFile>, u64)> {
+    fn take(&mut self, in_flight_max: usize) -> Option<Next> {
         if self.in_flight >= in_flight_max {
+            self.counts.crowded += u64::from(self.has_ready());
             return None;
         }
-        let next = match self.demand.pop_front() {
+        let demanded = self.demand.pop_front();
+        let is_demand = demanded.is_some();
+        let (file, start) = match demanded {
             None if self.pacing.has_room() => self.ahead.pop().or_else(|| self.warm.pop())?,
             demanded => demanded?,
         };
         self.in_flight += 1;
-        Some(next)
+        Some(Next {
+            file,
+            start,
+            is_demand,
+        })
+    }
+
+    fn has_ready(&self) -> bool {
+        let others = !self.ahead.0.is_empty() || !self.warm.0.is_empty();
+        !self.demand.is_empty() || others && self.pacing.has_room()
+    }
+
+    fn arrive(&mut self, under_way: &UnderWay, is_whole: bool) {
+        self.in_flight -= 1;
+        let now = Instant::now();
+        self.pacing.arrive(under_way.departure, is_whole, now);
+        if is_whole {
+            self.counts.pieces += 1;
+            self.counts.bytes += under_way.range.length_bytes();
+            self.counts.demand_pieces += u64::from(under_way.is_demand);
+            self.counts.full_pieces += u64::from(under_way.is_full);
+        }
     }
 }
 
@@ -87,18 +136,20 @@ impl Cache {
     /// Starts queued pieces while there is room in flight. Any thread; does not block.
     fn pump(self: &Arc<Self>) {
         loop {
-            let next = self.scheduler.lock().take(self.settings.fill_parallelism);
-            let Some((file, start)) = next else {
+            let in_flight_max = self.fill_limits.pieces_in_flight();
+            let next = self.scheduler.lock().take(in_flight_max);
+            let Some(next) = next else {
                 return;
             };
-            if !self.start_piece(&file, start) {
+            if !self.start_piece(&next) {
                 self.scheduler.lock().in_flight -= 1;
             }
         }
     }
 
     /// False when there is nothing to start: another queue entry began the piece, or it cannot begin.
-    fn start_piece(self: &Arc<Self>, file: &Arc<CachedFile>, start: u64) -> bool {
+    fn start_piece(self: &Arc<Self>, next: &Next) -> bool {
+        let (file, start) = (&next.file, next.start);
         let Some(directory) = &file.directory else {
             return false;
         };
@@ -121,6 +172,12 @@ impl Cache {
             .lock()
             .pacing
             .depart(range.length_bytes(), Instant::now());
+        let under_way = UnderWay {
+            range,
+            departure,
+            is_demand: next.is_demand,
+            is_full: range.length_bytes() >= self.fill_limits.piece_bytes(),
+        };
         let source = match self.settings.scrub.checksums.at_fill() {
             true => file.summed(source.source()),
             false => source.source(),
@@ -138,7 +195,7 @@ impl Cache {
                     // Says nothing about the backend.
                     Err(FillError::Destination(_)) => drop(call),
                 }
-                cache.piece_ended(&filled, range, departure, result);
+                cache.piece_ended(&filled, &under_way, result);
             }),
         );
         true
@@ -167,17 +224,11 @@ impl Cache {
     fn piece_ended(
         self: &Arc<Self>,
         file: &Arc<CachedFile>,
-        range: ByteRange,
-        departure: Departure,
+        under_way: &UnderWay,
         result: Result<u64, FillError>,
     ) {
-        {
-            let mut scheduler = self.scheduler.lock();
-            scheduler.in_flight -= 1;
-            scheduler
-                .pacing
-                .arrive(departure, result.is_ok(), Instant::now());
-        }
+        self.scheduler.lock().arrive(under_way, result.is_ok());
+        let range = under_way.range;
         let Some(directory) = &file.directory else {
             return;
         };

@@ -66,6 +66,7 @@ impl Cache {
             size_bytes,
             cached_bytes: directory
                 .map_or(0, |one| one.held_bytes(key, version, self.ttl_seconds())),
+            is_confirmed: false,
         }
     }
 

@@ -39,8 +39,9 @@ impl Cache {
         if state.pieces.has_bytes_under_way() {
             // Two ways to the same bytes of the object must not be open at once; the rest goes this one.
             let missing = state.extents.missing(range);
+            let piece_bytes = self.fill_limits.piece_bytes();
             for gap in missing {
-                state.pieces.want(gap, Priority::Demand);
+                state.pieces.want(gap, Priority::Demand, piece_bytes);
             }
             drop(state);
             return self.drive(file);

@@ -1,7 +1,7 @@
 //! What mount(8) runs: `mount.cachefs SOURCE DIR [-sfnv] [-N namespace] [-o options] [-t type]`. The
 //! same code path as `nfs-cachefs mount`.
 
-use super::{complain, say};
+use super::{complain, say, umount_helper, write_or_end};
 use crate::config::{ConfigError, Tolerance, parse_options};
 use crate::daemon::error::exit_status;
 use crate::daemon::remount::remount;
@@ -29,6 +29,9 @@ struct Invocation {
 /// Runs the helper and returns the exit status. Called while the process has one thread.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> i32 {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
+    if umount_helper::is_asked_for(arguments.first()) {
+        return umount_helper::run(arguments);
+    }
     if let [_, only] = &arguments[..]
         && (only == "--help" || only == "-h")
     {
@@ -39,7 +42,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> i32 {
         Ok(invocation) => invocation,
         Err(error) => {
             complain(error);
-            eprintln!("{USAGE}");
+            write_or_end(std::io::stderr(), &format!("{USAGE}\n"));
             return exit_status::USAGE;
         }
     };

@@ -1,7 +1,7 @@
 //! Where a path lies: on which mount of ours, and where below its root.
 
 use crate::daemon::mount_table::{mount_of, resolve_parent};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 pub struct Located {
     pub mountpoint: PathBuf,
@@ -19,11 +19,25 @@ pub fn locate(path: &Path) -> Result<Located, String> {
         true => resolved.canonicalize().map_err(|error| error.to_string())?,
         false => resolved,
     };
-    let mount = mount_of(&resolved).map_err(|error| error.to_string())?;
+    find(&resolved)
+}
+
+/// The same without a look at the path, for which an absent server may be waited: `None` where links or `..` may lead
+/// elsewhere before the mount is reached.
+pub fn locate_as_written(path: &Path) -> Option<Located> {
+    let written = std::path::absolute(path).ok()?;
+    let is_plain = !written
+        .components()
+        .any(|part| part == Component::ParentDir);
+    find(&written).ok().filter(|_| is_plain)
+}
+
+fn find(path: &Path) -> Result<Located, String> {
+    let mount = mount_of(path).map_err(|error| error.to_string())?;
     let mount = mount
         .filter(|mount| mount.is_cachefs())
         .ok_or("not below a mount of nfs-cachefs")?;
-    let below = resolved.strip_prefix(&mount.mountpoint);
+    let below = path.strip_prefix(&mount.mountpoint);
     let below = below.map_err(|error| error.to_string())?;
     let root: PathBuf = mount.root.components().skip(1).collect();
     Ok(Located {

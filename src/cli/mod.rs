@@ -3,12 +3,14 @@
 //! Exit statuses are those of mount(8): 0 it worked, 1 wrong usage or permissions, 2 system error, 32
 //! the mount (or unmount) failed. `check` exits 1 when the daemon cannot run on this machine.
 //!
-//! - `mount`, `umount`, `status`, `evict`, `scrub`, `warm`, `pin` (and `unpin`), `check`, `options`: the subcommands
+//! - `mount`, `umount`, `status`, `flush`, `conflicts`, `evict`, `scrub`, `warm`, `pin` (and `unpin`), `check`, `options`: the subcommands
 //! - `located`: where a path of the command line lies
-//! - `helper`: what mount(8) runs as /sbin/mount.cachefs
+//! - `helper`: what mount(8) runs as /sbin/mount.cachefs; `umount_helper`: what umount(8) runs
 
 mod check;
+mod conflicts;
 mod evict;
+mod flush;
 pub mod helper;
 mod journal;
 mod located;
@@ -18,11 +20,13 @@ mod pin;
 mod scrub;
 mod status;
 mod umount;
+mod umount_helper;
 mod warm;
 
 use crate::daemon::error::exit_status;
 use clap::{Parser, Subcommand};
 use std::ffi::OsString;
+use std::io::{self, Write};
 
 const AFTER_HELP: &str = "\
 Example:
@@ -54,6 +58,10 @@ enum Command {
     Umount(umount::Arguments),
     /// Show how a mount is doing: backend, cache, and options that have no effect here
     Status(status::Arguments),
+    /// Have what was written with write_mode=back sent to the backend now
+    Flush(flush::Arguments),
+    /// Show what was written here to files that somebody else has changed, and say what becomes of it
+    Conflicts(conflicts::Arguments),
     /// Drop cached data of a mount; it is fetched again when it is read
     Evict(evict::Arguments),
     /// Fetch files and trees into the cache before they are read, or say what is not there
@@ -91,6 +99,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> i32 {
         Some(Command::Mount(arguments)) => mount::run(arguments),
         Some(Command::Umount(arguments)) => umount::run(&arguments),
         Some(Command::Status(arguments)) => status::run(&arguments),
+        Some(Command::Flush(arguments)) => flush::run(&arguments),
+        Some(Command::Conflicts(arguments)) => conflicts::run(&arguments),
         Some(Command::Evict(arguments)) => evict::run(&arguments),
         Some(Command::Warm(arguments)) => warm::run(&arguments),
         Some(Command::Pin(arguments)) => pin::run(&arguments),
@@ -103,26 +113,54 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> i32 {
     }
 }
 
+/// What the shell tells of a command that SIGPIPE has ended.
+const ENDED_UNREAD: i32 = 128 + nix::libc::SIGPIPE;
+
 /// Prints an error the way all commands do.
 fn complain(error: impl std::fmt::Display) {
-    eprintln!("nfs-cachefs: {}", harmless(&error.to_string()));
+    complain_of(&harmless(&error.to_string()));
+}
+
+/// The same of one line, whatever the names in it.
+fn complain_in_one_line(line: &str) {
+    complain_of(&one_line(line));
+}
+
+fn complain_of(message: &str) {
+    write_or_end(io::stderr().lock(), &format!("nfs-cachefs: {message}\n"));
 }
 
 /// A name in a message must not speak to the terminal.
 fn harmless(message: &str) -> String {
-    let speaks = |character: &char| character.is_control() && !matches!(character, '\n' | '\t');
-    let show = |character: char| match speaks(&character) {
+    escape_if(message, |character| {
+        character.is_control() && !matches!(character, '\n' | '\t')
+    })
+}
+
+/// Nor end a line that programs read.
+fn one_line(message: &str) -> String {
+    escape_if(message, char::is_control)
+}
+
+fn escape_if(message: &str, speaks: impl Fn(char) -> bool) -> String {
+    let show = |character: char| match speaks(character) {
         true => character.escape_default().to_string(),
         false => character.to_string(),
     };
     message.chars().map(show).collect()
 }
 
-/// Prints to stdout; a reader that went away is no error.
+/// Prints to stdout.
 fn say(text: &str) {
-    use std::io::Write;
-    let mut out = std::io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    write_or_end(io::stdout().lock(), text);
+}
+
+/// Where nobody reads any more a command ends, as any other does, and quietly.
+fn write_or_end(mut out: impl Write, text: &str) {
+    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    if written.is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
+        std::process::exit(ENDED_UNREAD);
+    }
 }
 
 #[cfg(test)]

@@ -1,11 +1,11 @@
 //! `nfs-cachefs pin PATH...`, `nfs-cachefs pin --list MOUNTPOINT`, `nfs-cachefs unpin PATH...`
 
-use super::located::locate;
+use super::located::{Located, locate, locate_as_written};
 use super::status::ask;
-use super::{complain, harmless, say};
+use super::{complain, one_line, say};
 use crate::daemon::control::{Pin, Reply, Request, WirePath};
 use crate::daemon::error::exit_status;
-use crate::daemon::status::bytes;
+use crate::types::bytes_in_words as bytes;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -15,14 +15,17 @@ Pinned files are fetched, and again when they change, and never go to make room;
 Exit status: 0 done, 1 usage, 2 error (nothing of that mount was changed).";
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = AFTER_HELP)]
+#[command(
+    after_help = AFTER_HELP,
+    override_usage = "nfs-cachefs pin PATH...\n       nfs-cachefs pin --list [--json] MOUNTPOINT"
+)]
 pub struct Arguments {
-    /// Files, and directories with all beneath them
-    #[arg(required_unless_present = "list")]
+    /// Files, and directories with all beneath them; with --list the mount
+    #[arg(required = true)]
     paths: Vec<PathBuf>,
     /// Show what is pinned on this mount
-    #[arg(long, value_name = "MOUNTPOINT", conflicts_with = "paths")]
-    list: Option<PathBuf>,
+    #[arg(long)]
+    list: bool,
     /// Print JSON
     #[arg(long, requires = "list")]
     json: bool,
@@ -39,18 +42,40 @@ pub struct UnpinArguments {
 }
 
 pub fn run(arguments: &Arguments) -> i32 {
-    match &arguments.list {
-        Some(mountpoint) => list(mountpoint, arguments.json),
-        None => change(&arguments.paths, |paths| Request::Pin { paths }),
+    match (arguments.list, &arguments.paths[..]) {
+        (true, [mountpoint]) => list(mountpoint, arguments.json),
+        (true, _) => {
+            complain("--list shows what is pinned on one mount");
+            exit_status::USAGE
+        }
+        (false, paths) => change(paths, locate, |paths| Request::Pin { paths }),
     }
 }
 
 pub fn unpin(arguments: &UnpinArguments) -> i32 {
-    change(&arguments.paths, |paths| Request::Unpin { paths })
+    let request = |paths| Request::Unpin { paths };
+    change(&arguments.paths, locate_pinned, request)
+}
+
+/// What is pinned as it is written is let go of without a look at it, for which an absent server may be waited.
+fn locate_pinned(path: &Path) -> Result<Located, String> {
+    let is_pinned = |located: &Located| {
+        let wanted = WirePath::from(&*located.below);
+        let pins = pins_of(&located.mountpoint, &Request::Pins);
+        pins.is_ok_and(|pins| pins.iter().any(|pin| pin.path == wanted))
+    };
+    match locate_as_written(path).filter(is_pinned) {
+        Some(located) => Ok(located),
+        None => locate(path),
+    }
 }
 
 /// One request to each mount.
-fn change(paths: &[PathBuf], request: impl Fn(Vec<WirePath>) -> Request) -> i32 {
+fn change(
+    paths: &[PathBuf],
+    locate: impl Fn(&Path) -> Result<Located, String>,
+    request: impl Fn(Vec<WirePath>) -> Request,
+) -> i32 {
     let mut by_mount: BTreeMap<PathBuf, Vec<WirePath>> = BTreeMap::new();
     for path in paths {
         match locate(path) {
@@ -92,7 +117,11 @@ fn pins_of(mountpoint: &Path, request: &Request) -> Result<Vec<Pin>, String> {
 }
 
 fn tell(mountpoint: &Path, pin: &Pin) {
-    let path = mountpoint.join(PathBuf::from(pin.path.clone()));
+    let below = PathBuf::from(pin.path.clone());
+    let path = match below.as_os_str().is_empty() {
+        true => mountpoint.to_owned(),
+        false => mountpoint.join(below),
+    };
     let missing = match pin.missing_files {
         0 => String::new(),
         files => format!(", {files} missing ({})", bytes(pin.missing_bytes)),
@@ -105,7 +134,7 @@ fn tell(mountpoint: &Path, pin: &Pin) {
         bytes(pin.bytes),
         trouble.unwrap_or_default()
     );
-    say(&(harmless(&line) + "\n"));
+    say(&(one_line(&line) + "\n"));
 }
 
 fn fail(error: impl std::fmt::Display) -> i32 {

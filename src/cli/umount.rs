@@ -1,26 +1,38 @@
 //! `nfs-cachefs umount MOUNTPOINT`
 
 use super::complain;
+use super::flush::Progress;
 use crate::daemon::error::exit_status;
-use crate::daemon::unmount::{Unmounted, unmount};
-use std::path::PathBuf;
+use crate::daemon::journal_control::UnsentReport;
+use crate::daemon::unmount::{Dirty, Unmounted, unmount};
+use std::path::{Path, PathBuf};
 
 const AFTER_HELP: &str = "\
-umount(8) works too, but returns before the daemon has ended.
+What was written with write_mode=back goes to the backend first; where that does not take it, the mount stays.
+umount(8) works too, but returns before the daemon has ended; without the helper /sbin/umount.fuse.cachefs it leaves
+what the backend does not take within 10 s for the next mount.
 
-Exit status: 0 unmounted, 1 usage, 2 unmounted but the daemon has not ended within 30 s, 32 in use or not mounted.";
+Exit status: 0 unmounted, 1 usage, 2 unmounted but the daemon has not ended within 30 s, 32 in use, not mounted, or not all is on the backend.";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub struct Arguments {
     /// The mount to end
     mountpoint: PathBuf,
+    /// Leave what is not on the backend for the next mount
+    #[arg(long)]
+    keep_dirty: bool,
 }
 
 pub fn run(arguments: &Arguments) -> i32 {
-    let shown = arguments.mountpoint.display();
+    umount(&arguments.mountpoint, arguments.keep_dirty)
+}
+
+/// The same for whoever else is asked to unmount.
+pub(super) fn umount(mountpoint: &Path, keep_dirty: bool) -> i32 {
+    let shown = mountpoint.display();
     // Called from inside the mount, this process would be one of those that use it.
-    let found = std::path::absolute(&arguments.mountpoint)
+    let found = std::path::absolute(mountpoint)
         .and_then(|path| std::env::set_current_dir("/").map(|()| path));
     let mountpoint = match found {
         Ok(path) => path,
@@ -29,7 +41,15 @@ pub fn run(arguments: &Arguments) -> i32 {
             return exit_status::MOUNT_FAILED;
         }
     };
-    match unmount(&mountpoint) {
+    let mut progress = Progress::default();
+    let mut tell = |left: &UnsentReport| progress.show(left);
+    let dirty = match keep_dirty {
+        true => Dirty::Keep,
+        false => Dirty::Send(&mut tell),
+    };
+    let outcome = unmount(&mountpoint, dirty);
+    progress.end();
+    match outcome {
         Ok(Unmounted::Cleanly) => exit_status::SUCCESS,
         Ok(Unmounted::Aborted { why }) => {
             complain(format_args!(

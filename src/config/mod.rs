@@ -17,17 +17,19 @@
 
 pub use cache_size::{CacheSize, DiskShare};
 pub use error::ConfigError;
+pub use journal_settings::{CloseMode, ConflictMode, FsyncMode, JournalOptions};
 pub use options::{is_repeated, options_markdown};
 pub use parse::{Tolerance, parse_options};
 pub use settings::{
-    Access, AttributeTimeouts, ChecksumKind, EngineChoice, EvictionPolicy, FsyncMode, Identity,
-    IoSettings, JournalOptions, KeepWritten, LockPlace, LogLevel, LookupCache, MountFlags,
-    PassthroughChoice, Settings, WriteMode,
+    Access, AttributeTimeouts, ChecksumKind, EngineChoice, EvictionPolicy, Identity, IoSettings,
+    KeepWritten, LockPlace, LogLevel, LookupCache, MountFlags, PassthroughChoice, Settings,
+    WriteMode,
 };
 pub use watermarks::{FreePercent, Watermarks};
 
 mod cache_size;
 mod error;
+mod journal_settings;
 mod options;
 mod parse;
 mod settings;

@@ -5,7 +5,9 @@ use crate::config::{
     Access, CacheSize, EngineChoice, EvictionPolicy, FreePercent, FsyncMode, LogLevel, LookupCache,
     PassthroughChoice, options_markdown,
 };
-use crate::config::{ChecksumKind, Identity, KeepWritten, LockPlace, WriteMode};
+use crate::config::{
+    ChecksumKind, CloseMode, ConflictMode, Identity, KeepWritten, LockPlace, WriteMode,
+};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -146,6 +148,16 @@ fn every_option_sets_what_it_names() {
         }),
         ("writeback_parallel=2", |s| {
             s.journal.writeback_parallel == 2
+        }),
+        ("writeback_rate=10M", |s| {
+            s.journal.writeback_bytes_per_second == Some(10 * MIB)
+        }),
+        ("dirty_limit=64M", |s| {
+            s.journal.dirty_limit_bytes == Some(64 * MIB)
+        }),
+        ("close=durable", |s| s.journal.close == CloseMode::Durable),
+        ("conflict=theirs", |s| {
+            s.journal.conflict == ConflictMode::Theirs
         }),
         ("locks=local", |s| s.locks == LockPlace::Local),
         ("keep_written=always", |s| {
@@ -335,7 +347,7 @@ fn an_unknown_option_is_refused_with_the_nearest_name() {
 
 #[test]
 fn a_capability_of_a_later_version_is_refused_by_name() {
-    for list in ["close=durable", "adaptive"] {
+    for list in ["encryption=on", "peers=a"] {
         let text = error_text(list);
         assert!(
             text.contains("not yet") && text.contains(list.split('=').next().unwrap()),

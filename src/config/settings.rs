@@ -3,9 +3,9 @@
 
 use super::cache_size::{CacheSize, MINIMUM_CACHE_BYTES};
 use super::error::ConfigError;
+use super::journal_settings::JournalOptions;
 use super::units::{KIB, MIB, show_duration, show_size};
 use super::watermarks::Watermarks;
-use crate::journal::Spread;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -21,6 +21,8 @@ pub struct Settings {
     pub block_size_bytes: Option<u64>,
     /// Fill pieces on their way to the cache disks at once.
     pub max_concurrent_fills: usize,
+    /// How fills are made follows from what they bring.
+    pub adaptive: bool,
     pub eviction: EvictionPolicy,
     pub watermarks: Watermarks,
     /// What may be written to the cache disks in a day; `None`: as much as comes.
@@ -122,30 +124,6 @@ pub enum WriteMode {
     Back,
 }
 
-/// Where changes are before the backend has them, and how they get there.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct JournalOptions {
-    pub directories: Vec<PathBuf>,
-    pub erasure: Spread,
-    /// In each directory.
-    pub size_bytes: u64,
-    pub fsync: FsyncMode,
-    /// What nobody waits for is written this often.
-    pub interval: Duration,
-    /// A changed file waits so long for more changes.
-    pub writeback_delay: Duration,
-    pub writeback_parallel: usize,
-}
-
-/// What fsync(2) waits for in the journal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FsyncMode {
-    Immediate,
-    Batch,
-    Periodic,
-    None,
-}
-
 /// As whom the backend is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Identity {
@@ -239,6 +217,7 @@ impl Default for Settings {
             cache_size: CacheSize::Derived,
             block_size_bytes: None,
             max_concurrent_fills: 32,
+            adaptive: true,
             eviction: EvictionPolicy::S3Fifo,
             watermarks: Watermarks::default(),
             write_limit_bytes: None,
@@ -263,15 +242,7 @@ impl Default for Settings {
                 sync_names: false,
             },
             write_mode: WriteMode::Through,
-            journal: JournalOptions {
-                directories: Vec::new(),
-                erasure: Spread::ALONE,
-                size_bytes: 1024 * MIB,
-                fsync: FsyncMode::Batch,
-                interval: Duration::from_millis(100),
-                writeback_delay: Duration::from_secs(1),
-                writeback_parallel: 8,
-            },
+            journal: JournalOptions::default(),
             locks: LockPlace::Backend,
             keep_written: KeepWritten::Proven,
             identity: Identity::Caller,

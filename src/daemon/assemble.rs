@@ -2,12 +2,14 @@
 
 use super::control::{ChangeJournal, ChangePins, Evict, Evicted, Scrub};
 use super::disks::{Disk, in_memory, open_disks, refuse_untouched, set_limits, warnings};
+use super::journal_control::{AskBack, answering};
 use super::journalling;
 use super::offline::{find_backend, look_for};
 use super::pinning::change_pins;
 use super::prepare::Prepared;
 use super::report::Reporter;
 use super::status::Status;
+use super::tuning::{Tuned, Tuning};
 use crate::backend::Backend;
 use crate::backend::deadline::Timers;
 use crate::backend::health::{Health, HealthSettings};
@@ -71,6 +73,7 @@ pub struct Assembled {
     pub pins: ChangePins,
     pub scrub: Scrub,
     pub journal: ChangeJournal,
+    pub back: AskBack,
     /// What the administrator should hear at once, a sentence each.
     pub warnings: Vec<String>,
 }
@@ -176,6 +179,13 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
         look_for(path, directory.clone(), health.clone()).context("looking for the backend")?;
     }
     let serving = channel.serve(filesystem.clone(), invalidated)?;
+    let tuned = Tuned {
+        cache: cache.clone(),
+        filesystem: filesystem.clone(),
+        metrics: cache_metrics.clone(),
+        health: health.clone(),
+    };
+    let tuning = Tuning::start(settings, tuned).context("starting the thread that tunes")?;
 
     let away = found.absence.map(away_at_start);
     let warnings = away.into_iter().chain(warnings(prepared, &disks, &lost));
@@ -193,6 +203,7 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
         engine: engine.clone(),
         protocol,
         filesystem: filesystem.clone(),
+        tuning: tuning.clone(),
         back: back.clone(),
         settings: settings.clone(),
         in_memory: in_memory(prepared),
@@ -204,11 +215,13 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
     let (pinning, ending) = (filesystem.clone(), filesystem.clone());
     let evicting = filesystem;
     let (evictable, scrubbed) = (cache.clone(), cache.clone());
+    let asked_of = back.clone();
     Ok(Assembled {
         warnings,
         wait: Box::new(move || serving.wait().map_err(anyhow::Error::from)),
         shutdown: Box::new(move || {
             ending.stop_pins();
+            tuning.stop();
             if let Some(back) = &back {
                 journalling::shut_down(back);
             }
@@ -224,6 +237,7 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
             journal.change(change)
         }),
         pins: Box::new(move |change| change_pins(&pinning, change)),
+        back: answering(asked_of),
         scrub: Box::new(move || {
             let asked = scrubbed.ask_for_scrub();
             asked.context(

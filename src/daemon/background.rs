@@ -10,6 +10,11 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
 
+/// Prints to stderr, if anybody reads it.
+pub(super) fn announce(message: &str) {
+    let _ = writeln!(io::stderr(), "nfs-cachefs: {message}");
+}
+
 /// How the start went.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
@@ -60,7 +65,7 @@ impl Announcer {
     /// this prints.
     pub fn failed(self, exit_status: i32, message: &str) {
         if self.pipe.is_none() {
-            eprintln!("nfs-cachefs: {message}");
+            announce(message);
             return;
         }
         let outcome = Outcome {
@@ -68,7 +73,7 @@ impl Announcer {
             message: message.to_owned(),
         };
         if self.tell(&outcome).is_err() {
-            eprintln!("nfs-cachefs: {message}");
+            announce(message);
         }
     }
 

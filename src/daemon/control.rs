@@ -3,6 +3,7 @@
 //!
 //! Its name is made from the mountpoint, so that a command finds it without touching the mount.
 
+use super::journal_control::{AskBack, BackReply, BackRequest};
 use super::journal_devices::JournalChange;
 use super::mount_table::path_hash;
 use super::prepare::{default_cache_parent, with_timeout};
@@ -49,6 +50,10 @@ pub enum Request {
     Pins,
     /// Has all that is cached checked from now on.
     Scrub,
+    /// About changes that are not on the backend.
+    Back {
+        ask: BackRequest,
+    },
     /// Changes the devices of the journal, or has them checked.
     Journal {
         change: JournalChange,
@@ -70,6 +75,9 @@ pub enum Reply {
     /// `scrub.answered` of the status reaches this when it is done.
     Scrubbing {
         asked: u64,
+    },
+    Back {
+        told: BackReply,
     },
     /// `journal.is_at_work` of the status is false when it is done.
     JournalChanging,
@@ -183,6 +191,7 @@ pub struct Handlers {
     pub pins: ChangePins,
     pub scrub: Scrub,
     pub journal: ChangeJournal,
+    pub back: AskBack,
     pub stop: Box<dyn Fn() + Send + Sync>,
 }
 
@@ -204,9 +213,11 @@ impl Handlers {
             Request::Pins => self.change_pins(PinChange::Nothing),
             Request::Scrub => match (self.scrub)() {
                 Ok(asked) => Reply::Scrubbing { asked },
-                Err(error) => Reply::Error {
-                    message: format!("{error:#}"),
-                },
+                Err(error) => Reply::failed(error),
+            },
+            Request::Back { ask } => match (self.back)(ask) {
+                Ok(told) => Reply::Back { told },
+                Err(error) => Reply::failed(error),
             },
             Request::Journal { change } => match (self.journal)(change) {
                 Ok(()) => Reply::JournalChanging,

@@ -1,18 +1,37 @@
 //! What `status` says of the journal.
 
-use super::status::bytes;
+use super::control::WirePath;
+use super::device_status::{DeviceStatus, device_warnings};
+use super::status::{OptionStatus, bytes};
+use crate::config::{FsyncMode, Settings, WriteMode};
+use crate::writeback::{DirtyFileFigures, WriteBackFigures};
 use serde::{Deserialize, Serialize};
+
+/// Conflicts that `status` names; the command tells of all.
+const CONFLICTS_NAMED: usize = 100;
 
 /// All zero with `write_mode=through`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct JournalStatus {
-    /// What the backend does not have yet.
+    /// What the backend does not have yet, and the most there may be of it.
     pub dirty_bytes: u64,
-    /// Batches written; syncs of the device; who waited for one.
+    #[serde(default)]
+    pub dirty_limit: u64,
+    /// How long the oldest of it has been waiting.
+    #[serde(default)]
+    pub oldest_dirty_seconds: u64,
+    /// Records; batches written; syncs of the device; who waited for one.
+    #[serde(default)]
+    pub records: u64,
     pub commits: u64,
     pub syncs: u64,
     #[serde(default)]
     pub waits: u64,
+    /// How long a batch with its sync takes.
+    #[serde(default)]
+    pub commit_p50_us: u64,
+    #[serde(default)]
+    pub commit_p99_us: u64,
     /// Never acknowledged, and cut off at the start.
     #[serde(default)]
     pub cut_batches: u64,
@@ -47,14 +66,6 @@ pub struct JournalStatus {
     pub lost_batches: u64,
 }
 
-/// One directory of a journal.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DeviceStatus {
-    pub path: String,
-    /// "ok", or why it does not take part.
-    pub state: String,
-}
-
 /// All zero with `write_mode=through`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct WritebackStatus {
@@ -62,44 +73,46 @@ pub struct WritebackStatus {
     /// Of these, not taken by the backend when they were tried last.
     #[serde(default)]
     pub failing_files: u64,
-    /// Files put beside others since the start, and the last of them.
+    /// The oldest of them.
+    #[serde(default)]
+    pub oldest: Vec<DirtyFileStatus>,
+    /// Files that lie beside others and that nobody has looked at, and the last of them.
     pub conflicts: u64,
     #[serde(default)]
     pub conflict_paths: Vec<String>,
 }
 
+/// A file that the backend does not have as it is here.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DirtyFileStatus {
+    pub path: WirePath,
+    pub bytes: u64,
+    pub age_seconds: u64,
+    /// "waiting", "on its way", or "failing".
+    pub state: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<String>,
+}
+
 impl JournalStatus {
-    fn present_devices(&self) -> u64 {
-        let present = self.devices.iter().filter(|device| device.state == "ok");
-        present.count() as u64
-    }
-
-    /// Whether less may be lost than could be.
-    pub fn is_weak(&self) -> bool {
-        self.degraded_devices > 0 || self.weak_batches > 0 || self.lost_batches > 0
-    }
-
-    /// What `journal status` prints.
-    pub fn devices_in_words(&self) -> String {
-        let mut text = format!(
-            "erasure {}, {}; {} more disks may be lost\n",
-            self.erasure, self.state, self.tolerated_losses
-        );
-        for device in &self.devices {
-            text.push_str(&format!("  {}: {}\n", device.path, device.state));
+    pub(super) fn of(figures: &WriteBackFigures) -> Self {
+        let journal = &figures.journal;
+        let failure = journal.failure.as_ref();
+        let oldest = figures.named.first();
+        Self {
+            dirty_bytes: figures.dirty_bytes,
+            dirty_limit: figures.dirty_limit_bytes,
+            oldest_dirty_seconds: oldest.map_or(0, |file| file.age.as_secs()),
+            records: journal.appended_records,
+            commits: journal.commits,
+            syncs: journal.syncs,
+            waits: journal.waits,
+            commit_p50_us: journal.commit_p50.as_micros() as u64,
+            commit_p99_us: journal.commit_p99.as_micros() as u64,
+            cut_batches: journal.cut_batches,
+            state: failure.map_or_else(|| "ok".to_owned(), |failure| failure.to_string()),
+            ..Self::of_devices(journal)
         }
-        text.push_str(&format!(
-            "{} batches lack shards, {} are lost; {} batches mended{}\n",
-            self.weak_batches,
-            self.lost_batches,
-            self.mended_batches,
-            if self.is_at_work { ", at work" } else { "" }
-        ));
-        text.push_str(&format!(
-            "last scrub: {} shards, {} of them damaged\n",
-            self.checked_shards, self.damaged_shards
-        ));
-        text
     }
 
     /// Nothing without a journal.
@@ -107,19 +120,124 @@ impl JournalStatus {
         let is_there = !self.state.is_empty();
         is_there.then(|| {
             format!(
-                "  journal   {}, {} of {} disks, {} more may be lost, {} in {} files not on the backend yet ({} failing), {} commits, {} syncs for {} waits, {} conflicts",
+                "  journal   {}, {} of {} disks, {} more may be lost, {} of {} in {} files not on the backend yet (oldest {} s, {} failing), {} writes, {} commits (median {} us), {} syncs for {} waits, {} conflicts",
                 self.state,
                 self.present_devices(),
                 self.present_devices() + self.degraded_devices,
                 self.tolerated_losses,
                 bytes(self.dirty_bytes),
+                bytes(self.dirty_limit),
                 writeback.pending_files,
+                self.oldest_dirty_seconds,
                 writeback.failing_files,
+                self.records,
                 self.commits,
+                self.commit_p50_us,
                 self.syncs,
                 self.waits,
                 writeback.conflicts
             )
         })
     }
+}
+
+impl WritebackStatus {
+    pub(super) fn of(figures: &WriteBackFigures) -> Self {
+        let last = figures.conflicts.iter().rev().take(CONFLICTS_NAMED);
+        let path =
+            |conflict: &crate::writeback::Conflict| conflict.beside.to_string_lossy().into_owned();
+        Self {
+            pending_files: figures.dirty_files,
+            failing_files: figures.failing_files,
+            oldest: figures.named.iter().map(DirtyFileStatus::of).collect(),
+            conflicts: figures.conflicts.len() as u64,
+            conflict_paths: last.map(path).collect(),
+        }
+    }
+}
+
+impl DirtyFileStatus {
+    fn of(file: &DirtyFileFigures) -> Self {
+        let state = match (&file.trouble, file.is_on_its_way) {
+            (Some(_), _) => "failing",
+            (None, true) => "on its way",
+            (None, false) => "waiting",
+        };
+        Self {
+            path: WirePath::from(&*file.path),
+            bytes: file.bytes,
+            age_seconds: file.age.as_secs(),
+            state: state.to_owned(),
+            trouble: file.trouble.as_deref().map(str::to_owned),
+        }
+    }
+}
+
+/// Options about writing back that were given to a mount that writes through.
+pub(super) fn without_effect(settings: &Settings) -> Vec<OptionStatus> {
+    if settings.write_mode == WriteMode::Back {
+        return Vec::new();
+    }
+    const NAMES: [&str; 10] = [
+        "erasure",
+        "journal_size",
+        "fsync_mode",
+        "batch_interval",
+        "writeback_delay",
+        "writeback_parallel",
+        "writeback_rate",
+        "dirty_limit",
+        "close",
+        "conflict",
+    ];
+    let defaults = Settings::default().in_effect();
+    let given = settings.in_effect().into_iter();
+    given
+        .filter(|row| NAMES.contains(&row.0) && !defaults.contains(row))
+        .map(|(name, _)| OptionStatus {
+            name: name.to_owned(),
+            value: String::new(),
+            no_effect_because: Some("with write_mode=through nothing is written back".to_owned()),
+        })
+        .collect()
+}
+
+/// What the operator should know of a journal, a sentence each.
+pub(super) fn warnings(settings: &Settings, figures: &WriteBackFigures) -> Vec<String> {
+    let mut warnings = device_warnings(&figures.journal);
+    if matches!(
+        settings.journal.fsync,
+        FsyncMode::Periodic | FsyncMode::None
+    ) {
+        warnings.push(
+            "fsync_mode=periodic and none: fsync waits for nothing, a power cut loses what came after the last sync".to_owned(),
+        );
+    }
+    if let Some(failure) = &figures.journal.failure {
+        warnings.push(format!(
+            "the journal has failed: {failure}; nothing is taken any more; check its disks, then mount again"
+        ));
+    }
+    if let Some(failing) = figures.named.iter().find(|file| file.trouble.is_some()) {
+        warnings.push(format!(
+            "{} files are not taken by the backend; they stay in the journal and are tried again; {}: {}",
+            figures.failing_files,
+            failing.path.display(),
+            failing.trouble.as_deref().unwrap_or_default()
+        ));
+    }
+    if let Some(last) = figures.conflicts.last() {
+        warnings.push(format!(
+            "{} files were changed by somebody else while they were written here; ours lie beside theirs, the last as {}: see `nfs-cachefs conflicts`",
+            figures.conflicts.len(),
+            last.beside.display()
+        ));
+    }
+    if figures.journal.cut_batches > 0 {
+        warnings.push(format!(
+            "{} batches at the end of the journal were not whole and were never acknowledged: cut off",
+            figures.journal.cut_batches
+        ));
+    }
+    warnings
 }

@@ -2,22 +2,18 @@
 
 use super::journal_devices::JournalDevices;
 use super::journal_places::JournalPlace;
-use super::journal_status::DeviceStatus;
 use super::prepare::Prepared;
-use super::status::{JournalStatus, WritebackStatus};
 use crate::backend::Backend;
 use crate::backend::lanes::Lane;
 use crate::cache::Cache;
-use crate::config::{FsyncMode, Settings};
+use crate::config::{CloseMode, ConflictMode, FsyncMode, Settings};
 use crate::io::Io;
 use crate::io::engine::Engine;
 use crate::io::local::LocalDisk;
-use crate::journal::{
-    Journal, JournalDirectory, JournalFigures, JournalSettings, Outsider, SyncMode,
-};
+use crate::journal::{Journal, JournalDirectory, JournalSettings, SyncMode};
 use crate::sys::credentials;
 use crate::types::FileKey;
-use crate::writeback::{WriteBack, WriteBackFigures, WriteBackParts, WriteBackSettings};
+use crate::writeback::{ConflictAnswer, WriteBack, WriteBackParts, WriteBackSettings};
 use anyhow::Context;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
@@ -28,6 +24,8 @@ const SEGMENTS: u64 = 16;
 const SEGMENT_BYTES: std::ops::RangeInclusive<u64> = 8 << 20..=64 << 20;
 /// Four to the smallest segment, headers included: twice the kernel's largest write.
 const BATCH_BYTES: usize = 511 * 4096 - 128;
+/// Of the journal, where no limit is given: the rest takes what is written over and what is told again.
+const DIRTY_PART: u64 = 2;
 /// How long the end of a mount waits for the backend to take what it does not have.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -47,6 +45,12 @@ pub(super) fn start(
     let directories = prepared.journal_directories.iter();
     let directories: Vec<_> = directories.map(|place| directory(place, engine)).collect();
     let names: Vec<&str> = directories.iter().map(|d| d.name.as_str()).collect();
+    let notes = directories
+        .iter()
+        .find_map(|directory| directory.io.as_ref().ok());
+    let notes = notes
+        .context("no directory of the journal can be used")?
+        .clone();
     let what = format!("journal in {}", names.join(", "));
     let witness = witness.map(|disk| disk as Arc<dyn Io>);
     let settings_of_it = journal_settings(settings, prepared, root)?;
@@ -58,12 +62,23 @@ pub(super) fn start(
         settings: WriteBackSettings {
             delay: options.writeback_delay,
             parallel: options.writeback_parallel,
+            bytes_per_second: options.writeback_bytes_per_second,
+            dirty_limit_bytes: options
+                .dirty_limit_bytes
+                .unwrap_or(options.size_bytes / DIRTY_PART),
+            conflict: match options.conflict {
+                ConflictMode::KeepBoth => ConflictAnswer::KeepBoth,
+                ConflictMode::Ours => ConflictAnswer::Ours,
+                ConflictMode::Theirs => ConflictAnswer::Theirs,
+            },
+            durable_at_close: options.close == CloseMode::Durable,
         },
         inner: backend,
         journal,
         found,
         own: credentials::own().context("the daemon's groups")?,
         host: host.trim().replace('/', "_"),
+        notes,
     })
     .context("starting the threads that write back")?;
     Ok((back, devices))
@@ -145,115 +160,4 @@ fn random_name() -> anyhow::Result<[u8; 16]> {
     let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
     let number = u128::from_str_radix(&digits, 16).context("a random name for the journal")?;
     Ok(number.to_be_bytes())
-}
-
-pub(super) fn journal_status(figures: &WriteBackFigures) -> JournalStatus {
-    let journal = &figures.journal;
-    let (failure, devices, mending) = (&journal.failure, &journal.devices, &journal.mending);
-    let member = |path: &String| DeviceStatus {
-        path: path.clone(),
-        state: "ok".to_owned(),
-    };
-    let outsider = |outsider: &Outsider| DeviceStatus {
-        path: outsider.name.clone(),
-        state: outsider.why.clone(),
-    };
-    let members = devices.members.iter().map(member);
-    let erasure_devices = u64::from(devices.data_shards) + u64::from(devices.parity_shards);
-    JournalStatus {
-        dirty_bytes: figures.dirty_bytes,
-        commits: journal.commits,
-        syncs: journal.syncs,
-        waits: journal.waits,
-        cut_batches: journal.cut_batches,
-        state: match failure {
-            Some(failure) => failure.to_string(),
-            None => "ok".to_owned(),
-        },
-        degraded_devices: erasure_devices - devices.members.len() as u64,
-        erasure: format!("{}+{}", devices.data_shards, devices.parity_shards),
-        devices: members
-            .chain(devices.outsiders.iter().map(outsider))
-            .collect(),
-        tolerated_losses: journal.tolerated,
-        weak_batches: journal.weak_batches,
-        is_at_work: mending.is_mending || mending.is_scrubbing,
-        checked_shards: mending.checked_shards,
-        damaged_shards: mending.damaged_shards,
-        mended_batches: mending.mended_batches,
-        lost_batches: mending.lost_batches,
-    }
-}
-
-pub(super) fn writeback_status(figures: &WriteBackFigures) -> WritebackStatus {
-    WritebackStatus {
-        pending_files: figures.dirty_files,
-        failing_files: figures.failing_files,
-        conflicts: figures.conflicts.count,
-        conflict_paths: figures.conflicts.paths.clone(),
-    }
-}
-
-/// What the operator should know of a journal, a sentence each.
-pub(super) fn warnings(settings: &Settings, figures: &WriteBackFigures) -> Vec<String> {
-    let mut warnings = device_warnings(&figures.journal);
-    if matches!(
-        settings.journal.fsync,
-        FsyncMode::Periodic | FsyncMode::None
-    ) {
-        warnings.push(
-            "fsync_mode=periodic and none: fsync waits for nothing, a power cut loses what came after the last sync".to_owned(),
-        );
-    }
-    if let Some(failure) = &figures.journal.failure {
-        warnings.push(format!(
-            "the journal has failed: {failure}; nothing is taken any more; check its disks, then mount again"
-        ));
-    }
-    if figures.failing_files > 0 {
-        warnings.push(format!(
-            "{} files are not taken by the backend; they stay in the journal and are tried again (the log says why)",
-            figures.failing_files
-        ));
-    }
-    if figures.conflicts.count > 0 {
-        warnings.push(format!(
-            "{} files were changed by somebody else while they were written here; ours lie beside theirs, the last as {}",
-            figures.conflicts.count,
-            figures.conflicts.paths.last().map_or("", String::as_str)
-        ));
-    }
-    if figures.journal.cut_batches > 0 {
-        warnings.push(format!(
-            "{} batches at the end of the journal were not whole and were never acknowledged: cut off",
-            figures.journal.cut_batches
-        ));
-    }
-    warnings
-}
-
-fn device_warnings(journal: &JournalFigures) -> Vec<String> {
-    let devices = &journal.devices;
-    let mut warnings = Vec::new();
-    if devices.parity_shards == 0 {
-        warnings.push(
-            "write_mode=back without a second journal directory: what is not on the backend yet is lost with its disk"
-                .to_owned(),
-        );
-    } else if journal.tolerated < u64::from(devices.parity_shards) {
-        warnings.push(format!(
-            "the journal survives the loss of {} more disks, not of {}; `nfs-cachefs journal` tells and mends",
-            journal.tolerated, devices.parity_shards
-        ));
-    }
-    for Outsider { name, why } in &devices.outsiders {
-        warnings.push(format!("the journal goes without {name}: {why}"));
-    }
-    if journal.mending.lost_batches > 0 {
-        warnings.push(format!(
-            "{} batches of the journal have lost more shards than may be: reading what they hold is EIO",
-            journal.mending.lost_batches
-        ));
-    }
-    warnings
 }

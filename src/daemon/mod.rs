@@ -10,15 +10,15 @@
 //!   who holds one
 //! - `background`: going into the background and telling the caller how it went
 //! - `assemble`: which component gets which setting; `disks`: the cache directories; `journalling`: the journal,
-//!   `journal_status` what is told of it, `journal_places` its directories,
-//!   `journal_devices` what may be done to them
-//! - `pinning`: what is told of pins
+//!   `journal_status`, `device_status` and `journal_control` what is told of it, `journal_places` its directories, `journal_devices` what may
+//!   be done to them
+//! - `pinning`: what is told of pins; `tuning`: what is measured and set for the control loop
 //! - `offline`: a backend that is away at the start
 //! - `report`: the components' state, for `status`
 //! - `run`: serving until the end, signals, shutdown
 //! - `control`: the socket that `status`, `evict` and `umount` talk to
 //! - `status`: what `status --json` says for good; `status_of_scrub`: of checksums
-//! - `unmount`: ending a mount from outside, whatever state its daemon is in; `remount`: between ro and rw
+//! - `unmount`: ending a mount from outside, whatever state its daemon is in; `draining`: not before all is on the backend; `remount`: between ro and rw
 //! - `mount_table`: /proc/self/mountinfo
 //! - `machine`: what this kernel and machine can do, for `check`
 //! - `log`: where messages go
@@ -29,11 +29,14 @@ pub mod backend_root;
 pub mod background;
 pub mod cache_directory;
 pub mod control;
+pub mod device_status;
 mod directory_lock;
 mod disks;
+pub mod draining;
+pub mod journal_control;
 pub mod journal_devices;
 pub mod journal_places;
-mod journal_status;
+pub mod journal_status;
 mod journalling;
 pub mod error;
 pub mod log;
@@ -48,6 +51,7 @@ pub mod run;
 pub mod start;
 pub mod status;
 pub mod status_of_scrub;
+pub mod tuning;
 pub mod unmount;
 
 /// The filesystem type as the kernel shows it: `fuse.` and this.

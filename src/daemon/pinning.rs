@@ -1,8 +1,8 @@
 //! What the control socket tells of pins.
 
 use super::control::{Pin, PinChange, WirePath};
-use super::status::bytes;
 use crate::fs::{FileSystem, PinReport};
+use crate::types::bytes_in_words as bytes;
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;

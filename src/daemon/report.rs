@@ -1,13 +1,14 @@
 //! The components' state as [`Status`].
 
-use super::journalling;
+use super::journal_status;
 use super::pinning::PinsStatus;
 use super::prepare::LostCacheDirectory;
 use super::status::{
-    BackendStatus, CacheDirectoryStatus, CacheStatus, EngineStatus, FuseStatus, NamesStatus,
-    OptionStatus, State, Status,
+    BackendStatus, CacheDirectoryStatus, CacheStatus, EngineStatus, FuseStatus, JournalStatus,
+    NamesStatus, OptionStatus, State, Status, WritebackStatus,
 };
 use super::status_of_scrub::{DamagedStatus, PassStatus, ScrubStatus};
+use super::tuning::Tuning;
 use crate::backend::DirectoryBackend;
 use crate::backend::health::{Health, HealthState};
 use crate::cache::names::Names;
@@ -44,6 +45,7 @@ pub struct Reporter {
     pub engine: Arc<Engine>,
     pub protocol: ProtocolReport,
     pub filesystem: Arc<FileSystem>,
+    pub tuning: Arc<Tuning>,
     /// With `write_mode=back`.
     pub back: Option<Arc<WriteBack>>,
     pub settings: Settings,
@@ -70,15 +72,13 @@ impl Reporter {
             backend: self.backend_status(health),
             names: self.names_status(),
             pins: self.pins_status(),
+            tuning: self.tuning.status(),
             cache: self.cache_status(directories),
             scrub: self.scrub_status(),
-            journal: figures
-                .as_ref()
-                .map(journalling::journal_status)
-                .unwrap_or_default(),
+            journal: figures.as_ref().map(JournalStatus::of).unwrap_or_default(),
             writeback: figures
                 .as_ref()
-                .map(journalling::writeback_status)
+                .map(WritebackStatus::of)
                 .unwrap_or_default(),
             engine: EngineStatus {
                 name: engine.engine.to_owned(),
@@ -301,6 +301,7 @@ impl Reporter {
             });
         }
         options.extend(self.scrub_options_without_effect());
+        options.extend(journal_status::without_effect(&self.settings));
         let filesystems = self.backend.filesystems();
         let is_remote = !filesystems.is_empty() && filesystems.iter().all(|one| one.remote);
         if self.settings.keep_written == KeepWritten::Proven && is_remote {
@@ -349,7 +350,7 @@ impl Reporter {
     fn warnings(&self, reachable: bool, figures: Option<&WriteBackFigures>) -> Vec<String> {
         let mut warnings = Vec::new();
         if let Some(figures) = figures {
-            warnings.extend(journalling::warnings(&self.settings, figures));
+            warnings.extend(journal_status::warnings(&self.settings, figures));
         }
         if !reachable {
             warnings.push(self.absence());

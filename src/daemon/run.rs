@@ -74,6 +74,7 @@ pub fn serve(
         pins,
         scrub,
         journal,
+        back,
         warnings,
     } = assembled;
     let handlers = Handlers {
@@ -82,6 +83,7 @@ pub fn serve(
         pins,
         scrub,
         journal,
+        back,
         stop: {
             let sender = sender.clone();
             Box::new(move || {

@@ -1,7 +1,7 @@
 //! From options to a mount that serves.
 
 use super::assemble::assemble;
-use super::background::{Announcer, Launched, launch, leave_terminal};
+use super::background::{Announcer, Launched, announce, launch, leave_terminal};
 use super::error::{StartError, exit_status};
 use super::prepare::prepare;
 use super::{log, run};
@@ -39,12 +39,12 @@ pub fn mount(request: MountRequest) -> i32 {
                     _ => "",
                 };
                 for line in outcome.message.lines() {
-                    eprintln!("nfs-cachefs: {warning}{line}");
+                    announce(&format!("{warning}{line}"));
                 }
                 return outcome.exit_status;
             }
             Err(error) => {
-                eprintln!("nfs-cachefs: going into the background: {error}");
+                announce(&format!("going into the background: {error}"));
                 return exit_status::SYSTEM;
             }
         }

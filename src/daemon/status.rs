@@ -3,6 +3,8 @@
 
 use super::pinning::PinsStatus;
 use super::status_of_scrub::ScrubStatus;
+use super::tuning::TuningStatus;
+pub use crate::types::bytes_in_words as bytes;
 use serde::{Deserialize, Serialize};
 
 pub use super::journal_status::{JournalStatus, WritebackStatus};
@@ -17,6 +19,8 @@ pub struct Status {
     pub names: NamesStatus,
     #[serde(default)]
     pub pins: PinsStatus,
+    #[serde(default)]
+    pub tuning: TuningStatus,
     pub scrub: ScrubStatus,
     pub journal: JournalStatus,
     pub writeback: WritebackStatus,
@@ -198,6 +202,7 @@ impl Status {
                 bytes(directory.disk_bytes_total)
             )
         }));
+        lines.push(self.tuning.in_words());
         lines.extend(self.scrub.in_words());
         lines.extend(self.journal.in_words(&self.writeback));
         lines.push(format!(
@@ -277,22 +282,6 @@ impl Status {
             bytes(cache.readahead_used_bytes),
             bytes(cache.readahead_wasted_bytes)
         )
-    }
-}
-
-/// In the largest unit that leaves a whole number before the point.
-pub fn bytes(count: u64) -> String {
-    let units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
-    let mut value = count as f64;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < units.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    if unit == 0 {
-        format!("{count} B")
-    } else {
-        format!("{value:.1} {}", units[unit])
     }
 }
 

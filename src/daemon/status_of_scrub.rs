@@ -1,6 +1,6 @@
 //! What `status` says of checksums, and `scrub --wait` prints.
 
-use super::status::bytes;
+use crate::types::bytes_in_words as bytes;
 use serde::{Deserialize, Serialize};
 
 /// Since the start of the daemon.

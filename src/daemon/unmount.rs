@@ -1,6 +1,8 @@
 //! Ending a mount from outside, whatever state its daemon is in.
 
 use super::control::{Client, Reply, Request, socket_directory};
+use super::draining::drain;
+use super::journal_control::UnsentReport;
 use super::mount_table::{self, Mount};
 use super::prepare::{Liveness, liveness};
 use crate::sys::fusermount;
@@ -47,6 +49,13 @@ pub enum UnmountError {
         path.display()
     )]
     NotAllowed { path: PathBuf, refused: io::Error },
+    #[error(
+        "{}: {}. It is safe in the journal. Try again when the backend takes it, or leave it for the next mount: \
+         `nfs-cachefs umount --keep-dirty`",
+        path.display(),
+        left.in_words()
+    )]
+    Dirty { path: PathBuf, left: UnsentReport },
     #[error("{}: {source}", path.display())]
     System { path: PathBuf, source: io::Error },
 }
@@ -69,9 +78,17 @@ fn users_in_words(users: &[User]) -> String {
     }
 }
 
+/// What becomes of changes that are not on the backend.
+pub enum Dirty<'a> {
+    /// They stay in the journal, for the next mount.
+    Keep,
+    /// They go there first; where that is not taken, the mount stays. Hears how far it is.
+    Send(&'a mut dyn FnMut(&UnsentReport)),
+}
+
 /// Unmounts and waits for the daemon's end. A dead or hung daemon's connection is cut, so that programs
 /// waiting in it get errors, and the mount is detached. A mount in use is left as it is.
-pub fn unmount(mountpoint: &Path) -> Result<Unmounted, UnmountError> {
+pub fn unmount(mountpoint: &Path, dirty: Dirty<'_>) -> Result<Unmounted, UnmountError> {
     let system = |source| UnmountError::System {
         path: mountpoint.to_owned(),
         source,
@@ -90,6 +107,9 @@ pub fn unmount(mountpoint: &Path) -> Result<Unmounted, UnmountError> {
     };
     let mut outcome = match state {
         Liveness::Answers => {
+            if let Dirty::Send(tell) = dirty {
+                send_dirty(&mount, &path, tell)?;
+            }
             unmount_in_order(&path, || waiting_in(&mount))?;
             Unmounted::Cleanly
         }
@@ -113,6 +133,24 @@ pub fn unmount(mountpoint: &Path) -> Result<Unmounted, UnmountError> {
         outcome = Unmounted::DaemonRemains { pid };
     }
     Ok(outcome)
+}
+
+fn send_dirty(
+    mount: &Mount,
+    path: &Path,
+    tell: &mut dyn FnMut(&UnsentReport),
+) -> Result<(), UnmountError> {
+    let left = drain(&[], || connect(mount), tell).unwrap_or_else(|error| {
+        tracing::debug!("what is not on the backend: {error}");
+        UnsentReport::default()
+    });
+    match left.is_done() {
+        true => Ok(()),
+        false => Err(UnmountError::Dirty {
+            path: path.to_owned(),
+            left,
+        }),
+    }
 }
 
 /// A dead daemon may still hang in the kernel: its descriptors, its socket among them, stay open then.

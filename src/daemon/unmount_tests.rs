@@ -8,9 +8,9 @@ use std::process::Command;
 
 #[test]
 fn what_is_not_a_mount_of_ours_is_refused() {
-    let error = unmount(Path::new("/proc")).unwrap_err();
+    let error = unmount(Path::new("/proc"), Dirty::Keep).unwrap_err();
     assert!(matches!(error, UnmountError::NotMounted(_)), "{error}");
-    assert!(unmount(Path::new("/no/such/parent")).is_err());
+    assert!(unmount(Path::new("/no/such/parent"), Dirty::Keep).is_err());
 }
 
 #[test]
@@ -63,7 +63,7 @@ fn a_mount_whose_daemon_died_is_cleaned_up() {
     };
     drop(device);
     assert_eq!(
-        unmount(scratch.path()).expect("unmounts"),
+        unmount(scratch.path(), Dirty::Keep).expect("unmounts"),
         Unmounted::Aborted { why: "gone" }
     );
     assert_eq!(find(scratch.path()).expect("mountinfo").1, None);
@@ -76,7 +76,7 @@ fn a_mount_whose_daemon_hangs_is_cut_off_and_detached() {
         return;
     };
     assert_eq!(
-        unmount(scratch.path()).expect("unmounts"),
+        unmount(scratch.path(), Dirty::Keep).expect("unmounts"),
         Unmounted::Aborted { why: "hung" }
     );
     assert_eq!(find(scratch.path()).expect("mountinfo").1, None);

@@ -106,5 +106,13 @@ pub(super) fn is_gone(error: &io::Error) -> bool {
 
 /// The error names the path.
 pub(super) fn about(path: &Path, error: &io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+    io::Error::new(error.kind(), format!("{}: {error}", shown(path)))
+}
+
+/// Paths are from the root, which has no name there.
+pub(super) fn shown(path: &Path) -> String {
+    match path.as_os_str().is_empty() {
+        true => "the root of the mount".to_owned(),
+        false => path.display().to_string(),
+    }
 }

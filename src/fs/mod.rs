@@ -50,6 +50,7 @@ use crate::types::{
 use parking_lot::Mutex;
 use std::ffi::OsStr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 mod access;
@@ -199,6 +200,8 @@ pub struct FileSystem {
     pending: Arc<PendingTable>,
     listings: listings::ListingCache,
     walks: walking::Walks,
+    /// The largest window now.
+    window_bytes: AtomicU64,
     xattrs: xattrs::XattrCache,
     callers: callers::Callers,
     decisions: access::AccessCache,
@@ -231,6 +234,7 @@ impl FileSystem {
         let fs = Arc::new_cyclic(|me| Self {
             nodes,
             shares: Arc::new(HandleShares::new(parts.settings.descriptors_max)),
+            window_bytes: AtomicU64::new(parts.settings.readahead.window_bytes_max),
             settings: parts.settings,
             backend: parts.backend,
             metadata_lane: parts.metadata_lane,
@@ -267,6 +271,18 @@ impl FileSystem {
         fs.note_filesystem(FilesystemIndex(0));
         fs.hear_of_damage();
         fs
+    }
+
+    /// How far a stream is fetched ahead of at most, from now on.
+    pub fn set_readahead_bytes(&self, window_bytes: u64) {
+        self.window_bytes.store(window_bytes, Ordering::Relaxed);
+    }
+
+    fn readahead_limits(&self) -> readahead::Limits {
+        readahead::Limits {
+            window_bytes_max: self.window_bytes.load(Ordering::Relaxed),
+            ..self.settings.readahead
+        }
     }
 
     /// Nodes the kernel knows.

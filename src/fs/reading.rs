@@ -92,8 +92,11 @@ impl FileSystem {
             is_late,
         };
         let mut reads = handle.open.reads.lock();
-        let planned = reads.on_read(read, &self.settings.readahead);
+        let planned = reads.on_read(read, &self.readahead_limits());
         drop(reads);
+        self.metrics
+            .bounded_windows
+            .add(u64::from(planned.is_bounded));
         ReadPlan {
             offset,
             length_bytes,

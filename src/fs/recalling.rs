@@ -170,7 +170,10 @@ impl FileSystem {
             Wanted::Name(name) => self.recall_name(node, name),
             Wanted::Listing => self.recall_listing(node),
             Wanted::LinkTarget => self.recall_link(node),
-            Wanted::Xattr(name) => self.xattrs.recall(&self.names, node, name.as_deref()),
+            Wanted::Xattr(name) => {
+                self.xattrs.recall(&self.names, node, None);
+                self.xattrs.recall(&self.names, node, name.as_deref());
+            }
         }
     }
 

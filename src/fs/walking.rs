@@ -303,7 +303,7 @@ impl FileSystem {
 
     fn has_room_ahead(&self, bytes: u64) -> bool {
         let unread_bytes = self.walks.ready.lock().unread_bytes;
-        unread_bytes + bytes <= self.settings.readahead.window_bytes_max
+        unread_bytes + bytes <= self.readahead_limits().window_bytes_max
     }
 
     /// A file is ready, for which so many bytes were fetched.

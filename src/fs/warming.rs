@@ -119,7 +119,17 @@ impl FileSystem {
         self.ask_or_known(way, Wanted::Nothing, &pending, known, move |fs, pending| {
             let checked = fs.revalidate_name(&node, &caller);
             match checked.and_then(|()| fs.ask(&asking).map_err(FsError::Backend)) {
-                Ok(()) => tell(&pending, &fs.held(&node)),
+                Ok(()) => {
+                    let held = fs.held(&node);
+                    let is_confirmed = true;
+                    tell(
+                        &pending,
+                        &Held {
+                            is_confirmed,
+                            ..held
+                        },
+                    );
+                }
                 Err(error) => fs.fail(&pending, error),
             }
         });

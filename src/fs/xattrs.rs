@@ -53,6 +53,22 @@ impl XattrCache {
         (*seen == version).then(|| answer.clone())
     }
 
+    /// The same where the list of names shows that there is no such attribute.
+    fn get_or_infer(&self, node: &Node, name: Option<&OsStr>) -> Option<Answer> {
+        let known = self.get(node, name);
+        // Those of the trusted namespace are listed for few.
+        let listed = name.filter(|name| !name.as_bytes().starts_with(b"trusted."));
+        known.or_else(|| match (listed, self.get(node, None)?) {
+            (Some(_), Err(errno)) => Some(Err(errno)),
+            (Some(name), Ok(names)) => {
+                let mut names = names.split(|byte| *byte == 0);
+                let is_listed = names.any(|listed| listed == name.as_bytes());
+                (!is_listed).then_some(Err(libc::ENODATA))
+            }
+            (None, _) => None,
+        })
+    }
+
     fn put(
         &self,
         node: &Node,
@@ -170,7 +186,7 @@ impl FileSystem {
         let name = name.map(OsStr::to_owned);
         let (known, known_name) = (node.clone(), name.clone());
         let known = move |fs: &Arc<FileSystem>, pending: &Arc<Pending<Vec<u8>>>| {
-            let answer = fs.xattrs.get(&known, known_name.as_deref());
+            let answer = fs.xattrs.get_or_infer(&known, known_name.as_deref());
             fs.is_known(&known) && answer.is_some_and(|answer| pending.finish(reply(answer)))
         };
         let (way, wanted) = (asking.clone(), Wanted::Xattr(name.clone()));

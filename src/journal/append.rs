@@ -36,6 +36,7 @@ impl Journal {
         offset: u64,
         stamp: Timestamp,
         data: &[u8],
+        room: Room,
     ) -> Result<Vec<Piece>, AppendError> {
         let mut at = offset;
         let headers: Vec<(Vec<u8>, &[u8], u32)> = data
@@ -51,7 +52,7 @@ impl Journal {
             .iter()
             .map(|(header, chunk, _)| header.len() + chunk.len())
             .sum();
-        let mut state = self.with_room(length, Room::Writers)?;
+        let mut state = self.with_room(length, room)?;
         let mut pieces = Vec::with_capacity(headers.len());
         for (header, chunk, checksum) in &headers {
             state.put(header);
@@ -135,6 +136,18 @@ impl Journal {
         if is_short {
             self.due.notify_one();
         }
+    }
+
+    /// What is sure to find room, for whoever asks.
+    pub fn room_bytes(&self, room: Room) -> u64 {
+        let batches = self.state.lock().room_batches;
+        let left = batches.saturating_sub(self.batches_kept(room));
+        left * self.settings.batch_bytes as u64
+    }
+
+    /// What all segments have together.
+    pub fn size_bytes(&self) -> u64 {
+        self.settings.size_bytes
     }
 
     /// The batch that the next record comes into, or one before it.

@@ -179,6 +179,7 @@ impl State {
             self.durable = self.written;
             self.figures.syncs += 1;
             self.gathering.took_last = took;
+            self.latency.saturating_record(took.as_micros() as u64);
         }
     }
 

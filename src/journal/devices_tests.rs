@@ -187,7 +187,7 @@ fn write_large(journal: &Journal, number: u64) -> Vec<Piece> {
         seconds: 1,
         nanoseconds: 0,
     };
-    let pieces = journal.append_data(Generation(number), 0, stamp, &data);
+    let pieces = journal.append_data(Generation(number), 0, stamp, &data, Room::Writers);
     let pieces = pieces.expect("there is room");
     journal
         .make_durable(pieces[0].sequence)

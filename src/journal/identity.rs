@@ -15,6 +15,16 @@ pub const JOURNAL_FORMAT_ALONE: u16 = 1;
 
 pub const HEAD_FILE: &str = "journal.head";
 const HEAD_FILE_NEW: &str = "journal.head.new";
+/// What may lie in a directory without a head: it was made and got no further, lost its head, or notes lie there that are
+/// kept beside a journal.
+const OURS: [&str; 6] = [
+    "lost+found",
+    HEAD_FILE_NEW,
+    "lock",
+    super::segments::FOLDER,
+    "conflicts",
+    "conflicts.new",
+];
 const MAGIC: &[u8] = b"nfs-cachefs journal\n";
 const HEAD_BYTES_MAX: usize = 64 << 10;
 
@@ -119,8 +129,7 @@ pub fn look_at(io: &dyn Io) -> Result<Found, JournalError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let mut foreign = None;
             io.list(".", &mut |name| {
-                let ours = ["lost+found", HEAD_FILE_NEW, "lock", super::segments::FOLDER];
-                if !ours.contains(&name) && !name.starts_with(".probe-") {
+                if !OURS.contains(&name) && !name.starts_with(".probe-") {
                     foreign = Some(name.to_owned());
                 }
                 foreign.is_none()

@@ -20,6 +20,7 @@ use crate::io::buffer::BufferPool;
 use crate::io::{Buffer, Io};
 use devices::{DeviceFigures, Devices};
 use frame::{FRAME_HEADER_BYTES, FrameHeader, Progress};
+use hdrhistogram::Histogram;
 use parking_lot::{Condvar, Mutex};
 use reading::Place;
 use std::collections::VecDeque;
@@ -232,6 +233,9 @@ pub struct JournalFigures {
     pub syncs: u64,
     /// Who asked for something to be on stable storage.
     pub waits: u64,
+    /// How long a commit with its sync took: half of them, and all but one in a hundred.
+    pub commit_p50: Duration,
+    pub commit_p99: Duration,
     pub dirty_batches: u64,
     pub cut_batches: u64,
     pub failure: Option<Arc<str>>,
@@ -276,6 +280,8 @@ struct State {
     /// How many batches of any size are sure to find room.
     room_batches: u64,
     figures: JournalFigures,
+    /// Of commits with a sync, in microseconds.
+    latency: Histogram<u64>,
     is_ending: bool,
 }
 
@@ -350,7 +356,10 @@ impl Journal {
         let mending = self.mending();
         let state = self.state.lock();
         let (weak_batches, weakest) = state.weakness();
+        let took = |quantile| Duration::from_micros(state.latency.value_at_quantile(quantile));
         JournalFigures {
+            commit_p50: took(0.5),
+            commit_p99: took(0.99),
             dirty_batches: state.places.len() as u64,
             weak_batches,
             tolerated: weakest,

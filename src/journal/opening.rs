@@ -15,6 +15,7 @@ use super::{
 };
 use crate::io::Io;
 use crate::io::buffer::BufferPool;
+use hdrhistogram::Histogram;
 use parking_lot::{Condvar, Mutex};
 use std::io;
 use std::sync::Arc;
@@ -87,6 +88,7 @@ impl Journal {
                 devices: devices.figures(),
                 ..JournalFigures::default()
             },
+            latency: Histogram::new_with_max(LATENCY_MAX_US, 2).expect("these bounds make sense"),
             is_ending: false,
         };
         let batches = BATCHES + usize::from(settings.spread.parity);
@@ -222,6 +224,9 @@ pub(super) fn provide_segments(
     }
     Ok(())
 }
+
+/// A commit that takes longer is counted as this.
+const LATENCY_MAX_US: u64 = 60_000_000;
 
 /// One to write to while others wait to be trimmed, and what is kept for the records that trim them.
 pub(super) const SEGMENTS_MIN: u64 = 4;

@@ -34,6 +34,8 @@ pub struct Beginning {
     pub size_bytes: u64,
     /// The file had lost its last name.
     pub is_nameless: bool,
+    /// It stands for another one from [`Record::Moved`] on, and for nothing before.
+    pub is_copy: bool,
     pub opener: Credentials,
 }
 
@@ -76,6 +78,20 @@ pub enum Record {
     Forget {
         generation: Generation,
     },
+    /// Attributes of the file are about to be changed on the backend, its modification time among them where one is given.
+    Touch {
+        generation: Generation,
+        modify_time: Option<Timestamp>,
+    },
+    /// That was done: the backend has this version below the generation.
+    Base {
+        generation: Generation,
+        version: Version,
+    },
+    /// All of these generations is told again by others, the second of each pair: what was told before is not needed.
+    Moved {
+        pairs: Vec<(Generation, Generation)>,
+    },
 }
 
 const BEGIN: u8 = 1;
@@ -84,6 +100,13 @@ const SIZE: u8 = 3;
 const INTENT: u8 = 4;
 const DONE: u8 = 5;
 const FORGET: u8 = 6;
+const MOVED: u8 = 7;
+const TOUCH: u8 = 8;
+const BASE: u8 = 9;
+
+/// Flags of a beginning.
+const NAMELESS: u8 = 1;
+const COPY: u8 = 2;
 
 impl Record {
     pub fn generation(&self) -> Generation {
@@ -93,7 +116,10 @@ impl Record {
             | Self::Size { generation, .. }
             | Self::Intent { generation, .. }
             | Self::Done { generation, .. }
+            | Self::Touch { generation, .. }
+            | Self::Base { generation, .. }
             | Self::Forget { generation } => *generation,
+            Self::Moved { pairs } => pairs.last().map_or(Generation(0), |(_, to)| *to),
         }
     }
 
@@ -119,6 +145,22 @@ impl Record {
                 put_version(Writer::default().u64(generation.0), version),
             ),
             Self::Forget { generation } => (FORGET, Writer::default().u64(generation.0)),
+            Self::Moved { pairs } => (MOVED, encode_pairs(pairs)),
+            Self::Touch {
+                generation,
+                modify_time,
+            } => {
+                let body = Writer::default().u64(generation.0);
+                let time = modify_time.iter();
+                (TOUCH, time.fold(body, |body, time| put_time(body, *time)))
+            }
+            Self::Base {
+                generation,
+                version,
+            } => {
+                let body = Writer::default().u64(generation.0);
+                (BASE, put_version(body, &Some(*version)))
+            }
         };
         let bytes = Writer::default().u8(kind).u32(body.0.len() as u32);
         bytes.rest(&body.0)
@@ -142,13 +184,19 @@ impl Record {
 }
 
 impl Beginning {
+    fn flags(&self) -> u8 {
+        let nameless = if self.is_nameless { NAMELESS } else { 0 };
+        let copy = if self.is_copy { COPY } else { 0 };
+        nameless | copy
+    }
+
     fn encode(&self) -> Writer {
         let body = Writer::default()
             .u64(self.generation.0)
             .u64(self.inode)
             .u64(self.size_bytes)
             .u64(self.follows.map_or(0, |before| before.0))
-            .u8(u8::from(self.is_nameless))
+            .u8(self.flags())
             .text(&self.key.0)
             .text(self.path.as_os_str().as_bytes());
         let body = put_version(body, &self.base)
@@ -162,7 +210,9 @@ impl Beginning {
         let generation = Generation(reader.u64()?);
         let (inode, size_bytes) = (reader.u64()?, reader.u64()?);
         let follows = Some(Generation(reader.u64()?)).filter(|before| before.0 != 0);
-        let is_nameless = reader.u8()? != 0;
+        let flags = reader
+            .u8()
+            .filter(|flags| flags & !(NAMELESS | COPY) == 0)?;
         let key = FileKey(reader.text()?.into());
         let path = PathBuf::from(OsStr::from_bytes(reader.text()?));
         let base = version(reader)?;
@@ -179,7 +229,8 @@ impl Beginning {
             base,
             follows,
             size_bytes,
-            is_nameless,
+            is_nameless: flags & NAMELESS != 0,
+            is_copy: flags & COPY != 0,
             opener: Credentials { uid, gid, groups },
         })
     }
@@ -190,6 +241,19 @@ fn encode_intent(generation: Generation, base: &[BaseSum]) -> Writer {
     base.iter().fold(body, |body, sum| {
         body.u64(sum.offset).u32(sum.length_bytes).u64(sum.checksum)
     })
+}
+
+fn encode_pairs(pairs: &[(Generation, Generation)]) -> Writer {
+    let both = |body: Writer, (from, to): &(Generation, Generation)| body.u64(from.0).u64(to.0);
+    pairs.iter().fold(Writer::default(), both)
+}
+
+fn decode_pairs(mut reader: Reader<'_>) -> Option<Vec<(Generation, Generation)>> {
+    let mut pairs = Vec::new();
+    while !reader.0.is_empty() {
+        pairs.push((Generation(reader.u64()?), Generation(reader.u64()?)));
+    }
+    Some(pairs)
 }
 
 fn put_time(into: Writer, time: Timestamp) -> Writer {
@@ -243,6 +307,9 @@ fn decode_record(kind: u8, mut reader: Reader<'_>) -> Option<Record> {
     if kind == BEGIN {
         return Beginning::decode(&mut reader).map(Record::Begin);
     }
+    if kind == MOVED {
+        return decode_pairs(reader).map(|pairs| Record::Moved { pairs });
+    }
     let generation = Generation(reader.u64()?);
     Some(match kind {
         WRITE => Record::Write {
@@ -266,6 +333,17 @@ fn decode_record(kind: u8, mut reader: Reader<'_>) -> Option<Record> {
             version: version(&mut reader)?,
         },
         FORGET => Record::Forget { generation },
+        TOUCH => Record::Touch {
+            generation,
+            modify_time: match reader.0.is_empty() {
+                true => None,
+                false => Some(time(&mut reader)?),
+            },
+        },
+        BASE => Record::Base {
+            generation,
+            version: version(&mut reader)??,
+        },
         _ => return None,
     })
 }

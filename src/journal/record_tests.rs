@@ -23,12 +23,12 @@ prop_compose! {
         generation in any::<u64>(), key in prop::collection::vec(any::<u8>(), 0..160),
         inode in any::<u64>(), path in prop::collection::vec(1u8.., 0..300),
         base in prop::option::of(any_version()), follows in prop::option::of(1u64..), size_bytes in any::<u64>(),
-        is_nameless in any::<bool>(), uid in any::<u32>(), gid in any::<u32>(),
+        is_nameless in any::<bool>(), is_copy in any::<bool>(), uid in any::<u32>(), gid in any::<u32>(),
         groups in prop::collection::vec(any::<u32>(), 0..40),
     ) -> Beginning {
         Beginning {
             generation: Generation(generation), key: FileKey(key.into()), inode,
-            path: PathBuf::from(OsStr::from_bytes(&path)), base, follows: follows.map(Generation), size_bytes, is_nameless,
+            path: PathBuf::from(OsStr::from_bytes(&path)), base, follows: follows.map(Generation), size_bytes, is_nameless, is_copy,
             opener: Credentials { uid, gid, groups: groups.into() },
         }
     }
@@ -61,7 +61,21 @@ fn any_record() -> impl Strategy<Value = Record> {
                 version,
             }
         }),
-        generation.prop_map(|generation| Record::Forget { generation }),
+        generation
+            .clone()
+            .prop_map(|generation| Record::Forget { generation }),
+        (generation.clone(), prop::option::of(any_time())).prop_map(|(generation, modify_time)| {
+            Record::Touch {
+                generation,
+                modify_time,
+            }
+        }),
+        (generation.clone(), any_version()).prop_map(|(generation, version)| Record::Base {
+            generation,
+            version
+        }),
+        prop::collection::vec((generation.clone(), generation), 0..4)
+            .prop_map(|pairs| Record::Moved { pairs }),
     ]
 }
 

@@ -63,7 +63,7 @@ pub(super) fn data_of(number: u64, attempt: u64) -> Vec<u8> {
 fn append_again(journal: &Journal, number: u64, attempt: u64) -> Result<Sequence, AppendError> {
     let generation = Generation(number | attempt << 32);
     let data = data_of(number, attempt);
-    let pieces = journal.append_data(generation, number << 20, STAMP, &data)?;
+    let pieces = journal.append_data(generation, number << 20, STAMP, &data, Room::Writers)?;
     Ok(pieces[0].sequence)
 }
 
@@ -468,7 +468,7 @@ fn what_is_in_no_batch_yet_and_what_is_on_the_disk_reads_the_same() {
     let journal = &opened.journal;
     let data = data_of(4, 0);
     let pieces = journal
-        .append_data(Generation(4), 0, STAMP, &data)
+        .append_data(Generation(4), 0, STAMP, &data, Room::Writers)
         .expect("there is room");
     let read = |skip: usize, length: usize| {
         let mut bytes = vec![0; length];

@@ -53,6 +53,8 @@ pub struct Plan {
     pub ahead: RangeSeries,
     /// The read follows no order.
     pub random: bool,
+    /// The stream had to wait, and may look no further ahead.
+    pub is_bounded: bool,
 }
 
 /// One read: what is asked for, and of how large a file.
@@ -147,6 +149,7 @@ impl Reads {
         let plan = match &mut followed.kind {
             Kind::Stream(stream) => Plan {
                 block_bytes: limits.block_bytes.unwrap_or(stream.block_bytes()),
+                is_bounded: trust == Trust::Full && stream.is_bounded(limits),
                 ahead: stream.ahead(trust, read.file_size_bytes, limits).into(),
                 random: false,
             },
@@ -154,6 +157,7 @@ impl Reads {
                 block_bytes: limits.block_bytes.unwrap_or(BLOCK_BYTES_MIN),
                 ahead: strided.ahead(trust, read.file_size_bytes, limits),
                 random: true,
+                is_bounded: false,
             },
         };
         if followed.has_ended(read.file_size_bytes) {
@@ -235,5 +239,6 @@ fn unordered(limits: &Limits, random: bool) -> Plan {
         block_bytes: limits.block_bytes.unwrap_or(BLOCK_BYTES_MIN),
         ahead: RangeSeries::default(),
         random,
+        is_bounded: false,
     }
 }

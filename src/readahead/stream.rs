@@ -108,6 +108,11 @@ impl Stream {
             .clamp(BLOCK_BYTES_MIN, BLOCK_BYTES_MAX)
     }
 
+    /// The window has grown beyond what is allowed.
+    pub fn is_bounded(&self, limits: &Limits) -> bool {
+        self.window_bytes > limits.window_bytes_max
+    }
+
     /// What to fetch beyond what was planned already.
     pub fn ahead(&mut self, trust: Trust, file_size_bytes: u64, limits: &Limits) -> ByteRange {
         self.window_bytes = self.window_bytes.min(limits.window_bytes_max);

@@ -23,6 +23,15 @@ pub fn list(fd: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
     })
 }
 
+/// The same by its path, of a symbolic link itself.
+pub fn list_by_path(path: &Path) -> io::Result<Vec<u8>> {
+    let path = path::c_string(path.as_os_str())?;
+    with_room(|buffer| {
+        // SAFETY: `path` is zero-terminated, the buffer writable for the length given.
+        unsafe { libc::llistxattr(path.as_ptr(), buffer.as_mut_ptr().cast(), buffer.len()) }
+    })
+}
+
 /// The value of one attribute; ENODATA if it is not there.
 pub fn get(fd: BorrowedFd<'_>, name: &OsStr) -> io::Result<Vec<u8>> {
     let path = path::proc_path(fd);

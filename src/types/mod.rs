@@ -7,12 +7,14 @@ pub use changes::{AttributeChange, NewNode, Removal, RenameMode, TimeChange};
 pub use locks::{Conflict, LockFamily, LockKind, LockOwner, RangeLock};
 pub use range_series::RangeSeries;
 pub use short_bytes::ShortBytes;
+pub use units::bytes_in_words;
 
 mod changes;
 pub mod codec;
 mod locks;
 mod range_series;
 mod short_bytes;
+mod units;
 pub mod warming;
 
 /// A half-open range of bytes in a file: `start..end`.

@@ -14,6 +14,8 @@ pub const WARM_ATTRIBUTE: &str = "cachefs.warm.";
 pub struct Held {
     pub size_bytes: u64,
     pub cached_bytes: u64,
+    /// The backend was asked, and has this version.
+    pub is_confirmed: bool,
 }
 
 impl Held {

@@ -1,6 +1,7 @@
 //! What cannot become the backend's is put beside it: somebody else has changed the file meanwhile, or it is gone.
 
 use super::WriteBack;
+use super::conflicts::{Conflict, ConflictKind};
 use super::dirty::DirtyFile;
 use super::file::errno;
 use super::layers::{Layer, Origin, origins};
@@ -17,22 +18,12 @@ use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path};
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Names that are taken are passed over, so many at most.
 const NAME_TRIES: u32 = 100;
 /// A name on any usual filesystem is not longer.
 const NAME_BYTES_MAX: usize = 255;
-/// Of these the last are told by `status`.
-const TOLD_MAX: usize = 100;
-
-/// What was put beside, for whoever asks.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Conflicts {
-    pub count: u64,
-    /// The last ones, beneath the backend's root.
-    pub paths: Vec<String>,
-}
-
 /// A file that is written beside another.
 struct Beside {
     path: std::path::PathBuf,
@@ -60,16 +51,24 @@ impl WriteBack {
         let mode = present.permissions & 0o777;
         let beside = self.make_beside(&directory, name, &suffix, mode, &opener)?;
         let missing = self.write_view(&views, top.size_bytes, &*beside.file)?;
+        let mut ranges = None;
         if !missing.is_empty() {
             let text = manifest(&views, top.size_bytes);
             let beside_name = beside.path.file_name().unwrap_or(name).to_owned();
             let made = self.make_beside(&directory, &beside_name, ".ranges", mode, &opener)?;
             write_all(&*made.file, text.as_bytes(), 0)?;
             made.file.sync(false)?;
+            ranges = Some(made.path);
         }
         self.inner.sync_directory(&directory)?;
         tracing::warn!(path = ?place.path, beside = ?beside.path, "changed by somebody else while it was written here: both are kept");
-        self.note_conflict(&beside.path);
+        self.conflicts.add(Conflict {
+            kind: ConflictKind::Changed,
+            seconds: wall_clock().seconds,
+            path: place.path,
+            beside: beside.path,
+            ranges,
+        });
         self.finish_all(file, &layers, *present)?;
         drop(own_turn);
         Ok(())
@@ -98,7 +97,13 @@ impl WriteBack {
         self.write_view(&views, top.size_bytes, &*beside.file)?;
         self.inner.sync_directory(&directory)?;
         tracing::warn!(path = ?place.path, kept = ?beside.path, "removed by somebody else while it was written here: what was written is kept");
-        self.note_conflict(&beside.path);
+        self.conflicts.add(Conflict {
+            kind: ConflictKind::Removed,
+            seconds: wall_clock().seconds,
+            path: place.path,
+            beside: beside.path.clone(),
+            ranges: None,
+        });
         let gone = file.state().file.take();
         drop(gone);
         let after = beside.file.attributes()?;
@@ -107,13 +112,19 @@ impl WriteBack {
         Ok(())
     }
 
-    fn note_conflict(&self, path: &Path) {
-        let mut conflicts = self.conflicts.lock();
-        conflicts.count += 1;
-        conflicts.paths.push(path.to_string_lossy().into_owned());
-        if conflicts.paths.len() > TOLD_MAX {
-            conflicts.paths.remove(0);
-        }
+    /// Somebody else has changed the file, or removed it, and theirs is to stay: ours is given up.
+    pub(super) fn give_up(
+        &self,
+        file: &Arc<DirtyFile>,
+        present: &Attributes,
+        turn: Option<&MutexGuard<'_, ()>>,
+    ) -> Result<(), UploadError> {
+        let own_turn = turn.is_none().then(|| file.turn.lock());
+        let (layers, place, _) = layers_of(file);
+        tracing::warn!(path = ?place.path, "changed by somebody else while it was written here: ours is given up, as conflict=theirs says");
+        self.finish_all(file, &layers, *present)?;
+        drop(own_turn);
+        Ok(())
     }
 
     fn finish_all(
@@ -135,10 +146,12 @@ impl WriteBack {
             state.open = None;
             state.frozen = None;
             state.base = Some(present);
-            state.failures = 0;
+            state.note_success();
         }
         for layer in layers {
             self.table.end(layer.generation, layer.first, &self.journal);
+            self.pressure
+                .sent(layer.extents.total_bytes(), Instant::now());
         }
         Ok(())
     }
@@ -236,10 +249,20 @@ fn beside_name(name: &OsStr, suffix: &str, number: u32) -> OsString {
         0 => suffix.to_owned(),
         _ => format!("{suffix}-{number}"),
     };
-    let kept = name.len().min(NAME_BYTES_MAX - suffix.len());
-    let mut bytes = name.as_bytes()[..kept].to_vec();
+    let mut bytes = cut(name, NAME_BYTES_MAX - suffix.len()).to_vec();
     bytes.extend_from_slice(suffix.as_bytes());
     OsString::from_vec(bytes)
+}
+
+/// As much of a name as fits, and no part of a character where it is text.
+fn cut(name: &OsStr, length_max: usize) -> &[u8] {
+    let mut end = name.len().min(length_max);
+    if let Some(text) = name.to_str() {
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+    }
+    &name.as_bytes()[..end]
 }
 
 /// Which ranges of a file were written here, a line each.

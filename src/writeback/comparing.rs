@@ -32,6 +32,11 @@ impl WriteBack {
         if expected == Some(present.version()) {
             return Ok(Verdict::Ours);
         }
+        let (from, to) = (expected.as_ref(), present.version());
+        let touched = frozen.layer.touched.zip(from);
+        if touched.is_some_and(|(touch, from)| touch.leads(from, &to)) {
+            return Ok(Verdict::Ours);
+        }
         let foreign = |why: &str| {
             let path = &file.state().place.path;
             tracing::info!(?path, ?expected, present = ?present.version(), why, "changed since");

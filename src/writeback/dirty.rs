@@ -39,8 +39,9 @@ pub(super) struct FileState {
     pub changes: u32,
     /// The change time of the backend before the first of them.
     pub ctime: Option<Timestamp>,
-    /// Uploads that have failed, one after the other.
+    /// Uploads that have failed, one after the other, and why the last one did.
     pub failures: u32,
+    pub trouble: Option<Arc<str>>,
     /// Something was changed on the backend past the journal, and not synced there.
     pub is_unsynced_below: bool,
 }
@@ -72,6 +73,7 @@ impl DirtyFile {
                 changes: 0,
                 ctime: None,
                 failures: 0,
+                trouble: None,
                 is_unsynced_below: false,
             }),
         }
@@ -126,6 +128,11 @@ impl FileState {
 
     pub fn is_dirty(&self) -> bool {
         self.open.is_some() || self.frozen.is_some()
+    }
+
+    pub fn note_success(&mut self) {
+        self.failures = 0;
+        self.trouble = None;
     }
 
     pub fn is_needed(&self) -> bool {

@@ -1,22 +1,17 @@
 //! A file open for writing: what it is given goes into the journal.
 
 use super::WriteBack;
+use super::accepting::Position;
 use super::dirty::DirtyFile;
-use super::layers::{Layer, Origin};
+use super::layers::Origin;
 use crate::backend::SeekWhence;
 use crate::backend::alone::Alone;
 use crate::backend::writing::{Durability, WritableFile};
-use crate::clock::wall_clock;
 use crate::io::{FillSource, ReadAt};
-use crate::journal::{AppendError, Beginning, Generation, ReadError, Record, Room, Sequence};
+use crate::journal::ReadError;
 use crate::types::{Attributes, ByteRange, Credentials};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
-
-/// A full journal is waited for this long, then it is ENOSPC.
-const ROOM_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub(super) struct JournalledFile {
     pub back: Arc<WriteBack>,
@@ -24,142 +19,7 @@ pub(super) struct JournalledFile {
     pub inner: Arc<dyn WritableFile>,
 }
 
-/// Where a write goes.
-#[derive(Clone, Copy)]
-enum Position {
-    At(u64),
-    End,
-}
-
 impl WriteBack {
-    /// Puts bytes into the journal. Blocks while it is full.
-    fn write(
-        &self,
-        file: &Arc<DirtyFile>,
-        position: Position,
-        data: &[u8],
-    ) -> io::Result<ByteRange> {
-        self.with_room(|| {
-            let _turn = file.turn.lock();
-            file.take_refusal()?;
-            let offset = match position {
-                Position::At(offset) => offset,
-                Position::End => self.end_of(file)?,
-            };
-            let end = offset.checked_add(data.len() as u64);
-            if end.is_none_or(|end| end > i64::MAX as u64) {
-                return Err(errno(libc::EFBIG).into());
-            }
-            let generation = self.begin_layer(file)?;
-            let stamp = wall_clock();
-            let pieces = self.journal.append_data(generation, offset, stamp, data)?;
-            file.change(
-                |layer| layer.write(offset, &pieces, stamp),
-                pieces.last().map(|piece| piece.sequence),
-            );
-            Ok(ByteRange::at(offset, data.len() as u64))
-        })
-    }
-
-    fn set_size(&self, file: &Arc<DirtyFile>, size_bytes: u64) -> io::Result<()> {
-        if size_bytes > i64::MAX as u64 {
-            return Err(errno(libc::EFBIG));
-        }
-        self.with_room(|| {
-            let _turn = file.turn.lock();
-            file.take_refusal()?;
-            let generation = self.begin_layer(file)?;
-            let stamp = wall_clock();
-            let record = Record::Size {
-                generation,
-                size_bytes,
-                stamp,
-            };
-            let sequence = self.journal.append(&record, Room::Writers)?;
-            file.change(|layer| layer.set_size(size_bytes, stamp), Some(sequence));
-            Ok(())
-        })
-    }
-
-    /// The end of the file as it is now: on the backend, where nothing is dirty.
-    fn end_of(&self, file: &DirtyFile) -> io::Result<u64> {
-        let below = {
-            let state = file.state();
-            match (state.top(), &state.file) {
-                (Some(top), _) => return Ok(top.size_bytes),
-                (None, below) => below.clone(),
-            }
-        };
-        let below = below.ok_or_else(|| errno(libc::EBADF))?;
-        let fresh = below.attributes()?;
-        file.state().move_base(fresh);
-        Ok(fresh.size_bytes)
-    }
-
-    /// The generation that takes changes; called in the file's turn.
-    fn begin_layer(&self, file: &Arc<DirtyFile>) -> Result<Generation, WriteError> {
-        let beginning = {
-            let state = file.state();
-            if let Some(open) = &state.open {
-                return Ok(open.generation);
-            }
-            let size_bytes = state.size_bytes().ok_or_else(|| errno(libc::EIO))?;
-            let follows = state.frozen.as_ref().map(|frozen| frozen.layer.generation);
-            Beginning {
-                generation: Generation(self.next_generation.fetch_add(1, Ordering::Relaxed)),
-                key: file.key.clone(),
-                inode: state.place.inode,
-                path: state.place.path.clone(),
-                base: state
-                    .base
-                    .filter(|_| follows.is_none())
-                    .map(|base| base.version()),
-                follows,
-                size_bytes,
-                is_nameless: state.is_nameless,
-                opener: state.opener.clone(),
-            }
-        };
-        let (generation, base, size_bytes) =
-            (beginning.generation, beginning.base, beginning.size_bytes);
-        let first = self.table.begin(generation, &self.journal);
-        let begun = self
-            .journal
-            .append(&Record::Begin(beginning), Room::Writers);
-        if let Err(error) = begun {
-            self.table.end(generation, first, &self.journal);
-            return Err(error.into());
-        }
-        let layer = Layer::new(generation, first, base, size_bytes, wall_clock());
-        {
-            let mut state = file.state();
-            if !state.is_dirty() {
-                state.ctime = state.base.map(|base| base.ctime);
-            }
-            state.open = Some(layer);
-        }
-        self.uploader.schedule(file, self.settings.delay);
-        Ok(generation)
-    }
-
-    /// Tries until there is room in the journal.
-    fn with_room<T>(&self, attempt: impl Fn() -> Result<T, WriteError>) -> io::Result<T> {
-        let deadline = Instant::now() + ROOM_TIMEOUT;
-        loop {
-            match attempt() {
-                Ok(done) => return Ok(done),
-                Err(WriteError::Other(error)) => return Err(error),
-                Err(WriteError::Journal(AppendError::Full)) => {
-                    self.uploader.hurry();
-                    if !self.journal.wait_for_room(deadline) {
-                        return Err(errno(libc::ENOSPC));
-                    }
-                }
-                Err(WriteError::Journal(AppendError::Failed(_))) => return Err(errno(libc::EIO)),
-            }
-        }
-    }
-
     /// Reads a file as it is here; `below` reads what the backend has.
     pub(super) fn read(
         &self,
@@ -208,38 +68,8 @@ impl WriteBack {
     }
 }
 
-/// Why a change was not taken.
-enum WriteError {
-    Journal(AppendError),
-    Other(io::Error),
-}
-
-impl From<AppendError> for WriteError {
-    fn from(error: AppendError) -> Self {
-        Self::Journal(error)
-    }
-}
-
-impl From<io::Error> for WriteError {
-    fn from(error: io::Error) -> Self {
-        Self::Other(error)
-    }
-}
-
 pub(super) fn errno(code: i32) -> io::Error {
     io::Error::from_raw_os_error(code)
-}
-
-impl DirtyFile {
-    fn change(&self, change: impl FnOnce(&mut Layer), sequence: Option<Sequence>) {
-        let mut state = self.state();
-        state.changes = state.changes.wrapping_add(1);
-        if let Some(sequence) = sequence {
-            state.last = sequence;
-        }
-        let open = state.open.as_mut().expect("begun in this turn");
-        change(open);
-    }
 }
 
 impl JournalledFile {
@@ -366,7 +196,10 @@ impl WritableFile for JournalledFile {
     }
 
     fn sync_at_close(&self) -> io::Result<()> {
-        self.file.take_refusal()
+        match self.back.settings.durable_at_close {
+            true => self.sync(false),
+            false => self.file.take_refusal(),
+        }
     }
 }
 

@@ -22,7 +22,10 @@ pub enum Origin {
 
 /// Ranges of a file, and where the journal has them.
 #[derive(Clone, Default, Debug)]
-pub struct Extents(BTreeMap<u64, (u64, Part)>);
+pub struct Extents {
+    by_start: BTreeMap<u64, (u64, Part)>,
+    total_bytes: u64,
+}
 
 /// One generation of a file.
 #[derive(Clone, Debug)]
@@ -36,11 +39,29 @@ pub struct Layer {
     pub size_bytes: u64,
     /// The lowest size since the beginning: from there on nothing below is seen.
     pub floor: u64,
-    /// Of the last change.
+    /// Of the first change, and of the last.
+    pub first_stamp: Timestamp,
     pub stamp: Timestamp,
     /// Bytes that were written, those written over included.
     pub written_bytes: u64,
+    /// Attributes are being changed below it, or were when a crash came.
+    pub touched: Option<Touch>,
     was_resized: bool,
+}
+
+/// A change of a file's attributes that leaves its bytes alone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Touch {
+    /// Where that is changed.
+    pub modify_time: Option<Timestamp>,
+}
+
+impl Touch {
+    /// Whether it may lead from one version to the other.
+    pub fn leads(&self, from: &Version, to: &Version) -> bool {
+        let has_our_time = to.mtime == from.mtime || self.modify_time == Some(to.mtime);
+        has_our_time && from.inode == to.inode && from.size_bytes == to.size_bytes
+    }
 }
 
 impl Extents {
@@ -48,46 +69,52 @@ impl Extents {
         self.remove(range);
         if !range.is_empty() {
             let part = Part { piece, skip: 0 };
-            self.0.insert(range.start, (range.end, part));
+            self.put(range, part);
         }
     }
 
     /// Takes a range out.
     pub fn remove(&mut self, range: ByteRange) {
-        let reaching = self.0.range(..range.start).next_back();
+        let reaching = self.by_start.range(..range.start).next_back();
         let first = match reaching {
             Some((start, (end, _))) if *end > range.start => *start,
             _ => range.start,
         };
         let touched: Vec<_> = self
-            .0
+            .by_start
             .range(first..range.end.max(first))
             .map(|(start, (end, part))| (*start, *end, *part))
             .collect();
         for (start, end, part) in touched {
-            self.0.remove(&start);
+            self.by_start.remove(&start);
+            self.total_bytes -= end - start;
             if start < range.start {
-                self.0.insert(start, (range.start, part));
+                self.put(ByteRange::new(start, range.start), part);
             }
             if end > range.end {
                 let skip = part.skip + (range.end - start) as usize;
-                self.0.insert(range.end, (end, Part { skip, ..part }));
+                self.put(ByteRange::new(range.end, end), Part { skip, ..part });
             }
         }
     }
 
+    fn put(&mut self, range: ByteRange, part: Part) {
+        self.by_start.insert(range.start, (range.end, part));
+        self.total_bytes += range.length_bytes();
+    }
+
     /// All, in order, none overlapping the next.
     pub fn iter(&self) -> impl Iterator<Item = (ByteRange, Part)> + '_ {
-        self.0
+        self.by_start
             .iter()
             .map(|(start, (end, part))| (ByteRange::new(*start, *end), *part))
     }
 
     /// What of a range is there, in order, cut to it.
     pub fn within(&self, range: ByteRange) -> Vec<(ByteRange, Part)> {
-        let before = self.0.range(..range.start).next_back();
+        let before = self.by_start.range(..range.start).next_back();
         let from = before.map_or(range.start, |(start, _)| *start);
-        self.0
+        self.by_start
             .range(from..range.end.max(from))
             .map(|(start, (end, part))| (ByteRange::new(*start, *end), *part))
             .filter(|(held, _)| held.overlaps(&range))
@@ -100,7 +127,7 @@ impl Extents {
     }
 
     pub fn total_bytes(&self) -> u64 {
-        self.iter().map(|(range, _)| range.length_bytes()).sum()
+        self.total_bytes
     }
 }
 
@@ -119,14 +146,17 @@ impl Layer {
             extents: Extents::default(),
             size_bytes,
             floor: size_bytes,
+            first_stamp: stamp,
             stamp,
             written_bytes: 0,
+            touched: None,
             was_resized: false,
         }
     }
 
     /// Bytes from `offset` on, in pieces that follow one another.
     pub fn write(&mut self, offset: u64, pieces: &[Piece], stamp: Timestamp) {
+        self.note_stamp(stamp);
         let mut at = offset;
         for piece in pieces {
             let range = ByteRange::at(at, piece.length_bytes.into());
@@ -135,6 +165,12 @@ impl Layer {
             at = range.end;
         }
         self.size_bytes = self.size_bytes.max(at);
+    }
+
+    fn note_stamp(&mut self, stamp: Timestamp) {
+        if self.changes_nothing() {
+            self.first_stamp = stamp;
+        }
         self.stamp = stamp;
     }
 
@@ -144,11 +180,11 @@ impl Layer {
     }
 
     pub fn set_size(&mut self, size_bytes: u64, stamp: Timestamp) {
+        self.note_stamp(stamp);
         self.extents.remove(ByteRange::new(size_bytes, u64::MAX));
         self.size_bytes = size_bytes;
         self.floor = self.floor.min(size_bytes);
         self.was_resized = true;
-        self.stamp = stamp;
     }
 }
 

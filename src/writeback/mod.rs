@@ -3,36 +3,49 @@
 //!
 //! What always holds: whoever asks sees a file as programs left it, also while it is being uploaded; a change is in the
 //! journal before it is answered, and on stable storage before a sync is; nothing on the backend is written over that
-//! somebody else put there before we looked; a name or attribute never stands for data that is not on the backend.
+//! somebody else put there before we looked; a name never stands for data that is not on the backend, an attribute never for
+//! data that is not durable here.
 //! (docs/decisions/012-write-back-behind-the-backend.md)
 //!
 //! - `layers`: what is in the journal of one file, over what the backend has: pure
 //! - `dirty`: a file that is open for writing or not on the backend as it should be; `table`: all of them
-//! - `backend`: the calls of the backend; `names`: those that change names and attributes
+//! - `backend`: the calls of the backend; `names`: those that change names; `attributes`: those of a dirty file
 //! - `file`: a file open for writing; `source`: one open for reading
+//! - `accepting`: changes of bytes are taken; `pressure`: how fast
 //! - `upload`: a generation becomes the backend's; `comparing`: whether somebody else was there
-//! - `beside`: what cannot become the backend's is put beside it
-//! - `uploader`: the threads that do it, when, and again
+//! - `beside`: what cannot become the backend's is put beside it; `conflicts`: the list of that
+//! - `uploader`: the threads that do it, when, and again; `rate`: no faster than they may; `flushing`: what is left
+//! - `moving`: what the backend does not take makes room in the journal
 //! - `replay`: what an earlier life has left
 
 use crate::backend::Backend;
+use crate::io::Io;
 use crate::journal::{Journal, JournalFigures, Located};
+use crate::metrics::Counter;
 use crate::types::{Credentials, FileKey, Version};
-use parking_lot::Mutex;
 use std::io;
+use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
-pub use beside::Conflicts;
+pub use conflicts::{Conflict, ConflictKind};
+pub use flushing::{DirtyFileFigures, Unsent};
 
+mod accepting;
+mod attributes;
 mod backend;
 mod beside;
 mod comparing;
+mod conflicts;
 mod dirty;
 mod file;
+mod flushing;
 mod layers;
+mod moving;
 mod names;
+mod pressure;
+mod rate;
 mod replay;
 mod source;
 mod table;
@@ -46,6 +59,24 @@ pub struct WriteBackSettings {
     pub delay: Duration,
     /// Files on their way to the backend at once.
     pub parallel: usize,
+    /// The most that is sent in a second.
+    pub bytes_per_second: Option<u64>,
+    /// No more is taken that the backend does not have.
+    pub dirty_limit_bytes: u64,
+    pub conflict: ConflictAnswer,
+    /// close(2) waits until what was written is durable.
+    pub durable_at_close: bool,
+}
+
+/// What becomes of a file that somebody else has changed while it was dirty.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ConflictAnswer {
+    /// Theirs stays, ours goes beside it.
+    KeepBoth,
+    /// Ours is written over theirs.
+    Ours,
+    /// Ours is given up.
+    Theirs,
 }
 
 /// What [`WriteBack::start`] stands on.
@@ -59,6 +90,8 @@ pub struct WriteBackParts {
     pub own: Credentials,
     /// In the names of files that are put beside others.
     pub host: String,
+    /// Where the list of these is kept.
+    pub notes: Arc<dyn Io>,
 }
 
 /// Called when the same bytes that were of one version are of another.
@@ -71,7 +104,10 @@ pub struct WriteBackFigures {
     pub dirty_bytes: u64,
     /// Files that the backend did not take when they were tried last.
     pub failing_files: u64,
-    pub conflicts: Conflicts,
+    pub dirty_limit_bytes: u64,
+    /// The oldest ones.
+    pub named: Vec<DirtyFileFigures>,
+    pub conflicts: Vec<Conflict>,
     pub journal: JournalFigures,
 }
 
@@ -85,7 +121,10 @@ pub struct WriteBack {
     next_generation: AtomicU64,
     own: Credentials,
     host: String,
-    conflicts: Mutex<Conflicts>,
+    pressure: pressure::Pressure,
+    rate: rate::Rate,
+    sent_bytes: Counter,
+    conflicts: conflicts::ConflictList,
     carry_over: OnceLock<CarryOver>,
     me: Weak<Self>,
 }
@@ -94,6 +133,8 @@ impl WriteBack {
     /// Takes over what the journal has, and starts the threads that bring it to the backend.
     pub fn start(parts: WriteBackParts) -> io::Result<Arc<Self>> {
         let back = Arc::new_cyclic(|me| Self {
+            pressure: pressure::Pressure::new(parts.settings.dirty_limit_bytes),
+            rate: rate::Rate::new(parts.settings.bytes_per_second),
             settings: parts.settings,
             inner: parts.inner,
             journal: parts.journal,
@@ -102,7 +143,8 @@ impl WriteBack {
             next_generation: AtomicU64::new(1),
             own: parts.own,
             host: parts.host,
-            conflicts: Mutex::default(),
+            sent_bytes: Counter::default(),
+            conflicts: conflicts::ConflictList::load(parts.notes),
             carry_over: OnceLock::new(),
             me: me.clone(),
         });
@@ -129,7 +171,9 @@ impl WriteBack {
 
     pub fn figures(&self) -> WriteBackFigures {
         let mut figures = WriteBackFigures {
-            conflicts: self.conflicts.lock().clone(),
+            dirty_limit_bytes: self.pressure.limit_bytes(),
+            named: self.name_dirty(),
+            conflicts: self.conflicts.all(),
             journal: self.journal.figures(),
             ..WriteBackFigures::default()
         };
@@ -140,6 +184,16 @@ impl WriteBack {
             figures.failing_files += u64::from(state.failures > 0);
         }
         figures
+    }
+
+    /// What lies beside other files, and nobody has looked at yet.
+    pub fn conflicts(&self) -> Vec<Conflict> {
+        self.conflicts.all()
+    }
+
+    /// These were looked at: known by what lies beside.
+    pub fn forget_conflicts(&self, beside: &[PathBuf]) {
+        self.conflicts.forget(beside);
     }
 
     /// Brings to the backend what it takes until the deadline; the rest stays in the journal. How many files that is.

@@ -1,10 +1,11 @@
-//! Changes of names and attributes: they go through at once, and what they stand for goes before them.
+//! Changes of names: they go through at once, and what they stand for goes before them. Those of attributes go through at once.
 
 use super::WriteBack;
 use super::dirty::DirtyFile;
 use crate::backend::{Found, HeldFile, NameChanges, Place};
 use crate::types::{
     AttributeChange, Attributes, Credentials, FileKey, FileKind, NewNode, Removal, RenameMode,
+    TimeChange,
 };
 use std::ffi::OsStr;
 use std::io;
@@ -239,9 +240,11 @@ impl NameChanges for WriteBack {
         change: &AttributeChange,
         caller: &Credentials,
     ) -> io::Result<()> {
-        self.change_settled(&place.key, || {
-            self.inner.set_attributes(place, change, caller)
-        })
+        let set = || self.inner.set_attributes(place, change, caller);
+        match self.table.get(&place.key) {
+            Some(file) => self.change_attributes(&file, place, change.modify_time, set),
+            None => set(),
+        }
     }
 
     fn set_xattr(
@@ -252,13 +255,19 @@ impl NameChanges for WriteBack {
         flags: i32,
         caller: &Credentials,
     ) -> io::Result<()> {
-        self.change_settled(&place.key, || {
-            self.inner.set_xattr(place, name, value, flags, caller)
-        })
+        let set = || self.inner.set_xattr(place, name, value, flags, caller);
+        match self.table.get(&place.key) {
+            Some(file) => self.change_attributes(&file, place, TimeChange::Keep, set),
+            None => set(),
+        }
     }
 
     fn remove_xattr(&self, place: &Place, name: &OsStr, caller: &Credentials) -> io::Result<()> {
-        self.change_settled(&place.key, || self.inner.remove_xattr(place, name, caller))
+        let remove = || self.inner.remove_xattr(place, name, caller);
+        match self.table.get(&place.key) {
+            Some(file) => self.change_attributes(&file, place, TimeChange::Keep, remove),
+            None => remove(),
+        }
     }
 
     fn sync_directory(&self, place: &Place) -> io::Result<()> {

@@ -2,11 +2,11 @@
 
 use super::WriteBack;
 use super::dirty::Frozen;
-use super::layers::Layer;
+use super::layers::{Layer, Touch};
 use crate::backend::{FilesystemIndex, Place};
 use crate::journal::{BaseSum, Beginning, Generation, Located, Record};
 use crate::types::{Timestamp, Version};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +23,9 @@ struct Replayed {
 struct Replay {
     generations: BTreeMap<Generation, Replayed>,
     led_to: HashMap<Generation, Option<Version>>,
+    /// Of these, copies that nothing says yet to be whole.
+    copies: HashSet<Generation>,
+    forgotten: HashSet<Generation>,
     last: u64,
 }
 
@@ -38,7 +41,11 @@ impl Replay {
                 self.led_to.insert(generation, version);
                 self.generations.remove(&generation);
             }
-            Record::Forget { .. } => drop(self.generations.remove(&generation)),
+            Record::Forget { .. } => {
+                self.forgotten.insert(generation);
+                self.generations.remove(&generation);
+            }
+            Record::Moved { pairs } => pairs.into_iter().for_each(|pair| self.take_move(pair)),
             record => {
                 // What is not begun is done: its beginning was trimmed.
                 if let Some(replayed) = self.generations.get_mut(&generation) {
@@ -48,7 +55,18 @@ impl Replay {
         }
     }
 
+    /// A copy of what was forgotten while it was made is forgotten, too.
+    fn take_move(&mut self, (from, to): (Generation, Generation)) {
+        self.generations.remove(&from);
+        if !self.forgotten.contains(&from) {
+            self.copies.remove(&to);
+        }
+    }
+
     fn begin(&mut self, beginning: Beginning, first: crate::journal::Sequence) {
+        if beginning.is_copy {
+            self.copies.insert(beginning.generation);
+        }
         let layer = Layer::new(
             beginning.generation,
             first,
@@ -85,7 +103,21 @@ impl Replayed {
             Record::Intent { base, .. } => {
                 self.intent.get_or_insert_default().extend(base);
             }
-            Record::Begin(_) | Record::Done { .. } | Record::Forget { .. } => {}
+            Record::Touch { modify_time, .. } => {
+                self.layer.touched = Some(Touch { modify_time });
+                if let Some(time) = modify_time {
+                    // Whether it was made is not known; that it was asked for is.
+                    self.layer.set_size(self.layer.size_bytes, time);
+                }
+            }
+            Record::Base { version, .. } => {
+                self.layer.base = Some(version);
+                self.layer.touched = None;
+            }
+            Record::Begin(_)
+            | Record::Done { .. }
+            | Record::Forget { .. }
+            | Record::Moved { .. } => {}
         }
     }
 }
@@ -111,6 +143,9 @@ impl WriteBack {
         self.next_generation
             .store(replay.last + 1, std::sync::atomic::Ordering::Relaxed);
         for (generation, replayed) in replay.generations {
+            if replay.copies.contains(&generation) {
+                continue;
+            }
             let before = replayed.beginning.follows;
             let led_to = before.and_then(|before| replay.led_to.get(&before).copied().flatten());
             self.table.restored(generation, replayed.layer.first);
@@ -140,6 +175,7 @@ impl WriteBack {
         let mut state = file.state();
         state.is_nameless = beginning.is_nameless;
         state.changes = state.changes.wrapping_add(changes);
+        self.pressure.add(layer.extents.total_bytes());
         match state.frozen {
             None => {
                 // Without either nobody can say what was there.

@@ -57,9 +57,15 @@ impl Table {
         files.entry(place.key.clone()).or_insert_with(made).clone()
     }
 
-    /// Forgets a file that nobody needs.
+    /// Forgets a file that nobody needs. It may have been forgotten before, and its key be another's by now.
     pub fn release(&self, file: &Arc<DirtyFile>) {
         let mut files = self.files.lock();
+        if !files
+            .get(&file.key)
+            .is_some_and(|held| Arc::ptr_eq(held, file))
+        {
+            return;
+        }
         let unused = {
             let mut state = file.state();
             match state.is_needed() {
@@ -114,6 +120,11 @@ impl Table {
         self.live.lock().insert((first, generation));
     }
 
+    /// What keeps the journal from being trimmed further.
+    pub fn oldest(&self) -> Option<(Sequence, Generation)> {
+        self.live.lock().first().copied()
+    }
+
     /// A generation is not needed any more.
     pub fn end(&self, generation: Generation, first: Sequence, journal: &Journal) {
         let mut live = self.live.lock();
@@ -121,5 +132,36 @@ impl Table {
         let needed = live.first().map(|(first, _)| *first);
         let needed = needed.unwrap_or_else(|| journal.open_batch());
         journal.trim(needed.before());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::FilesystemIndex;
+
+    #[test]
+    fn a_file_that_was_forgotten_before_takes_no_other_with_it() {
+        let table = Table::default();
+        let place = Place {
+            filesystem: FilesystemIndex(0),
+            key: FileKey(vec![1].into()),
+            inode: 1,
+            path: "file".into(),
+            held: None,
+            caller: None,
+        };
+        let opener = Credentials {
+            uid: 0,
+            gid: 0,
+            groups: [].into(),
+        };
+        let first = table.open(&place, &opener);
+        first.state().handles = 0;
+        table.release(&first);
+        let second = table.open(&place, &opener);
+        table.release(&first);
+        let held = table.get(&place.key).expect("it is open");
+        assert!(Arc::ptr_eq(&held, &second));
     }
 }

@@ -3,10 +3,10 @@
 //! What always holds: the backend is not touched before an intent is durable that says what it had; a generation is done
 //! only after the backend's fsync; programs see the file as the journal has it until then.
 
-use super::WriteBack;
 use super::comparing::Verdict;
 use super::dirty::{DirtyFile, Frozen};
 use super::layers::Layer;
+use super::{ConflictAnswer, WriteBack};
 use crate::backend::Place;
 use crate::backend::writing::{Durability, WritableFile, WriteAccess};
 use crate::journal::{AppendError, BaseSum, ReadError, Record, Room};
@@ -14,11 +14,12 @@ use crate::types::{AttributeChange, Attributes, ByteRange, TimeChange, Version};
 use parking_lot::MutexGuard;
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// The backend is written to in so much at a time.
 pub(super) const CHUNK_BYTES: u64 = 1 << 20;
 /// Sums of one record: a batch takes it beside others.
-const SUMS_IN_A_RECORD: usize = 1000;
+pub(super) const SUMS_IN_A_RECORD: usize = 1000;
 
 /// Why an upload did not come to its end.
 #[derive(Debug, thiserror::Error)]
@@ -87,27 +88,54 @@ impl WriteBack {
         };
         let below = match self.descriptor(file) {
             Ok(below) => below,
-            Err(error) if is_gone(&error) => return self.keep_orphan(file, turn),
+            Err(error) if is_gone(&error) => return self.without_file(file, turn),
             Err(error) => return Err(error.into()),
         };
         let present = match below.attributes() {
-            Err(error) if is_gone(&error) => return self.keep_orphan(file, turn),
+            Err(error) if is_gone(&error) => return self.without_file(file, turn),
             present => present?,
         };
         if present.link_count == 0 && !file.state().is_nameless {
-            return self.keep_orphan(file, turn);
+            return self.without_file(file, turn);
         }
-        match self.judge(file, &frozen, &*below, &present)? {
-            Verdict::Ours => {}
-            Verdict::Foreign => return self.put_beside(file, &present, turn),
-        }
+        let verdict = self.judge(file, &frozen, &*below, &present)?;
+        let frozen = match (verdict, self.settings.conflict) {
+            (Verdict::Ours, _) => frozen,
+            (Verdict::Foreign, ConflictAnswer::Ours) => write_over(file, &frozen, &present),
+            (Verdict::Foreign, ConflictAnswer::KeepBoth) => {
+                return self.put_beside(file, &present, turn);
+            }
+            (Verdict::Foreign, ConflictAnswer::Theirs) => {
+                return self.give_up(file, &present, turn);
+            }
+        };
         if frozen.layer.changes_nothing() {
             return self.finish(file, &frozen.layer, present, turn);
         }
         self.intend(file, &frozen, &*below, &present)?;
-        self.send(file, &frozen.layer, &*below, &present)?;
+        // Somebody waits for what is sent within a turn.
+        let is_paced = turn.is_none();
+        self.send(file, &frozen.layer, &*below, &present, is_paced)?;
         let after = below.attributes()?;
         self.finish(file, &frozen.layer, after, turn)
+    }
+
+    /// The file was removed by somebody else.
+    fn without_file(
+        &self,
+        file: &Arc<DirtyFile>,
+        turn: Option<&MutexGuard<'_, ()>>,
+    ) -> Result<(), UploadError> {
+        if self.settings.conflict != ConflictAnswer::Theirs {
+            return self.keep_orphan(file, turn);
+        }
+        let path = file.state().place.path.clone();
+        tracing::warn!(
+            ?path,
+            "removed by somebody else while it was written here: ours is given up, as conflict=theirs says"
+        );
+        self.forget(file);
+        Ok(())
     }
 
     /// One that a program has, or had; else a new one: as the opener, and where that is refused by now as the daemon.
@@ -164,16 +192,8 @@ impl WriteBack {
         }
         let generation = frozen.layer.generation;
         let base: Vec<BaseSum> = self.sums(file, &frozen.layer, below, present)?;
-        let mut last = self.journal.last_told();
-        let mut parts = base.chunks(SUMS_IN_A_RECORD);
-        let mut next = Some(parts.next().unwrap_or_default());
-        while let Some(base) = next {
-            let base = base.to_vec();
-            let record = Record::Intent { generation, base };
-            last = self.journal.append(&record, Room::Uploads)?;
-            next = parts.next();
-        }
-        self.journal.make_durable(last)?;
+        self.append_intent(generation, &base)?;
+        self.journal.make_durable(self.journal.last_told())?;
         if let Some(held) = &mut file.state().frozen {
             held.intent = Some(Arc::new(base));
         }
@@ -186,6 +206,7 @@ impl WriteBack {
         layer: &Layer,
         below: &dyn WritableFile,
         present: &Attributes,
+        is_paced: bool,
     ) -> Result<(), UploadError> {
         let mut size_bytes = present.size_bytes;
         if layer.floor < size_bytes {
@@ -193,8 +214,12 @@ impl WriteBack {
             size_bytes = layer.floor;
         }
         for run in runs(layer) {
+            if is_paced {
+                self.keep_rate(run.length_bytes());
+            }
             let data = self.read_run(layer, run)?;
             write_all(below, &data, run.start)?;
+            self.sent_bytes.add(run.length_bytes());
             size_bytes = size_bytes.max(run.end);
         }
         if layer.size_bytes != size_bytes {
@@ -202,6 +227,13 @@ impl WriteBack {
         }
         self.set_time(file, layer);
         Ok(below.sync(false)?)
+    }
+
+    fn keep_rate(&self, bytes: u64) {
+        let wait = self.rate.spend(bytes, Instant::now());
+        if !wait.is_zero() {
+            std::thread::sleep(wait);
+        }
     }
 
     pub(super) fn read_run(&self, layer: &Layer, run: ByteRange) -> Result<Vec<u8>, ReadError> {
@@ -248,6 +280,8 @@ impl WriteBack {
         self.journal.append(&done, Room::Uploads)?;
         let shown = self.note_finished(file, layer, after);
         self.table.end(layer.generation, layer.first, &self.journal);
+        let sent = layer.extents.total_bytes();
+        self.pressure.sent(sent, Instant::now());
         if let Some(shown) = shown
             && let Some(carry_over) = self.carry_over.get()
         {
@@ -267,7 +301,7 @@ impl WriteBack {
             state.frozen = None;
         }
         state.base = Some(after);
-        state.failures = 0;
+        state.note_success();
         (!state.is_dirty()).then_some(shown)
     }
 
@@ -281,6 +315,7 @@ impl WriteBack {
         for layer in open.into_iter().chain(frozen) {
             self.append_forget(&layer);
             self.table.end(layer.generation, layer.first, &self.journal);
+            self.pressure.drop_bytes(layer.extents.total_bytes());
         }
     }
 
@@ -299,6 +334,20 @@ impl WriteBack {
             tracing::warn!(%error, "a removed file will be looked for after a restart");
         }
     }
+}
+
+/// What somebody else has made of the file is what ours is written over.
+fn write_over(file: &DirtyFile, frozen: &Frozen, present: &Attributes) -> Frozen {
+    let mut layer = Layer::clone(&frozen.layer);
+    layer.base = Some(present.version());
+    let over = Frozen {
+        layer: Arc::new(layer),
+        intent: None,
+    };
+    let mut state = file.state();
+    tracing::warn!(path = ?state.place.path, "changed by somebody else while it was written here: written over, as conflict=ours says");
+    state.frozen = Some(over.clone());
+    over
 }
 
 /// What takes changes is to be uploaded from now on, unless something is already. Called in the file's turn.

@@ -24,12 +24,14 @@ pub(super) struct Uploader {
 
 #[derive(Default)]
 struct Queue {
-    waiting: BTreeMap<(Instant, u64), Arc<DirtyFile>>,
+    waiting: Row,
     /// What failed: nothing makes it come sooner.
-    failed: BTreeMap<(Instant, u64), Arc<DirtyFile>>,
+    failed: Row,
     next: u64,
     /// What waits is not to wait.
     hurries: bool,
+    /// The journal is short of room.
+    is_short: bool,
     running: usize,
     is_ending: bool,
 }
@@ -43,7 +45,7 @@ impl Uploader {
         &self,
         file: &Arc<DirtyFile>,
         delay: Duration,
-        row: impl FnOnce(&mut Queue) -> &mut BTreeMap<(Instant, u64), Arc<DirtyFile>>,
+        row: impl FnOnce(&mut Queue) -> &mut Row,
     ) {
         let mut queue = self.queue.lock();
         let place = (Instant::now() + delay, queue.next);
@@ -53,9 +55,32 @@ impl Uploader {
         self.sooner.notify_one();
     }
 
-    /// What waits now goes at once.
-    pub fn hurry(&self) {
-        self.queue.lock().hurries = true;
+    /// What waits now goes at once; `is_short` of room in the journal: what does not go makes some.
+    pub fn hurry(&self, is_short: bool) {
+        let mut queue = self.queue.lock();
+        queue.hurries = true;
+        queue.is_short |= is_short && !queue.failed.is_empty();
+        drop(queue);
+        self.sooner.notify_all();
+    }
+
+    /// The files that are meant go at once; `again`: also if they have just failed.
+    pub fn send_at_once(&self, is_meant: impl Fn(&DirtyFile) -> bool, again: bool) {
+        let now = Instant::now();
+        let mut queue = self.queue.lock();
+        let Queue {
+            waiting, failed, ..
+        } = &mut *queue;
+        let mut meant = take_later(waiting, now, &is_meant);
+        if again {
+            meant.extend(take_later(failed, now, &is_meant));
+        }
+        waiting.extend(
+            meant
+                .into_iter()
+                .map(|(number, file)| ((now, number), file)),
+        );
+        drop(queue);
         self.sooner.notify_all();
     }
 
@@ -77,17 +102,19 @@ impl Uploader {
         }
     }
 
-    /// The next file to upload; `None` at the end.
-    fn take(&self) -> Option<Arc<DirtyFile>> {
+    /// What is to be done next; `None` at the end.
+    fn take(&self) -> Option<Task> {
         let mut queue = self.queue.lock();
         loop {
             if queue.is_ending {
                 return None;
             }
-            let now = Instant::now();
-            if let Some(file) = queue.due(now) {
+            if std::mem::take(&mut queue.is_short) {
+                return Some(Task::MakeRoom);
+            }
+            if let Some(file) = queue.due(Instant::now()) {
                 queue.running += 1;
-                return Some(file);
+                return Some(Task::Upload(file));
             }
             match queue.next_due() {
                 Some(due) => drop(self.sooner.wait_until(&mut queue, due)),
@@ -100,6 +127,30 @@ impl Uploader {
         self.queue.lock().running -= 1;
         self.idle.notify_all();
     }
+}
+
+type Row = BTreeMap<(Instant, u64), Arc<DirtyFile>>;
+
+/// Takes out what is meant and not due by now, each with its number.
+fn take_later(
+    row: &mut Row,
+    now: Instant,
+    is_meant: impl Fn(&DirtyFile) -> bool,
+) -> Vec<(u64, Arc<DirtyFile>)> {
+    let later = row.range((now, u64::MAX)..);
+    let keys: Vec<_> = later
+        .filter(|(_, file)| is_meant(file))
+        .map(|(key, _)| *key)
+        .collect();
+    let taken = keys.into_iter().map(|key| (key.1, row.remove(&key)));
+    taken
+        .filter_map(|(number, file)| Some((number, file?)))
+        .collect()
+}
+
+enum Task {
+    Upload(Arc<DirtyFile>),
+    MakeRoom,
 }
 
 impl Queue {
@@ -125,11 +176,16 @@ impl Queue {
 impl WriteBack {
     /// What a thread for uploads does until the end.
     pub(super) fn run_uploads(self: &Arc<Self>) {
-        while let Some(file) = self.uploader.take() {
-            if let Err(error) = self.upload(&file) {
-                self.note_failure(&file, &error);
+        while let Some(task) = self.uploader.take() {
+            match task {
+                Task::MakeRoom => self.make_room(),
+                Task::Upload(file) => {
+                    if let Err(error) = self.upload(&file) {
+                        self.note_failure(&file, &error);
+                    }
+                    self.uploader.note_done();
+                }
             }
-            self.uploader.note_done();
         }
     }
 
@@ -141,6 +197,7 @@ impl WriteBack {
                 return;
             }
             state.failures += 1;
+            state.trouble = Some(error.to_string().into());
             if refuses(error) {
                 state.refusal = error.to_io().raw_os_error();
             }

@@ -14,6 +14,7 @@
 //! - `waiter`: processes that wait in one call of a mount
 //! - `reading`: O_DIRECT, mmap, RWF_NOWAIT, splice, dropping caches
 //! - `writing`: fallocate, copy_file_range, writable mappings
+//! - `written_back`: a mount that writes back
 //! - `random`: seeds
 
 // Every test binary compiles all of this and uses its share.
@@ -35,6 +36,7 @@ pub mod scratch;
 pub mod user;
 pub mod waiter;
 pub mod writing;
+pub mod written_back;
 
 pub use backend::{BackendOptions, FaultBackend};
 pub use content::Content;

@@ -79,8 +79,9 @@ pub fn run(arguments: &Arguments) -> i32 {
     if arguments.evict {
         return evicting::run(given, arguments.json);
     }
-    let names = Arc::new(Names::new(given));
-    let tally = bring_in(&names, arguments.task(), arguments);
+    let task = arguments.task();
+    let names = Arc::new(Names::new(given, !task.is_check()));
+    let tally = bring_in(&names, task, arguments);
     match tally.is_complete() {
         true => exit_status::SUCCESS,
         false => NOT_ALL,
@@ -128,5 +129,11 @@ fn bring_in(names: &Arc<Names>, task: Task, arguments: &Arguments) -> Tally {
     }
     let summary = progress.end(&tally, task.is_check());
     say(&summary);
+    if tally.unconfirmed_files > 0 {
+        complain(format_args!(
+            "the server does not answer: {} of the files that are cached are as they were last known, and what is new there is not known",
+            tally.unconfirmed_files
+        ));
+    }
     tally
 }

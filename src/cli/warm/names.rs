@@ -1,14 +1,16 @@
 //! The files to bring in, as they are found: listed ahead of those who ask for them, and no further, so that a tree of any
-//! size takes bounded memory.
+//! size takes bounded memory, but for 8 bytes of each file: those found before by another name or argument are passed over.
 
 use crate::sys::xattr;
+use crate::types::bytes_in_words;
 use crate::types::warming::{ROOM_ATTRIBUTE, Room};
 use parking_lot::{Condvar, Mutex};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, FileType, Metadata};
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, BufRead, BufReader, Read};
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -61,6 +63,8 @@ enum Place {
 pub struct Names {
     state: Mutex<State>,
     changed: Condvar,
+    /// Whoever lists all of it with `ls -l` is to find its attributes known.
+    learns_attributes: bool,
 }
 
 #[derive(Default)]
@@ -69,8 +73,23 @@ struct State {
     directories: Vec<PathBuf>,
     files: VecDeque<Given>,
     files_found: u64,
+    met: Met,
     /// Threads that look for more.
     looking: usize,
+}
+
+/// Hashes of what was met before.
+#[derive(Default)]
+struct Met {
+    hashes: HashSet<u64>,
+    hasher: RandomState,
+}
+
+impl Met {
+    fn is_new(&mut self, facts: &Metadata) -> bool {
+        let hash = self.hasher.hash_one((facts.dev(), facts.ino()));
+        self.hashes.insert(hash)
+    }
 }
 
 impl State {
@@ -82,7 +101,10 @@ impl State {
 }
 
 impl Names {
-    pub fn new(given: impl Iterator<Item = Given> + Send + 'static) -> Self {
+    pub fn new(
+        given: impl Iterator<Item = Given> + Send + 'static,
+        learns_attributes: bool,
+    ) -> Self {
         let found = given.map(|path| path.map_or_else(Found::Problem, Found::Given));
         let state = State {
             sources: vec![Box::new(found)],
@@ -91,6 +113,7 @@ impl Names {
         Self {
             state: Mutex::new(state),
             changed: Condvar::new(),
+            learns_attributes,
         }
     }
 
@@ -115,7 +138,11 @@ impl Names {
                 state.looking -= 1;
                 self.changed.notify_all();
             } else if let Some(file) = state.files.pop_front() {
-                return Some(file);
+                drop(state);
+                if self.is_first(&file) {
+                    return Some(file);
+                }
+                state = self.state.lock();
             } else if state.looking == 0 {
                 return None;
             } else {
@@ -124,11 +151,22 @@ impl Names {
         }
     }
 
+    /// The name is known from then on, also where the file was met before.
+    fn is_first(&self, file: &Given) -> bool {
+        let facts = file.as_ref().ok().map(fs::symlink_metadata);
+        match facts {
+            Some(Ok(facts)) => self.state.lock().met.is_new(&facts),
+            // What is wrong with it is told by whoever asks for it.
+            Some(Err(_)) | None => true,
+        }
+    }
+
     fn look(&self, place: Place) {
         let mut source = match place {
             Place::Source(source) => source,
-            Place::Directory(path) => match list(&path) {
-                Ok(source) => source,
+            Place::Directory(path) => match self.open(&path) {
+                Ok(Some(source)) => source,
+                Ok(None) => return,
                 Err(error) => return self.note(Err(Problem::new(&path, error))),
             },
         };
@@ -139,6 +177,22 @@ impl Names {
             }
         }
         self.state.lock().sources.push(source);
+    }
+
+    /// `None`: it was met before.
+    fn open(&self, directory: &Path) -> io::Result<Option<Source>> {
+        let facts = fs::symlink_metadata(directory)?;
+        if !self.state.lock().met.is_new(&facts) {
+            return Ok(None);
+        }
+        self.learn(directory);
+        list(directory).map(Some)
+    }
+
+    fn learn(&self, path: &Path) {
+        if self.learns_attributes {
+            learn_attributes(path);
+        }
     }
 
     fn take(&self, found: Found) {
@@ -160,7 +214,8 @@ impl Names {
             self.changed.notify_one();
         } else if kind.is_symlink() {
             // From then on the daemon knows where it leads.
-            let _ = fs::read_link(path);
+            let _ = fs::read_link(&path);
+            self.learn(&path);
         }
     }
 
@@ -204,6 +259,7 @@ pub struct FirstLook {
     bytes: u64,
     /// By device: its bytes, and a file of it.
     mounts: BTreeMap<u64, (u64, PathBuf)>,
+    met: Met,
 }
 
 impl FirstLook {
@@ -211,6 +267,9 @@ impl FirstLook {
         let Ok(facts) = fs::symlink_metadata(path) else {
             return;
         };
+        if !self.met.is_new(&facts) {
+            return;
+        }
         self.files += 1;
         self.bytes += facts.len();
         let new = || (0, path.to_owned());
@@ -227,9 +286,10 @@ impl FirstLook {
         let sentence = |(bytes, path): &(u64, PathBuf)| {
             let room = room_of(path).ok().filter(|room| room.bytes < *bytes)?;
             Some(format!(
-                "{bytes} bytes are to be cached, and the cache of {} keeps {} at most: the rest will be left out",
+                "{} are to be cached, and the cache of {} keeps {} at most: the rest will be left out",
+                bytes_in_words(*bytes),
                 path.display(),
-                room.bytes
+                bytes_in_words(room.bytes)
             ))
         };
         self.mounts.values().filter_map(sentence).collect()
@@ -239,6 +299,18 @@ impl FirstLook {
 fn room_of(path: &Path) -> io::Result<Room> {
     let told = xattr::get_by_path(path, OsStr::new(ROOM_ATTRIBUTE))?;
     serde_json::from_slice(&told).map_err(io::Error::other)
+}
+
+/// From then on the daemon knows the attributes that `ls -l` and the kernel ask for, and which there are not.
+pub fn learn_attributes(path: &Path) {
+    let Ok(names) = xattr::list_by_path(path) else {
+        return;
+    };
+    let of_programs = |name: &&[u8]| name.starts_with(b"user.");
+    let names = names.split(|byte| *byte == 0);
+    for name in names.filter(|name| !name.is_empty() && !of_programs(name)) {
+        let _ = xattr::get_by_path(path, OsStr::from_bytes(name));
+    }
 }
 
 /// Why a path that the daemon was asked about has no answer.

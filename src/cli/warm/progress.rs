@@ -2,9 +2,9 @@
 
 use super::tally::Tally;
 use super::workers::Outcome;
-use crate::cli::{harmless, say};
+use crate::cli::{complain_in_one_line, say};
 use crate::daemon::control::WirePath;
-use crate::daemon::status::bytes as in_units;
+use crate::types::bytes_in_words as in_units;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use std::io::IsTerminal;
@@ -44,7 +44,7 @@ impl Progress {
 
     /// A file that is not in the cache.
     pub fn name(&self, path: &Path, outcome: &Outcome, reason: &str) {
-        let line = format!("nfs-cachefs: {}: {reason}", path.display());
+        let line = format!("{}: {reason}", path.display());
         match &self.shown {
             Shown::Lines { .. } => {
                 let kind = match outcome {
@@ -57,8 +57,8 @@ impl Progress {
                     &json!({"event": "file", "path": path, "outcome": kind, "reason": reason}),
                 );
             }
-            Shown::Bar(bar) => bar.suspend(|| eprintln!("{}", harmless(&line))),
-            Shown::Nothing => eprintln!("{}", harmless(&line)),
+            Shown::Bar(bar) => bar.suspend(|| complain_in_one_line(&line)),
+            Shown::Nothing => complain_in_one_line(&line),
         }
     }
 

@@ -18,6 +18,8 @@ pub struct Tally {
     pub left_files: u64,
     pub left_bytes: u64,
     pub failed_files: u64,
+    /// Of those that are there (with --check): the server did not answer whether they are still the same.
+    pub unconfirmed_files: u64,
 }
 
 impl Tally {
@@ -39,7 +41,10 @@ impl Tally {
                 self.left_bytes += bytes;
                 Some(reason.clone())
             }
-            Outcome::Held(held) if held.is_whole() => self.count_cached(held.size_bytes),
+            Outcome::Held(held) if held.is_whole() => {
+                self.unconfirmed_files += u64::from(!held.is_confirmed);
+                self.count_cached(held.size_bytes)
+            }
             Outcome::Held(held) => {
                 self.left_files += 1;
                 self.left_bytes += held.size_bytes - held.cached_bytes;

@@ -1,6 +1,6 @@
 //! Threads that ask the daemon for one file after the other.
 
-use super::names::{Given, Names, Problem, reason_of};
+use super::names::{Given, Names, Problem, learn_attributes, reason_of};
 use crate::sys::xattr;
 use crate::types::warming::{HELD_ATTRIBUTE, Held, WARM_ATTRIBUTE, Warmed};
 use crossbeam_channel::{Receiver, bounded};
@@ -79,6 +79,7 @@ fn look_after(given: Given, task: Task) -> Told {
     let outcome = match task {
         Task::Check => ask(&path, HELD_ATTRIBUTE).map(Outcome::Held),
         Task::Warm { name } => {
+            learn_attributes(&path);
             ask(&path, &format!("{WARM_ATTRIBUTE}{name:x}")).map(Outcome::Warmed)
         }
     };

@@ -1,5 +1,6 @@
 //! Rows about the cache: where it lies, how large it is, what goes in and out.
 
+use super::disk::show_flag;
 use super::{Kind, OptionRow};
 use crate::config::CacheSize;
 use crate::config::settings::{ChecksumKind, EvictionPolicy};
@@ -99,6 +100,12 @@ pub const ROWS: &[OptionRow] = &[
         },
         show: Some(|s| s.max_concurrent_fills.to_string()),
         help: "pieces of up to 1 MiB on their way from the backend to the cache at once",
+    },
+    OptionRow {
+        name: "adaptive",
+        kind: Kind::Flag(|s, on| s.adaptive = on),
+        show: Some(|s| show_flag(s.adaptive)),
+        help: "how many pieces are fetched at once, how large they are and how far ahead is found out from what arrives, up to max_concurrent and readahead; off: just these",
     },
     OptionRow {
         name: "eviction",

@@ -4,7 +4,7 @@ use super::{Kind, OptionRow};
 use crate::config::settings::{EngineChoice, PassthroughChoice};
 use std::time::Duration;
 
-fn show_flag(on: bool) -> String {
+pub(super) fn show_flag(on: bool) -> String {
     if on { "on" } else { "off" }.to_owned()
 }
 

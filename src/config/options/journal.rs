@@ -1,8 +1,8 @@
 //! Rows about the journal, and how what is in it gets to the backend.
 
 use super::{Kind, OptionRow};
-use crate::config::settings::FsyncMode;
-use crate::config::units::{MIB, TIB, show_duration, show_size};
+use crate::config::journal_settings::{CloseMode, ConflictMode, FsyncMode};
+use crate::config::units::{KIB, MIB, TIB, show_duration, show_size};
 use std::time::Duration;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -92,5 +92,73 @@ pub const ROWS: &[OptionRow] = &[
         },
         show: Some(|s| s.journal.writeback_parallel.to_string()),
         help: "files on their way from the journal to the backend at once",
+    },
+    OptionRow {
+        name: "writeback_rate",
+        kind: Kind::Size {
+            bare_unit_bytes: 1,
+            min_bytes: 64 * KIB,
+            max_bytes: TIB,
+            power_of_two: false,
+            set: |s, bytes| s.journal.writeback_bytes_per_second = Some(bytes),
+        },
+        show: Some(|s| {
+            let rate = s.journal.writeback_bytes_per_second;
+            rate.map_or_else(|| "none".to_owned(), show_size)
+        }),
+        help: "the most that is sent from the journal to the backend in a second, while nobody waits for it",
+    },
+    OptionRow {
+        name: "dirty_limit",
+        kind: Kind::Size {
+            bare_unit_bytes: 1,
+            min_bytes: 16 * MIB,
+            max_bytes: TIB,
+            power_of_two: false,
+            set: |s, bytes| s.journal.dirty_limit_bytes = Some(bytes),
+        },
+        show: Some(|s| {
+            let limit = s.journal.dirty_limit_bytes;
+            limit.map_or_else(|| "half of journal_size".to_owned(), show_size)
+        }),
+        help: "no more than this is taken that the backend does not have: from half of it on writers are slowed down, at the limit they wait 30 s at most, then it is ENOSPC",
+    },
+    OptionRow {
+        name: "close",
+        kind: Kind::Choice {
+            values: &[
+                ("returns", |s| s.journal.close = CloseMode::Nothing),
+                ("durable", |s| s.journal.close = CloseMode::Durable),
+            ],
+            later: &[],
+        },
+        show: Some(|s| {
+            match s.journal.close {
+                CloseMode::Nothing => "returns",
+                CloseMode::Durable => "durable",
+            }
+            .to_owned()
+        }),
+        help: "what close of a file that was written waits for with write_mode=back: returns: nothing; durable: as fsync",
+    },
+    OptionRow {
+        name: "conflict",
+        kind: Kind::Choice {
+            values: &[
+                ("keep-both", |s| s.journal.conflict = ConflictMode::KeepBoth),
+                ("ours", |s| s.journal.conflict = ConflictMode::Ours),
+                ("theirs", |s| s.journal.conflict = ConflictMode::Theirs),
+            ],
+            later: &[],
+        },
+        show: Some(|s| {
+            match s.journal.conflict {
+                ConflictMode::KeepBoth => "keep-both",
+                ConflictMode::Ours => "ours",
+                ConflictMode::Theirs => "theirs",
+            }
+            .to_owned()
+        }),
+        help: "a file that somebody else has changed before what was written here came to the backend: keep-both: ours goes beside theirs, see `nfs-cachefs conflicts`; ours: written over theirs; theirs: ours is given up",
     },
 ];

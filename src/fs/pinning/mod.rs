@@ -4,18 +4,20 @@
 //! the pins, every `pin_interval`, and wherever a file below one is met by somebody. What no name under a pin leads to
 //! any more is pinned no more, once all could be looked through.
 //!
-//! - `pass`: one look through all that is pinned; `walk`: the files that a name leads to
+//! - `pass`: one look through all that is pinned; `measure`: what a name leads to, and what of that is cached
+//! - `walk`: the files that a name leads to
 
+mod measure;
 mod pass;
 mod walk;
 
-use self::walk::Walk;
 use super::FileSystem;
-use super::evicting::about;
+use super::evicting::{about, shown};
 use super::node::Node;
 use super::warming::Seen;
 use crate::cache::Allowance;
-use crate::types::{FileKey, FileKind};
+use crate::types::warming::Held;
+use crate::types::{FileKey, FileKind, bytes_in_words};
 use parking_lot::{Condvar, Mutex};
 use std::collections::{BTreeMap, HashSet};
 use std::io;
@@ -48,6 +50,14 @@ impl PinReport {
         Self {
             path: path.to_owned(),
             ..Self::default()
+        }
+    }
+
+    fn count(&mut self, held: Held) {
+        self.files += 1;
+        self.bytes += held.size_bytes;
+        if !held.is_whole() {
+            self.miss(held.size_bytes - held.cached_bytes);
         }
     }
 
@@ -99,6 +109,10 @@ impl Pins {
         self.state.lock().is_stopping
     }
 
+    fn last_report(&self, path: &Path) -> Option<PinReport> {
+        self.state.lock().reports.get(path).cloned()
+    }
+
     fn note(&self, report: PinReport) {
         let mut state = self.state.lock();
         state.reports.insert(report.path.clone(), report);
@@ -146,12 +160,12 @@ impl FileSystem {
     /// Pins these names, if what they lead to has room beside what is pinned already. Blocks on the backend and the
     /// local disks.
     pub fn pin(self: &Arc<Self>, paths: &[PathBuf]) -> io::Result<Vec<PinReport>> {
-        let _deciding = self.pins.deciding.lock();
         let mut measured = Vec::new();
         for path in paths {
             let report = self.measure(path);
             measured.push(report.map_err(|error| about(path, &error))?);
         }
+        let _deciding = self.pins.deciding.lock();
         self.refuse_too_much(&measured)?;
         let cache = &self.cache;
         cache.change_pins(|pins| pins.extend(paths.iter().cloned()))?;
@@ -162,21 +176,6 @@ impl FileSystem {
         drop(state);
         self.pins.ask_for_pass();
         Ok(measured)
-    }
-
-    fn measure(self: &Arc<Self>, path: &Path) -> io::Result<PinReport> {
-        let mut report = PinReport::of(path);
-        let mut walk = Walk::new(self.clone(), path)?;
-        while let Some(found) = walk.next() {
-            let found = found?;
-            let held = self.cache.held(&found.place.key, &found.version);
-            report.files += 1;
-            report.bytes += held.size_bytes;
-            if !held.is_whole() {
-                report.miss(held.size_bytes - held.cached_bytes);
-            }
-        }
-        Ok(report)
     }
 
     fn refuse_too_much(&self, measured: &[PinReport]) -> io::Result<()> {
@@ -198,7 +197,9 @@ impl FileSystem {
             return Ok(());
         }
         Err(io::Error::other(format!(
-            "not pinned: {wanted_bytes} bytes would be, and the cache keeps {max_bytes} of what is pinned at most"
+            "not pinned: {} would be, and the cache keeps {} of what is pinned at most",
+            bytes_in_words(wanted_bytes),
+            bytes_in_words(max_bytes)
         )))
     }
 
@@ -212,7 +213,7 @@ impl FileSystem {
                 .skip(1)
                 .find(|above| pinned.contains(*above));
             let error = io::Error::other(match above {
-                Some(above) => format!("not pinned by itself, but by {:?} above it", above),
+                Some(above) => format!("not pinned by itself, but by {} above it", shown(above)),
                 None => "not pinned".to_owned(),
             });
             return Err(about(path, &error));

@@ -15,6 +15,8 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+const AWAY: &str = "the backend is away: this is as it was last known";
+
 struct Pass {
     fs: Arc<FileSystem>,
     allowance: Arc<Allowance>,
@@ -58,6 +60,10 @@ impl FileSystem {
 
 impl Pass {
     fn look_through(&mut self, path: &Path) -> bool {
+        if self.fs.health.is_away() {
+            self.fs.pins.note(self.last_known(path, AWAY.to_owned()));
+            return false;
+        }
         let fetching = Arc::new(Fetching {
             under_way: Mutex::new(0),
             ended: Condvar::new(),
@@ -68,13 +74,28 @@ impl Pass {
         let mut report = fetching.report.lock().clone();
         let is_complete = match walked {
             Ok(came) => came && !report.is_interrupted,
-            Err(error) => {
+            Err(error) if is_gone(&error) => {
                 report.trouble = Some(error.to_string());
-                is_gone(&error)
+                true
+            }
+            Err(error) => {
+                report = self.last_known(path, error.to_string());
+                false
             }
         };
         self.fs.pins.note(report);
         is_complete
+    }
+
+    /// What there is to say of a pin that could not be looked through.
+    fn last_known(&self, path: &Path, trouble: String) -> PinReport {
+        let fs = &self.fs;
+        let known = fs.measure_known(path);
+        let known = known.or_else(|| fs.pins.last_report(path));
+        PinReport {
+            trouble: Some(trouble),
+            ..known.unwrap_or_else(|| PinReport::of(path))
+        }
     }
 
     /// False where it is time to end.

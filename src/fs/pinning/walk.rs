@@ -9,7 +9,10 @@ use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// Whoever waits for a backend that is away by then need not wait on.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
 pub(super) struct Found {
     pub place: Place,
@@ -28,7 +31,7 @@ pub(super) struct Walk {
 type Part = (Vec<(Place, Attributes)>, Option<Box<dyn DirectoryStream>>);
 
 impl Walk {
-    /// Waits for the backend, `backend_timeout` at most, as does each step.
+    /// Waits for the backend while that is not away, `backend_timeout` at most, as does each step.
     pub fn new(fs: Arc<FileSystem>, path: &Path) -> io::Result<Self> {
         let mut walk = Self {
             fs,
@@ -41,6 +44,7 @@ impl Walk {
         let found = walk.on_lane(move |fs| {
             let (place, _) = fs.find(&path)?;
             let attributes = fs.backend.attributes(&place)?;
+            refuse_others(attributes.kind)?;
             Ok((place, attributes))
         })?;
         walk.take(found, first_seen);
@@ -113,8 +117,30 @@ impl Walk {
             let _ = told.send(job(&fs));
         });
         submitted.map_err(|_| late())?;
-        let timeout = self.fs.settings.backend_timeout;
-        outcome.recv_timeout(timeout).map_err(|_| late())?
+        let deadline = Instant::now() + self.fs.settings.backend_timeout;
+        loop {
+            match outcome.recv_timeout(LOOK_INTERVAL) {
+                Ok(found) => return found,
+                Err(error) if error.is_disconnected() => return Err(late()),
+                Err(_) if self.fs.health.is_away() || Instant::now() > deadline => {
+                    return Err(late());
+                }
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+fn refuse_others(kind: FileKind) -> io::Result<()> {
+    match kind {
+        FileKind::Regular | FileKind::Directory => Ok(()),
+        FileKind::Symlink
+        | FileKind::Fifo
+        | FileKind::Socket
+        | FileKind::CharDevice
+        | FileKind::BlockDevice => Err(io::Error::other(
+            "neither a file nor a directory: there is nothing to keep",
+        )),
     }
 }
 

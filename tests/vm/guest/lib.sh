@@ -115,7 +115,7 @@ install_product() {
 # mount_cached BACKEND MOUNTPOINT [OPTIONS]; CACHE_DIR where it is not the usual one
 mount_cached() {
     mkdir -p "$2"
-    timeout 60 mount -t cachefs -o "nfs_backend=$1,cache_dir=${CACHE_DIR:-/mnt/nvme/cache}${3:+,$3}" cachefs "$2" && mountpoint -q "$2"
+    timeout 60 mount -t cachefs -o "nfs_backend=$1,cache_dir=${CACHE_DIR:-/mnt/nvme/cache}${CACHEFS_VM_OPTIONS:+,$CACHEFS_VM_OPTIONS}${3:+,$3}" cachefs "$2" && mountpoint -q "$2"
 }
 # daemon_pid MOUNTPOINT: the daemon that serves it, by its command line; the newest when several match.
 daemon_pid() { pgrep -n -f "(nfs-cachefs|mount.cachefs).*$1( |\$)"; }

@@ -1,0 +1,132 @@
+//! `nfs-cachefs conflicts MOUNTPOINT [--keep ours|theirs|both PATH...]`
+
+use super::{complain, say};
+use crate::daemon::control::{WirePath, relative_to_mount};
+use crate::daemon::draining::ask;
+use crate::daemon::error::exit_status;
+use crate::daemon::journal_control::{BackReply, BackRequest, ConflictReport};
+use crate::daemon::mount_table::Mount;
+use crate::daemon::unmount::{connect, find};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+mod resolve;
+
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Exit status: 0 it was done, or there is none, 1 usage, 2 error, 3 without --keep: there are some."
+)]
+pub struct Arguments {
+    /// The mount
+    mountpoint: PathBuf,
+    /// Print JSON
+    #[arg(long, conflicts_with = "keep")]
+    json: bool,
+    /// Ours: what was written here goes into the file. Theirs: it is removed. Both: the files stay as they are, and are not shown
+    /// again
+    #[arg(long, requires = "paths")]
+    keep: Option<Keep>,
+    /// Files that conflicts are shown for, or what lies beside them: absolute, or relative to MOUNTPOINT
+    paths: Vec<OsString>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Keep {
+    Ours,
+    Theirs,
+    Both,
+}
+
+/// There are conflicts.
+const SOME: i32 = 3;
+
+pub fn run(arguments: &Arguments) -> i32 {
+    let outcome = match arguments.keep {
+        None => list(arguments),
+        Some(keep) => resolve_all(arguments, keep).map(|()| exit_status::SUCCESS),
+    };
+    outcome.unwrap_or_else(|error| {
+        complain(error);
+        exit_status::SYSTEM
+    })
+}
+
+fn list(arguments: &Arguments) -> Result<i32, String> {
+    let (mount, _) = found(&arguments.mountpoint)?;
+    let conflicts = conflicts_of(&mount, BackRequest::Conflicts)?;
+    let mut status = exit_status::SUCCESS;
+    if arguments.json {
+        let text = serde_json::to_string_pretty(&conflicts).map_err(|error| error.to_string())?;
+        say(&(text + "\n"));
+    }
+    for conflict in &conflicts {
+        status = SOME;
+        if !arguments.json {
+            say(&(in_words(conflict) + "\n"));
+        }
+    }
+    Ok(status)
+}
+
+fn in_words(conflict: &ConflictReport) -> String {
+    let shown = |path: &WirePath| super::harmless(&local(path).to_string_lossy());
+    let what = match (conflict.is_removed, &conflict.ranges) {
+        (true, _) => "removed by somebody else; what was written here is",
+        (false, None) => "changed by somebody else; ours is",
+        (false, Some(_)) => "changed by somebody else; the ranges that were written here are in",
+    };
+    let (path, beside) = (shown(&conflict.path), shown(&conflict.beside));
+    format!("{path}: {what} {beside}")
+}
+
+fn resolve_all(arguments: &Arguments, keep: Keep) -> Result<(), String> {
+    let (mount, resolved) = found(&arguments.mountpoint)?;
+    let given = std::path::absolute(&arguments.mountpoint).map_err(|error| error.to_string())?;
+    let conflicts = conflicts_of(&mount, BackRequest::Conflicts)?;
+    for path in &arguments.paths {
+        let relative =
+            relative_to_mount(&given, path).or_else(|| relative_to_mount(&resolved, path));
+        let relative = relative.ok_or_else(|| {
+            format!(
+                "{}: not inside {}",
+                Path::new(path).display(),
+                given.display()
+            )
+        })?;
+        let is_it =
+            |one: &&ConflictReport| local(&one.path) == relative || local(&one.beside) == relative;
+        let meant: Vec<_> = conflicts.iter().filter(is_it).collect();
+        if meant.is_empty() {
+            return Err(format!(
+                "{}: no conflict is known of it",
+                relative.display()
+            ));
+        }
+        for conflict in meant {
+            resolve::resolve(&resolved, conflict, keep)
+                .map_err(|error| format!("{}: {error}", relative.display()))?;
+            let beside = vec![conflict.beside.clone()];
+            conflicts_of(&mount, BackRequest::ForgetConflicts { beside })?;
+        }
+    }
+    Ok(())
+}
+
+/// The mount, and where it is.
+fn found(mountpoint: &Path) -> Result<(Mount, PathBuf), String> {
+    let shown = mountpoint.display();
+    let (resolved, mount) = find(mountpoint).map_err(|error| format!("{shown}: {error}"))?;
+    let mount = mount.ok_or_else(|| format!("{shown}: not a mount of nfs-cachefs"))?;
+    Ok((mount, resolved))
+}
+
+fn conflicts_of(mount: &Mount, request: BackRequest) -> Result<Vec<ConflictReport>, String> {
+    match ask(connect(mount), request)? {
+        BackReply::Conflicts { conflicts } => Ok(conflicts),
+        other => Err(format!("unexpected answer {other:?}")),
+    }
+}
+
+fn local(path: &WirePath) -> PathBuf {
+    PathBuf::from(path.clone())
+}

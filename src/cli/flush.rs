@@ -1,0 +1,101 @@
+//! `nfs-cachefs flush PATH... [--wait]`
+
+use super::located::locate;
+use super::{complain, say};
+use crate::daemon::control::WirePath;
+use crate::daemon::draining::{ask, drain};
+use crate::daemon::error::exit_status;
+use crate::daemon::journal_control::{BackReply, BackRequest, UnsentReport};
+use crate::daemon::status::bytes;
+use crate::daemon::unmount::{connect, find};
+use indicatif::{ProgressBar, ProgressStyle};
+use std::io::IsTerminal;
+use std::path::PathBuf;
+
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Exit status: 0 it is on its way, or with --wait on the backend's stable storage, 1 usage, 2 error, 3 with --wait: the backend does not take it; it stays in the journal."
+)]
+pub struct Arguments {
+    /// What is to be on the backend: a mount, or files and directories of one
+    path: PathBuf,
+    /// Wait until the backend has it
+    #[arg(long)]
+    wait: bool,
+}
+
+/// The backend does not take some of it.
+const FILES_LEFT: i32 = 3;
+
+pub fn run(arguments: &Arguments) -> i32 {
+    match flush(arguments) {
+        Ok(left) if !arguments.wait || left.is_done() => exit_status::SUCCESS,
+        Ok(left) => {
+            complain(left.in_words());
+            FILES_LEFT
+        }
+        Err(error) => {
+            complain(format_args!("{}: {error}", arguments.path.display()));
+            exit_status::SYSTEM
+        }
+    }
+}
+
+fn flush(arguments: &Arguments) -> Result<UnsentReport, String> {
+    let located = locate(&arguments.path)?;
+    let (_, mount) = find(&located.mountpoint).map_err(|error| error.to_string())?;
+    let mount = mount.ok_or("not a mount of nfs-cachefs")?;
+    let paths = vec![WirePath::from(&*located.below)];
+    if arguments.wait {
+        let mut progress = Progress::default();
+        let left = drain(&paths, || connect(&mount), |left| progress.show(left));
+        progress.end();
+        return left;
+    }
+    let flush = BackRequest::Flush {
+        paths,
+        moment: None,
+    };
+    match ask(connect(&mount), flush)? {
+        BackReply::Unsent(left) => {
+            if !left.is_done() {
+                say(&format!(
+                    "{} files, {} on their way\n",
+                    left.files,
+                    bytes(left.bytes)
+                ));
+            }
+            Ok(left)
+        }
+        other => Err(format!("unexpected answer {other:?}")),
+    }
+}
+
+/// A bar on a terminal, nothing else.
+#[derive(Default)]
+pub struct Progress {
+    bar: Option<ProgressBar>,
+    sent_before: u64,
+}
+
+impl Progress {
+    pub fn show(&mut self, left: &UnsentReport) {
+        if self.bar.is_none() && (left.is_done() || !std::io::stderr().is_terminal()) {
+            return;
+        }
+        let bar = self.bar.get_or_insert_with(|| {
+            self.sent_before = left.sent_bytes;
+            let style = ProgressStyle::with_template("{bar:30} {bytes} of {total_bytes}, {msg}");
+            let plain = ProgressStyle::default_bar();
+            ProgressBar::new(left.bytes).with_style(style.unwrap_or(plain))
+        });
+        bar.set_position(left.sent_bytes - self.sent_before);
+        bar.set_message(format!("{} files left", left.files));
+    }
+
+    pub fn end(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}

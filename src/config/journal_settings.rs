@@ -1,0 +1,70 @@
+//! Values of the options about writing back.
+
+use super::units::MIB;
+use crate::journal::Spread;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Where changes are before the backend has them, and how they get there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JournalOptions {
+    pub directories: Vec<PathBuf>,
+    pub erasure: Spread,
+    /// In each directory.
+    pub size_bytes: u64,
+    pub fsync: FsyncMode,
+    /// What nobody waits for is written this often.
+    pub interval: Duration,
+    /// A changed file waits so long for more changes.
+    pub writeback_delay: Duration,
+    pub writeback_parallel: usize,
+    /// The most that is sent to the backend in a second.
+    pub writeback_bytes_per_second: Option<u64>,
+    /// `None`: half of the journal.
+    pub dirty_limit_bytes: Option<u64>,
+    pub close: CloseMode,
+    pub conflict: ConflictMode,
+}
+
+/// What close(2) waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseMode {
+    Nothing,
+    /// What was written is in the journal.
+    Durable,
+}
+
+/// What becomes of a file that somebody else has changed before what was written here came to the backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConflictMode {
+    KeepBoth,
+    Ours,
+    Theirs,
+}
+
+/// What fsync(2) waits for in the journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FsyncMode {
+    Immediate,
+    Batch,
+    Periodic,
+    None,
+}
+
+impl Default for JournalOptions {
+    fn default() -> Self {
+        Self {
+            directories: Vec::new(),
+            erasure: Spread::ALONE,
+            size_bytes: 1024 * MIB,
+            fsync: FsyncMode::Batch,
+            interval: Duration::from_millis(100),
+            writeback_delay: Duration::from_secs(1),
+            writeback_parallel: 8,
+            writeback_bytes_per_second: None,
+            dirty_limit_bytes: None,
+            close: CloseMode::Nothing,
+            conflict: ConflictMode::KeepBoth,
+        }
+    }
+}
