@@ -401,7 +401,7 @@ fn a_cache_of_a_newer_format_and_a_foreign_directory_are_refused_untouched() {
 #[test]
 fn options_of_later_versions_are_refused_by_name() {
     let scratch = Scratch::new("bad-later");
-    for option in ["erasure=4+2", "peers=a"] {
+    for option in ["encryption=on", "peers=a"] {
         let mut attempt = Attempt {
             backend: scratch.path().join("plain"),
             mountpoint: scratch.path().join("mount"),

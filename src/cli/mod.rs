@@ -14,6 +14,7 @@ mod doctor;
 mod evict;
 mod flush;
 pub mod helper;
+mod journal;
 mod list;
 mod located;
 mod mount;
@@ -88,6 +89,8 @@ enum Command {
     Unpin(pin::UnpinArguments),
     /// Check what a mount has cached against its checksums, in the background
     Scrub(scrub::Arguments),
+    /// Look after the devices of a journal (write_mode=back)
+    Journal(journal::Arguments),
     /// Show what this kernel and machine can do, and what is lost without it
     Check(check::Arguments),
     /// Print all mount options with their values and defaults, as Markdown
@@ -130,6 +133,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> i32 {
         Some(Command::Pin(arguments)) => pin::run(&arguments),
         Some(Command::Unpin(arguments)) => pin::unpin(&arguments),
         Some(Command::Scrub(arguments)) => scrub::run(&arguments),
+        Some(Command::Journal(arguments)) => journal::run(arguments),
         Some(Command::Check(arguments)) => check::run(&arguments),
         Some(Command::Options) => options::run(),
         Some(Command::Metrics) => metrics::run(),

@@ -1,13 +1,16 @@
 //! Values of the options about writing back.
 
 use super::units::MIB;
+use crate::journal::Spread;
 use std::path::PathBuf;
 use std::time::Duration;
 
 /// Where changes are before the backend has them, and how they get there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JournalOptions {
-    pub directory: Option<PathBuf>,
+    pub directories: Vec<PathBuf>,
+    pub erasure: Spread,
+    /// In each directory.
     pub size_bytes: u64,
     pub fsync: FsyncMode,
     /// What nobody waits for is written this often.
@@ -51,7 +54,8 @@ pub enum FsyncMode {
 impl Default for JournalOptions {
     fn default() -> Self {
         Self {
-            directory: None,
+            directories: Vec::new(),
+            erasure: Spread::ALONE,
             size_bytes: 1024 * MIB,
             fsync: FsyncMode::Batch,
             interval: Duration::from_millis(100),

@@ -1,6 +1,6 @@
 //! Which component gets which setting: the only place where all of them are known.
 
-use super::control::{ChangePins, Evict, Evicted, Scrub, Why};
+use super::control::{ChangeJournal, ChangePins, Evict, Evicted, Scrub, Why};
 use super::disks::{Disk, in_memory, open_disks, refuse_untouched, set_limits, warnings};
 use super::journal_control::{AskBack, answering};
 use super::journalling;
@@ -77,6 +77,7 @@ pub struct Assembled {
     pub scrub: Scrub,
     /// Gives the cache the limits of these settings.
     pub apply: Apply,
+    pub journal: ChangeJournal,
     pub back: AskBack,
     /// What the administrator should hear at once, a sentence each.
     pub warnings: Vec<String>,
@@ -108,14 +109,15 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
         .watch_leases()
         .context("starting a thread for leases")?;
     let observed: Arc<dyn Backend> = ObservedBackend::new(directory.clone(), health.clone());
-    let back = match &prepared.journal_directory {
-        Some(place) => {
+    let (back, journal_devices) = match prepared.journal_directories.is_empty() {
+        true => (None, None),
+        false => {
             let (below, root) = (observed.clone(), &found.root.place.key);
-            Some(journalling::start(
-                settings, prepared, place, &engine, below, root,
-            )?)
+            let witness = disks.first().map(|disk| disk.local.clone());
+            let (back, devices) =
+                journalling::start(settings, prepared, witness, &engine, below, root)?;
+            (Some(back), Some(devices))
         }
-        None => None,
     };
     let backend = match &back {
         Some(back) => back.clone() as Arc<dyn Backend>,
@@ -243,6 +245,12 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
             set_limits(settings, &disks)?;
             limited.limits_have_changed();
             Ok(())
+        }),
+        journal: Box::new(move |change| {
+            let journal = journal_devices.as_ref();
+            let journal =
+                journal.context("it has no journal: it is mounted with write_mode=through")?;
+            journal.change(change)
         }),
         pins: Box::new(move |change| change_pins(&pinning, change)),
         why: Box::new(move |path| {

@@ -4,6 +4,7 @@
 //! Its name is made from the mountpoint, so that a command finds it without touching the mount.
 
 use super::journal_control::{AskBack, BackReply, BackRequest};
+use super::journal_devices::JournalChange;
 use super::mount_table::path_hash;
 use super::prepare::{default_cache_parent, with_timeout};
 use super::status::Status;
@@ -61,6 +62,10 @@ pub enum Request {
     Back {
         ask: BackRequest,
     },
+    /// Changes the devices of the journal, or has them checked.
+    Journal {
+        change: JournalChange,
+    },
     /// Unmount and end, as SIGTERM does.
     Stop,
 }
@@ -84,6 +89,8 @@ pub enum Reply {
     Back {
         told: BackReply,
     },
+    /// `journal.is_at_work` of the status is false when it is done.
+    JournalChanging,
     Stopping,
     Error {
         message: String,
@@ -186,6 +193,8 @@ pub type Why = Box<dyn Fn(&Path) -> anyhow::Result<WhyStatus> + Send + Sync>;
 
 /// Reads the settings file again.
 pub type Reload = Box<dyn Fn() -> anyhow::Result<Changes> + Send + Sync>;
+/// Does something to the journal's devices.
+pub type ChangeJournal = Box<dyn Fn(JournalChange) -> anyhow::Result<()> + Send + Sync>;
 
 /// Has all that is cached checked; the number of the request.
 pub type Scrub = Box<dyn Fn() -> anyhow::Result<u64> + Send + Sync>;
@@ -198,6 +207,7 @@ pub struct Handlers {
     pub why: Why,
     pub scrub: Scrub,
     pub reload: Reload,
+    pub journal: ChangeJournal,
     pub back: AskBack,
     pub stop: Box<dyn Fn() + Send + Sync>,
 }
@@ -230,6 +240,10 @@ impl Handlers {
             Request::Back { ask } => {
                 let told = (self.back)(ask);
                 told.map_or_else(Reply::failed, |told| Reply::Back { told })
+            }
+            Request::Journal { change } => {
+                let asked = (self.journal)(change);
+                asked.map_or_else(Reply::failed, |()| Reply::JournalChanging)
             }
             Request::Stop => {
                 (self.stop)();

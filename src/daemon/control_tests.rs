@@ -30,6 +30,7 @@ fn serve(directory: &Path, mountpoint: &Path) -> (ControlSocket, Arc<Seen>) {
         why: Box::new(|_| Ok(WhyStatus::default())),
         reload: Box::new(|| Ok(Changes::default())),
         scrub: Box::new(|| Ok(7)),
+        journal: Box::new(|_| Ok(())),
         back: Box::new(|_| anyhow::bail!("nothing is written back")),
         evict: Box::new(move |paths| {
             anyhow::ensure!(

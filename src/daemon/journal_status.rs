@@ -1,6 +1,7 @@
 //! What `status` says of the journal.
 
 use super::control::WirePath;
+use super::device_status::{DeviceStatus, device_warnings};
 use super::status::{OptionStatus, bytes};
 use crate::config::{FsyncMode, Settings, WriteMode};
 use crate::writeback::{DirtyFileFigures, WriteBackFigures};
@@ -37,7 +38,32 @@ pub struct JournalStatus {
     /// "ok", why nothing is taken any more, or nothing without a journal.
     #[serde(default)]
     pub state: String,
+    /// Missing of those that `erasure` takes.
     pub degraded_devices: u64,
+    #[serde(default)]
+    pub erasure: String,
+    /// Those that take part, then those that do not.
+    #[serde(default)]
+    pub devices: Vec<DeviceStatus>,
+    /// How many more devices may be lost.
+    #[serde(default)]
+    pub tolerated_losses: u64,
+    /// Batches that lack shards which the devices could have.
+    #[serde(default)]
+    pub weak_batches: u64,
+    /// Shards are being checked or made.
+    #[serde(default)]
+    pub is_at_work: bool,
+    /// By the last scrub, or the present one.
+    #[serde(default)]
+    pub checked_shards: u64,
+    #[serde(default)]
+    pub damaged_shards: u64,
+    #[serde(default)]
+    pub mended_batches: u64,
+    /// More of their shards are gone than may be.
+    #[serde(default)]
+    pub lost_batches: u64,
 }
 
 /// All zero with `write_mode=through`.
@@ -85,7 +111,7 @@ impl JournalStatus {
             commit_p99_us: journal.commit_p99.as_micros() as u64,
             cut_batches: journal.cut_batches,
             state: failure.map_or_else(|| "ok".to_owned(), |failure| failure.to_string()),
-            degraded_devices: u64::from(failure.is_some()),
+            ..Self::of_devices(journal)
         }
     }
 
@@ -94,8 +120,11 @@ impl JournalStatus {
         let is_there = !self.state.is_empty();
         is_there.then(|| {
             format!(
-                "  journal   {}, {} of {} in {} files not on the backend yet (oldest {} s, {} failing), {} writes, {} commits (median {} us), {} syncs for {} waits, {} conflicts",
+                "  journal   {}, {} of {} disks, {} more may be lost, {} of {} in {} files not on the backend yet (oldest {} s, {} failing), {} writes, {} commits (median {} us), {} syncs for {} waits, {} conflicts",
                 self.state,
+                self.present_devices(),
+                self.present_devices() + self.degraded_devices,
+                self.tolerated_losses,
                 bytes(self.dirty_bytes),
                 bytes(self.dirty_limit),
                 writeback.pending_files,
@@ -160,7 +189,8 @@ pub(super) fn without_effect(settings: &Settings) -> Vec<OptionStatus> {
     if settings.write_mode == WriteMode::Back {
         return Vec::new();
     }
-    const NAMES: [&str; 9] = [
+    const NAMES: [&str; 10] = [
+        "erasure",
         "journal_size",
         "fsync_mode",
         "batch_interval",
@@ -186,9 +216,7 @@ pub(super) fn without_effect(settings: &Settings) -> Vec<OptionStatus> {
 
 /// What the operator should know of a journal, a sentence each.
 pub(super) fn warnings(settings: &Settings, figures: &WriteBackFigures) -> Vec<String> {
-    let mut warnings = vec![
-        "write_mode=back with one journal directory: what is not on the backend yet is lost with its disk".to_owned(),
-    ];
+    let mut warnings = device_warnings(&figures.journal);
     if matches!(
         settings.journal.fsync,
         FsyncMode::Periodic | FsyncMode::None
@@ -199,7 +227,7 @@ pub(super) fn warnings(settings: &Settings, figures: &WriteBackFigures) -> Vec<S
     }
     if let Some(failure) = &figures.journal.failure {
         warnings.push(format!(
-            "the journal's disk has failed: {failure}; nothing is taken any more; check the disk, then mount again"
+            "the journal has failed: {failure}; nothing is taken any more; check its disks, then mount again"
         ));
     }
     if let Some(failing) = figures.named.iter().find(|file| file.trouble.is_some()) {

@@ -1,14 +1,16 @@
 //! The journal of a mount with `write_mode=back`, and what stands behind it.
 
-use super::cache_directory::CacheDirectory;
+use super::journal_devices::JournalDevices;
+use super::journal_places::JournalPlace;
 use super::prepare::Prepared;
 use crate::backend::Backend;
 use crate::backend::lanes::Lane;
 use crate::cache::Cache;
 use crate::config::{CloseMode, ConflictMode, FsyncMode, Settings};
+use crate::io::Io;
 use crate::io::engine::Engine;
 use crate::io::local::LocalDisk;
-use crate::journal::{Journal, JournalSettings, SyncMode};
+use crate::journal::{Journal, JournalDirectory, JournalSettings, SyncMode};
 use crate::sys::credentials;
 use crate::types::FileKey;
 use crate::writeback::{ConflictAnswer, WriteBack, WriteBackParts, WriteBackSettings};
@@ -27,40 +29,36 @@ const DIRTY_PART: u64 = 2;
 /// How long the end of a mount waits for the backend to take what it does not have.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Opens the journal, and puts what is in it before the backend.
+/// A disk that takes longer than all others is given up: longer than a disk takes to recover from an error by itself.
+const DEVICE_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Opens the journal, and puts what is in it before the backend. Which devices were the last is noted in `witness`.
 pub(super) fn start(
     settings: &Settings,
     prepared: &Prepared,
-    directory: &CacheDirectory,
+    witness: Option<Arc<LocalDisk>>,
     engine: &Arc<Engine>,
     backend: Arc<dyn Backend>,
     root: &FileKey,
-) -> anyhow::Result<Arc<WriteBack>> {
+) -> anyhow::Result<(Arc<WriteBack>, JournalDevices)> {
     let options = &settings.journal;
-    let opened = || {
-        let descriptor = directory.directory.try_clone()?;
-        let disk = LocalDisk::open(descriptor, engine.clone())?;
-        let segment_bytes = options.size_bytes / SEGMENTS / (1 << 20) * (1 << 20);
-        let journal = Journal::open(
-            disk.clone(),
-            JournalSettings {
-                mode: sync_mode(options.fsync),
-                interval: options.interval,
-                size_bytes: options.size_bytes,
-                segment_bytes: segment_bytes.clamp(*SEGMENT_BYTES.start(), *SEGMENT_BYTES.end()),
-                batch_bytes: BATCH_BYTES,
-                name: random_name()?,
-                backend: root.0.to_vec(),
-                backend_name: String::from_utf8_lossy(prepared.backend_name.as_os_str().as_bytes())
-                    .into_owned(),
-            },
-        )?;
-        anyhow::Ok((journal, disk))
-    };
-    let ((journal, found), notes) =
-        opened().with_context(|| format!("journal directory {}", directory.path.display()))?;
+    let directories = prepared.journal_directories.iter();
+    let directories: Vec<_> = directories.map(|place| directory(place, engine)).collect();
+    let names: Vec<&str> = directories.iter().map(|d| d.name.as_str()).collect();
+    let notes = directories
+        .iter()
+        .find_map(|directory| directory.io.as_ref().ok());
+    let notes = notes
+        .context("no directory of the journal can be used")?
+        .clone();
+    let what = format!("journal in {}", names.join(", "));
+    let witness = witness.map(|disk| disk as Arc<dyn Io>);
+    let settings_of_it = journal_settings(settings, prepared, root)?;
+    let (journal, found) = Journal::open(directories, witness, settings_of_it).context(what)?;
+    let devices = JournalDevices::new(journal.clone(), engine.clone(), prepared)
+        .context("the descriptors of the journal's directories")?;
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    WriteBack::start(WriteBackParts {
+    let back = WriteBack::start(WriteBackParts {
         settings: WriteBackSettings {
             delay: options.writeback_delay,
             parallel: options.writeback_parallel,
@@ -82,7 +80,42 @@ pub(super) fn start(
         host: host.trim().replace('/', "_"),
         notes,
     })
-    .context("starting the threads that write back")
+    .context("starting the threads that write back")?;
+    Ok((back, devices))
+}
+
+fn directory(place: &JournalPlace, engine: &Arc<Engine>) -> JournalDirectory {
+    let name = place.path.display().to_string();
+    let opened = place.directory.as_ref().map_err(Clone::clone);
+    let io = opened.and_then(|directory| {
+        let descriptor = directory.directory.try_clone();
+        let disk = descriptor.and_then(|descriptor| LocalDisk::open(descriptor, engine.clone()));
+        disk.map_err(|error| error.to_string())
+    });
+    let io = io.map(|disk| disk as Arc<dyn Io>);
+    JournalDirectory { name, io }
+}
+
+fn journal_settings(
+    settings: &Settings,
+    prepared: &Prepared,
+    root: &FileKey,
+) -> anyhow::Result<JournalSettings> {
+    let options = &settings.journal;
+    let segment_bytes = options.size_bytes / SEGMENTS / (1 << 20) * (1 << 20);
+    let backend_name = prepared.backend_name.as_os_str().as_bytes();
+    Ok(JournalSettings {
+        mode: sync_mode(options.fsync),
+        interval: options.interval,
+        size_bytes: options.size_bytes,
+        segment_bytes: segment_bytes.clamp(*SEGMENT_BYTES.start(), *SEGMENT_BYTES.end()),
+        batch_bytes: BATCH_BYTES,
+        spread: options.erasure,
+        device_timeout: DEVICE_TIMEOUT,
+        name: random_name()?,
+        backend: root.0.to_vec(),
+        backend_name: String::from_utf8_lossy(backend_name).into_owned(),
+    })
 }
 
 /// What is cached of a file goes on to be its content when an upload has made its version another. On a thread of its own:

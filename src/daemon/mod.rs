@@ -10,7 +10,8 @@
 //!   who holds one
 //! - `background`: going into the background and telling the caller how it went
 //! - `assemble`: which component gets which setting; `disks`: the cache directories; `journalling`: the journal,
-//!   `journal_status` and `journal_control` what is told of it
+//!   `journal_status`, `device_status` and `journal_control` what is told of it, `journal_places` its directories, `journal_devices` what may
+//!   be done to them
 //! - `pinning`: what is told of pins; `tuning`: what is measured and set for the control loop
 //! - `offline`: a backend that is away at the start
 //! - `report`: the components' state, for `status`
@@ -31,11 +32,14 @@ pub mod backend_root;
 pub mod background;
 pub mod cache_directory;
 pub mod control;
+pub mod device_status;
 mod directory_lock;
 mod disks;
 pub mod doctor;
 pub mod draining;
 pub mod journal_control;
+pub mod journal_devices;
+pub mod journal_places;
 pub mod journal_status;
 mod journalling;
 pub mod error;

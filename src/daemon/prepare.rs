@@ -5,9 +5,10 @@ use super::backend_root::{BackendRoot, open_backend, open_backend_or_wait};
 use super::cache_directory::{CacheDirectory, Neighbours, ResolvedPath, check_apart};
 use super::control::{Client, socket_directory};
 use super::error::{CacheDirectoryProblem, StartError};
+use super::journal_places::{JournalPlace, open_journal};
 use super::{mount_table, unmount};
 use crate::cache::names::NAMES_FILE;
-use crate::config::{Settings, WriteMode};
+use crate::config::Settings;
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -34,8 +35,8 @@ pub struct Prepared {
     /// At least one.
     pub cache_directories: Vec<CacheDirectory>,
     pub lost_cache_directories: Vec<LostCacheDirectory>,
-    /// With `write_mode=back`.
-    pub journal_directory: Option<CacheDirectory>,
+    /// With `write_mode=back`, in the order they were named.
+    pub journal_directories: Vec<JournalPlace>,
 }
 
 /// A cache directory whose disk does not work: its share is a miss.
@@ -96,7 +97,7 @@ pub fn prepare(
     };
     let (cache_directories, lost_cache_directories) =
         open_cache_directories(settings, neighbours, &default_parent)?;
-    let journal_directory = open_journal_directory(settings, neighbours, &cache_directories)?;
+    let journal_directories = open_journal(settings, neighbours, &cache_directories)?;
     Ok(Prepared {
         source,
         backend_name,
@@ -105,7 +106,7 @@ pub fn prepare(
         mountpoint: mountpoint.path,
         cache_directories,
         lost_cache_directories,
-        journal_directory,
+        journal_directories,
     })
 }
 
@@ -140,11 +141,14 @@ fn refuse_inside(mountpoint: &ResolvedPath, backend: &ResolvedPath) -> Result<()
 impl Prepared {
     /// All that is locked and ours.
     fn directories(&self) -> impl Iterator<Item = &CacheDirectory> {
-        self.cache_directories.iter().chain(&self.journal_directory)
+        let journal = self.journal_directories.iter();
+        let journal = journal.filter_map(|place| place.directory.as_ref().ok());
+        self.cache_directories.iter().chain(journal)
     }
 
     pub(super) fn directories_mut(&mut self) -> impl Iterator<Item = &mut CacheDirectory> {
-        let journal = &mut self.journal_directory;
+        let journal = self.journal_directories.iter_mut();
+        let journal = journal.filter_map(|place| place.directory.as_mut().ok());
         self.cache_directories.iter_mut().chain(journal)
     }
 
@@ -303,26 +307,6 @@ fn open_cache_directories(
     Ok((opened, lost))
 }
 
-/// It must be there where it is needed, and makes no sense where it is not.
-fn open_journal_directory(
-    settings: &Settings,
-    neighbours: Neighbours<'_>,
-    others: &[CacheDirectory],
-) -> Result<Option<CacheDirectory>, StartError> {
-    match (settings.write_mode, &settings.journal.directory) {
-        (WriteMode::Through, None) => Ok(None),
-        (WriteMode::Through, Some(_)) => Err(StartError::UnusedJournalDirectory),
-        (WriteMode::Back, None) => Err(StartError::NoJournalDirectory),
-        (WriteMode::Back, Some(path)) => match open_one(path, false, neighbours, others) {
-            Ok(directory) => Ok(Some(directory)),
-            Err(problem) => Err(StartError::JournalDirectory {
-                path: path.clone(),
-                problem,
-            }),
-        },
-    }
-}
-
 fn none_left(mut lost: Vec<(PathBuf, CacheDirectoryProblem)>) -> StartError {
     if lost.len() == 1
         && let Some((path, problem)) = lost.pop()
@@ -336,7 +320,7 @@ fn none_left(mut lost: Vec<(PathBuf, CacheDirectoryProblem)>) -> StartError {
     StartError::NoCacheDirectory(each.join("; "))
 }
 
-fn open_one(
+pub(super) fn open_one(
     path: &Path,
     make_parents: bool,
     neighbours: Neighbours<'_>,
@@ -350,20 +334,23 @@ fn open_one(
 
 /// Two cache directories of one mount must not be or contain one another.
 fn refuse_shared(path: &Path, others: &[CacheDirectory]) -> Result<(), CacheDirectoryProblem> {
-    if others.is_empty() {
-        return Ok(());
-    }
+    others
+        .iter()
+        .try_for_each(|other| refuse_shared_with(path, other))
+}
+
+pub(super) fn refuse_shared_with(
+    path: &Path,
+    other: &CacheDirectory,
+) -> Result<(), CacheDirectoryProblem> {
     let own = ResolvedPath::look_at(path);
-    for other in others {
-        let other = ResolvedPath::look_at(&other.path);
-        match (own.is_within(&other), other.is_within(&own)) {
-            (true, true) => return Err(CacheDirectoryProblem::NamedTwice),
-            (true, false) => return Err(CacheDirectoryProblem::InsideAnother(other.path)),
-            (false, true) => return Err(CacheDirectoryProblem::ContainsAnother(other.path)),
-            (false, false) => {}
-        }
+    let other = ResolvedPath::look_at(&other.path);
+    match (own.is_within(&other), other.is_within(&own)) {
+        (true, true) => Err(CacheDirectoryProblem::NamedTwice),
+        (true, false) => Err(CacheDirectoryProblem::InsideAnother(other.path)),
+        (false, true) => Err(CacheDirectoryProblem::ContainsAnother(other.path)),
+        (false, false) => Ok(()),
     }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -79,6 +79,7 @@ pub fn serve(
         why,
         scrub,
         apply,
+        journal,
         back,
         warnings,
     } = assembled;
@@ -97,6 +98,7 @@ pub fn serve(
             let configuration = configuration.clone();
             Box::new(move || configuration.reload())
         },
+        journal,
         back,
         stop: {
             let sender = sender.clone();

@@ -118,7 +118,7 @@ impl Journal {
     }
 
     /// Room that must be left: for the batch that is being written now, and for what makes room.
-    fn batches_kept(&self, room: Room) -> u64 {
+    pub(super) fn batches_kept(&self, room: Room) -> u64 {
         let in_a_segment = self.segment_bytes / frame_capacity(self.settings.batch_bytes) as u64;
         match room {
             Room::Uploads => 2,

@@ -3,9 +3,9 @@
 //! What always holds: one commit at a time, so that a batch is written only when the one before is; nobody sleeps on
 //! the way of a lone fsync; a failed write or sync is never tried again into success.
 
+use super::devices::{Batch, Committed, DeviceFigures};
 use super::frame::{Progress, Sequence};
-use super::segments::{Batch, Place};
-use super::{AppendError, Journal, State, SyncMode, frame_capacity};
+use super::{AppendError, Journal, State, SyncMode};
 use crate::io::Buffer;
 use parking_lot::MutexGuard;
 use std::io;
@@ -75,7 +75,7 @@ impl Journal {
     }
 
     /// Writes the open batch and syncs, as far as it is asked for.
-    fn commit<'a>(
+    pub(super) fn commit<'a>(
         &'a self,
         mut state: MutexGuard<'a, State>,
         commit: Commit,
@@ -98,7 +98,10 @@ impl Journal {
         let mut state = self.state.lock();
         state.is_committing = false;
         match outcome {
-            Ok(committed) => state.note(committed, commit, began.elapsed()),
+            Ok((committed, figures)) => {
+                state.note_devices(&committed.lost, figures);
+                state.note(committed, commit, began.elapsed());
+            }
             Err(error) => state.fail(&error),
         }
         self.turned.notify_all();
@@ -119,41 +122,25 @@ impl Journal {
         }
     }
 
-    fn write(
+    pub(super) fn write(
         &self,
         batch: Option<Batch>,
         progress: Progress,
         synced: bool,
-    ) -> io::Result<Committed> {
-        let mut segments = self.segments.lock();
-        let mut place = None;
-        if let Some(mut batch) = batch {
-            let sequence = batch.sequence;
-            place = Some((sequence, segments.write(&mut batch, progress)?));
-        }
-        if synced {
-            segments.sync()?;
-        }
-        Ok(Committed {
-            place,
-            on_disk: segments.on_disk(),
-            room_batches: segments.room_batches(frame_capacity(self.settings.batch_bytes) as u64),
-        })
+    ) -> io::Result<(Committed, Option<DeviceFigures>)> {
+        let mut devices = self.devices.lock();
+        let committed = devices.commit(batch, progress, synced)?;
+        let figures = (!committed.lost.is_empty()).then(|| devices.figures());
+        Ok((committed, figures))
     }
 }
 
 /// What is asked of a commit.
 #[derive(Clone, Copy)]
-struct Commit {
-    synced: bool,
+pub(super) struct Commit {
+    pub synced: bool,
     /// A batch is written also when there are no records, for what its header says.
-    empty: bool,
-}
-
-struct Committed {
-    place: Option<(Sequence, Place)>,
-    on_disk: Progress,
-    room_batches: u64,
+    pub empty: bool,
 }
 
 impl State {
@@ -182,23 +169,38 @@ impl State {
     }
 
     fn note(&mut self, committed: Committed, commit: Commit, took: Duration) {
+        self.note_room(&committed);
         if let Some((sequence, place)) = committed.place {
             self.written = sequence;
             self.places.push_back((sequence, place));
             self.figures.commits += 1;
         }
-        self.on_disk = committed.on_disk;
-        self.room_batches = committed.room_batches;
         if commit.synced {
             self.durable = self.written;
             self.figures.syncs += 1;
             self.gathering.took_last = took;
             self.latency.saturating_record(took.as_micros() as u64);
         }
-        self.forget_trimmed();
     }
 
-    fn forget_trimmed(&mut self) {
+    pub(super) fn note_room(&mut self, committed: &Committed) {
+        self.on_disk = committed.on_disk;
+        self.room_batches = committed.room_batches;
+    }
+
+    /// What devices had that were given up is not read any more.
+    pub(super) fn note_devices(&mut self, lost: &[u8], figures: Option<DeviceFigures>) {
+        if let Some(figures) = figures {
+            self.figures.devices = figures;
+        }
+        if !lost.is_empty() {
+            for (_, place) in &mut self.places {
+                place.shards.retain(|shard| !lost.contains(&shard.device));
+            }
+        }
+    }
+
+    pub(super) fn forget_trimmed(&mut self) {
         let trimmed = self.trims.effective;
         while self
             .places
@@ -242,14 +244,24 @@ impl Journal {
         state
     }
 
+    /// A piece at a time, so that commits come between.
     fn prewrite_one(&self) {
-        let Some(mut free) = self.segments.lock().take_unwritten() else {
-            return;
-        };
-        if let Err(error) = free.prewrite(self.segment_bytes) {
-            tracing::warn!("preparing a segment of the journal: {error}");
+        loop {
+            let mut devices = self.devices.lock();
+            let outcome = devices.prewrite_some();
+            let figures = devices.figures();
+            drop(devices);
+            let mut state = self.state.lock();
+            match outcome {
+                Ok((is_begun, lost)) => {
+                    state.note_devices(&lost, (!lost.is_empty()).then_some(figures));
+                    if !is_begun || state.is_ending {
+                        return;
+                    }
+                }
+                Err(error) => return state.fail(&error),
+            }
         }
-        self.segments.lock().put_back(free);
     }
 
     /// Everything is written and durable when it returns, or has failed.

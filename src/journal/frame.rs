@@ -2,7 +2,8 @@
 //! them).
 
 use super::checksum::crc32c;
-use super::identity::{JOURNAL_FORMAT, Membership};
+use super::identity::{JOURNAL_FORMAT, JOURNAL_FORMAT_ALONE, Membership};
+use super::stripe::{Spread, Stripe};
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -21,6 +22,13 @@ const CHECKSUM_END: usize = 12;
 /// use left in the file has another.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct SegmentLife(pub u64);
+
+impl Default for SegmentLife {
+    /// The first one.
+    fn default() -> Self {
+        Self(1)
+    }
+}
 
 /// The number of a batch: one more than that of the batch before.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -48,22 +56,27 @@ pub struct Progress {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FrameHeader {
     pub membership: Membership,
+    /// Which shard of the stripe follows.
+    pub index: u8,
+    pub stripe: Stripe,
     pub life: SegmentLife,
     pub sequence: Sequence,
     pub progress: Progress,
-    /// Of the whole batch, before it was cut into shards.
-    pub batch_bytes: u32,
     /// Of what follows this header.
-    pub shard_bytes: u32,
     pub payload_checksum: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SegmentHeader {
     pub membership: Membership,
+    pub spread: Spread,
+    pub device: u8,
     pub life: SegmentLife,
-    /// The first batch in it: those of earlier segments end before.
+    /// The first batch in it.
     pub first: Sequence,
+    /// No earlier segment of the device has a batch beyond this. The first format has those that were cut off beyond it.
+    pub before: Sequence,
+    pub is_first_format: bool,
     pub progress: Progress,
 }
 
@@ -103,7 +116,8 @@ struct RawFrame {
     acknowledged: U64,
     trimmed: U64,
     payload_checksum: U64,
-    reserved: [u8; 24],
+    batch_checksum: U64,
+    reserved: [u8; 16],
 }
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
@@ -118,33 +132,23 @@ struct RawSegment {
     first: U64,
     acknowledged: U64,
     trimmed: U64,
-    reserved: [u8; 32],
+    before: U64,
+    reserved: [u8; 24],
 }
 
 const _: () = assert!(size_of::<RawFrame>() == FRAME_HEADER_BYTES);
 const _: () = assert!(size_of::<RawSegment>() == FRAME_HEADER_BYTES);
 
 impl Common {
-    fn new(magic: [u8; 8], membership: &Membership) -> Self {
+    fn new(magic: [u8; 8], data_shards: u8, parity_shards: u8, index: u8) -> Self {
         Self {
             magic,
             checksum: U32::ZERO,
             format: U16::new(JOURNAL_FORMAT),
-            data_shards: membership.data_shards,
-            parity_shards: membership.parity_shards,
-            shard_index: membership.shard_index,
+            data_shards,
+            parity_shards,
+            shard_index: index,
             unused: [0; 3],
-        }
-    }
-
-    fn membership(&self, journal: [u8; 16], epoch: U64, device_set: U64) -> Membership {
-        Membership {
-            journal,
-            epoch: epoch.get(),
-            device_set: device_set.get(),
-            data_shards: self.data_shards,
-            parity_shards: self.parity_shards,
-            shard_index: self.shard_index,
         }
     }
 }
@@ -163,7 +167,7 @@ fn open(bytes: &[u8], magic: [u8; 8]) -> Result<&[u8], Unreadable> {
         return Err(Unreadable::Garbled);
     }
     match common.format.get() {
-        JOURNAL_FORMAT => Ok(bytes),
+        JOURNAL_FORMAT | JOURNAL_FORMAT_ALONE => Ok(bytes),
         newer => Err(Unreadable::Newer(newer)),
     }
 }
@@ -174,12 +178,17 @@ impl FrameHeader {
         ((FRAME_HEADER_BYTES + shard_bytes) as u64).next_multiple_of(BLOCK_BYTES)
     }
 
+    /// The whole frame's.
+    pub fn bytes(&self) -> u64 {
+        Self::frame_bytes(self.stripe.shard_bytes as usize)
+    }
+
     pub fn encode(&self) -> [u8; FRAME_HEADER_BYTES] {
-        let membership = &self.membership;
+        let (membership, stripe) = (&self.membership, &self.stripe);
         let raw = RawFrame {
-            common: Common::new(FRAME_MAGIC, membership),
-            shard_bytes: U32::new(self.shard_bytes),
-            batch_bytes: U32::new(self.batch_bytes),
+            common: Common::new(FRAME_MAGIC, stripe.data, stripe.parity, self.index),
+            shard_bytes: U32::new(stripe.shard_bytes),
+            batch_bytes: U32::new(stripe.batch_bytes),
             unused: U32::ZERO,
             journal: membership.journal,
             epoch: U64::new(membership.epoch),
@@ -189,7 +198,8 @@ impl FrameHeader {
             acknowledged: U64::new(self.progress.acknowledged.0),
             trimmed: U64::new(self.progress.trimmed.0),
             payload_checksum: U64::new(self.payload_checksum),
-            reserved: [0; 24],
+            batch_checksum: U64::new(stripe.batch_checksum),
+            reserved: [0; 16],
         };
         let mut bytes = [0; FRAME_HEADER_BYTES];
         bytes.copy_from_slice(raw.as_bytes());
@@ -200,18 +210,31 @@ impl FrameHeader {
     pub fn decode(bytes: &[u8]) -> Result<Self, Unreadable> {
         let bytes = open(bytes, FRAME_MAGIC)?;
         let raw = RawFrame::ref_from_bytes(bytes).map_err(|_| Unreadable::Garbled)?;
+        // One copy of the batch, in the first format.
+        let batch_checksum = match raw.common.format.get() {
+            JOURNAL_FORMAT_ALONE => raw.payload_checksum,
+            _ => raw.batch_checksum,
+        };
         Ok(Self {
-            membership: raw
-                .common
-                .membership(raw.journal, raw.epoch, raw.device_set),
+            membership: Membership {
+                journal: raw.journal,
+                epoch: raw.epoch.get(),
+                device_set: raw.device_set.get(),
+            },
+            index: raw.common.shard_index,
+            stripe: Stripe {
+                data: raw.common.data_shards,
+                parity: raw.common.parity_shards,
+                batch_bytes: raw.batch_bytes.get(),
+                shard_bytes: raw.shard_bytes.get(),
+                batch_checksum: batch_checksum.get(),
+            },
             life: SegmentLife(raw.life.get()),
             sequence: Sequence(raw.sequence.get()),
             progress: Progress {
                 acknowledged: Sequence(raw.acknowledged.get()),
                 trimmed: Sequence(raw.trimmed.get()),
             },
-            batch_bytes: raw.batch_bytes.get(),
-            shard_bytes: raw.shard_bytes.get(),
             payload_checksum: raw.payload_checksum.get(),
         })
     }
@@ -220,8 +243,9 @@ impl FrameHeader {
 impl SegmentHeader {
     pub fn encode(&self) -> [u8; FRAME_HEADER_BYTES] {
         let membership = &self.membership;
+        let Spread { data, parity } = self.spread;
         let raw = RawSegment {
-            common: Common::new(SEGMENT_MAGIC, membership),
+            common: Common::new(SEGMENT_MAGIC, data, parity, self.device),
             unused: [U32::ZERO; 3],
             journal: membership.journal,
             epoch: U64::new(membership.epoch),
@@ -230,7 +254,8 @@ impl SegmentHeader {
             first: U64::new(self.first.0),
             acknowledged: U64::new(self.progress.acknowledged.0),
             trimmed: U64::new(self.progress.trimmed.0),
-            reserved: [0; 32],
+            before: U64::new(self.before.0),
+            reserved: [0; 24],
         };
         let mut bytes = [0; FRAME_HEADER_BYTES];
         bytes.copy_from_slice(raw.as_bytes());
@@ -241,12 +266,26 @@ impl SegmentHeader {
     pub fn decode(bytes: &[u8]) -> Result<Self, Unreadable> {
         let bytes = open(bytes, SEGMENT_MAGIC)?;
         let raw = RawSegment::ref_from_bytes(bytes).map_err(|_| Unreadable::Garbled)?;
+        let first = Sequence(raw.first.get());
+        let is_first_format = raw.common.format.get() == JOURNAL_FORMAT_ALONE;
         Ok(Self {
-            membership: raw
-                .common
-                .membership(raw.journal, raw.epoch, raw.device_set),
+            membership: Membership {
+                journal: raw.journal,
+                epoch: raw.epoch.get(),
+                device_set: raw.device_set.get(),
+            },
+            spread: Spread {
+                data: raw.common.data_shards,
+                parity: raw.common.parity_shards,
+            },
+            device: raw.common.shard_index,
             life: SegmentLife(raw.life.get()),
-            first: Sequence(raw.first.get()),
+            first,
+            before: match is_first_format {
+                true => first.before(),
+                false => Sequence(raw.before.get()),
+            },
+            is_first_format,
             progress: Progress {
                 acknowledged: Sequence(raw.acknowledged.get()),
                 trimmed: Sequence(raw.trimmed.get()),
@@ -255,79 +294,18 @@ impl SegmentHeader {
     }
 }
 
+/// Makes a header what the first format had.
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    prop_compose! {
-        fn membership()(
-            journal in any::<[u8; 16]>(), epoch in any::<u64>(), device_set in any::<u64>(),
-            data_shards in any::<u8>(), parity_shards in any::<u8>(), shard_index in any::<u8>(),
-        ) -> Membership {
-            Membership { journal, epoch, device_set, data_shards, parity_shards, shard_index }
-        }
-    }
-
-    prop_compose! {
-        fn progress()(acknowledged in any::<u64>(), trimmed in any::<u64>()) -> Progress {
-            Progress { acknowledged: Sequence(acknowledged), trimmed: Sequence(trimmed) }
-        }
-    }
-
-    prop_compose! {
-        fn frame()(
-            membership in membership(), progress in progress(), life in any::<u64>(),
-            sequence in any::<u64>(), batch_bytes in any::<u32>(), shard_bytes in any::<u32>(),
-            payload_checksum in any::<u64>(),
-        ) -> FrameHeader {
-            FrameHeader {
-                membership, progress, life: SegmentLife(life), sequence: Sequence(sequence),
-                batch_bytes, shard_bytes, payload_checksum,
-            }
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn headers_come_back_and_one_flipped_bit_or_a_lost_byte_is_noticed(
-            frame in frame(), first in any::<u64>(), bit in 0usize..FRAME_HEADER_BYTES * 8,
-            length in 0usize..FRAME_HEADER_BYTES,
-        ) {
-            let segment = SegmentHeader {
-                membership: frame.membership, life: frame.life, first: Sequence(first),
-                progress: frame.progress,
-            };
-            prop_assert_eq!(FrameHeader::decode(&frame.encode()), Ok(frame));
-            prop_assert_eq!(SegmentHeader::decode(&segment.encode()), Ok(segment));
-            prop_assert_eq!(SegmentHeader::decode(&frame.encode()), Err(Unreadable::Garbled));
-            let (mut frame, mut segment) = (frame.encode(), segment.encode());
-            prop_assert_eq!(FrameHeader::decode(&frame[..length]), Err(Unreadable::Garbled));
-            frame[bit / 8] ^= 1 << (bit % 8);
-            segment[bit / 8] ^= 1 << (bit % 8);
-            prop_assert!(FrameHeader::decode(&frame).is_err());
-            prop_assert!(SegmentHeader::decode(&segment).is_err());
-        }
-
-        #[test]
-        fn any_bytes_are_looked_at_without_harm(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-            let _ = FrameHeader::decode(&bytes);
-            let _ = SegmentHeader::decode(&bytes);
-        }
-    }
-
-    #[test]
-    fn a_newer_format_is_told_from_damage() {
-        let header = SegmentHeader {
-            membership: Membership::alone([7; 16]),
-            life: SegmentLife(1),
-            first: Sequence(1),
-            progress: Progress::default(),
-        };
-        let mut bytes = header.encode();
-        bytes[12..14].copy_from_slice(&(JOURNAL_FORMAT + 1).to_le_bytes());
-        seal(&mut bytes);
-        let newer = Err(Unreadable::Newer(JOURNAL_FORMAT + 1));
-        assert_eq!(SegmentHeader::decode(&bytes), newer);
-    }
+pub fn to_first_format(bytes: &mut [u8]) {
+    bytes[12..14].copy_from_slice(&JOURNAL_FORMAT_ALONE.to_le_bytes());
+    let own = match bytes[..8] == FRAME_MAGIC {
+        true => 104,
+        false => 96,
+    };
+    bytes[own..FRAME_HEADER_BYTES].fill(0);
+    seal(&mut bytes[..FRAME_HEADER_BYTES]);
 }
+
+#[cfg(test)]
+#[path = "frame_tests.rs"]
+mod tests;

@@ -4,42 +4,64 @@
 //! What always holds: a batch is acknowledged only when it is on stable storage, and all before it; after a crash the
 //! batches that are believed are an unbroken row that ends behind the last one acknowledged; what lies between is said
 //! to be lost and never passed over; nothing is written over that is needed; after a failed write or sync nothing is
-//! acknowledged any more.
+//! acknowledged any more. On several devices all of this holds as long as no more of them are lost than may be; a device
+//! is given up, durably on all others, before anything is acknowledged without it.
 //!
-//! - `identity`: whose journal a directory holds
+//! - `identity`: whose journal a directory holds, and which device of it; `members`: which directories make one up
 //! - `frame`: headers of frames and segments; `record`: what a batch tells of; `checksum`
-//! - `segments`: the files that frames are written to
-//! - `opening`: opening a journal and making a new one
+//! - `stripe`: how a batch is cut into shards; `erasure`: the code of their parity
+//! - `segments`: the files that frames are written to; `device`: one disk and its thread; `devices`: all of them; `epochs`:
+//!   who takes part
+//! - `opening`: opening a journal and making a new one; `mending`: batches that lack shards get them again
 //! - `append`: the open batch, and what is trimmed; `commit`: who writes it, and who waits for it; `reading`: data back
-//! - `scanning`: what stands in a segment that is found; `recovery`: what is believed of it
+//! - `scanning`: what stands in a segment that is found; `found`: in those of a device; `recovery`: what is believed of all
 
 use crate::io::buffer::BufferPool;
 use crate::io::{Buffer, Io};
+use devices::{DeviceFigures, Devices};
 use frame::{FRAME_HEADER_BYTES, FrameHeader, Progress};
 use hdrhistogram::Histogram;
 use parking_lot::{Condvar, Mutex};
-use segments::{Place, Segments};
+use reading::Place;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use append::Room;
+pub use devices::{Batch, DeviceFigures as JournalDevices, Outsider};
 pub use frame::Sequence;
 pub use identity::HEAD_FILE;
+pub use members::JournalDirectory;
+pub use mending::Mending;
 pub use record::{BaseSum, Beginning, Generation, Record};
+pub use stripe::Spread;
 
 mod append;
 pub mod checksum;
 mod commit;
+mod device;
+mod devices;
+mod epochs;
+mod erasure;
+mod found;
 mod frame;
 mod identity;
+mod members;
+mod mending;
 mod opening;
 mod reading;
 mod record;
 mod recovery;
 mod scanning;
 mod segments;
+mod stripe;
+#[cfg(test)]
+mod decoding_tests;
+#[cfg(test)]
+mod devices_tests;
+#[cfg(test)]
+mod hanging;
 #[cfg(test)]
 mod tests;
 
@@ -84,7 +106,50 @@ pub enum JournalError {
         available_bytes: u64,
     },
     #[error("{0}")]
+    Unusable(String),
+    #[error(
+        "journal_dir names {named} directories, and erasure={erasure} takes {}: name as many, or say another erasure=k+m",
+        erasure.devices()
+    )]
+    OtherNumber { named: usize, erasure: Spread },
+    #[error(
+        "its journal was made with erasure={found}, and the mount says {erasure}; it was left untouched: mount with \
+         erasure={found}, and with all its directories"
+    )]
+    OtherErasure { found: Spread, erasure: Spread },
+    #[error(
+        "it belongs to another journal than the others; all were left untouched: name directories of one journal only"
+    )]
+    AnotherJournal,
+    #[error(
+        "it and {other} say that they are the same device; both were left untouched: name one of them only"
+    )]
+    Copy { other: String },
+    #[error(
+        "too many devices of the journal are missing: {0}; all were left untouched: bring them back, or move the \
+         directories aside to go on without what they hold"
+    )]
+    TooFew(String),
+    #[error(
+        "those that are missing may have gone on without the others: {0}; all were left untouched: bring them back, or \
+         move the directories aside to go on without what they hold"
+    )]
+    NotTheLast(String),
+    #[error("{0}")]
     Io(#[from] io::Error),
+    #[error("{name}: {error}")]
+    Of {
+        name: String,
+        error: Box<JournalError>,
+    },
+}
+
+impl JournalError {
+    /// Of this directory.
+    fn at(self, name: String) -> Self {
+        let error = Box::new(self);
+        Self::Of { name, error }
+    }
 }
 
 /// What fsync(2) waits for.
@@ -111,6 +176,9 @@ pub struct JournalSettings {
     /// Of a new journal.
     pub segment_bytes: u64,
     pub batch_bytes: usize,
+    pub spread: Spread,
+    /// A device that takes longer while others are done is given up.
+    pub device_timeout: Duration,
     /// Names a new journal: random.
     pub name: [u8; 16],
     /// The key of the backend's root.
@@ -171,14 +239,20 @@ pub struct JournalFigures {
     pub dirty_batches: u64,
     pub cut_batches: u64,
     pub failure: Option<Arc<str>>,
+    pub devices: DeviceFigures,
+    /// How many more devices may be lost.
+    pub tolerated: u64,
+    /// Batches that lack shards which the devices could have.
+    pub weak_batches: u64,
+    pub mending: Mending,
 }
 
-/// See the module. `Segments` is locked by whoever commits, across what it writes; `state` for moments.
+/// See the module. `Devices` is locked by whoever commits, across what it writes; `state` for moments.
 pub struct Journal {
     settings: JournalSettings,
     segment_bytes: u64,
     pool: BufferPool,
-    segments: Mutex<Segments>,
+    devices: Mutex<Devices>,
     state: Mutex<State>,
     /// A commit has ended, or something has failed, or is to end.
     turned: Condvar,
@@ -186,6 +260,9 @@ pub struct Journal {
     joined: Condvar,
     /// For the thread that commits what nobody waits for.
     due: Condvar,
+    /// What found headers said: later batches are known to have been acknowledged by being there.
+    acknowledged_before: Sequence,
+    mending: Mutex<Mending>,
 }
 
 struct State {
@@ -241,6 +318,8 @@ impl Trims {
 impl State {
     fn progress(&mut self) -> Progress {
         self.trims.settle(self.durable);
+        // Its segments may be written over before anybody commits again.
+        self.forget_trimmed();
         Progress {
             acknowledged: self.durable,
             trimmed: self.trims.effective,
@@ -274,12 +353,17 @@ fn payload_capacity(buffer: &Buffer) -> usize {
 
 impl Journal {
     pub fn figures(&self) -> JournalFigures {
+        let mending = self.mending();
         let state = self.state.lock();
+        let (weak_batches, weakest) = state.weakness();
         let took = |quantile| Duration::from_micros(state.latency.value_at_quantile(quantile));
         JournalFigures {
             commit_p50: took(0.5),
             commit_p99: took(0.99),
             dirty_batches: state.places.len() as u64,
+            weak_batches,
+            tolerated: weakest,
+            mending,
             ..state.figures.clone()
         }
     }

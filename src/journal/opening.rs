@@ -1,9 +1,14 @@
 //! Opening a journal, making a new one, and its end.
 
+use super::device::{Device, Worker};
+use super::devices::{Devices, DevicesParts};
+use super::found::{self, FoundDevice};
 use super::frame::Sequence;
-use super::identity::{self, Found, Head, Membership};
-use super::recovery::{self, Recovered};
-use super::segments::{self, FOLDER, FreeSegment, Segments};
+use super::identity::{self, Head};
+use super::members::{Candidate, Gathered, JournalDirectory, gather, needs_witness};
+use super::mending::recruit;
+use super::recovery::{self, Recovered, Unrecovered};
+use super::segments::{self, FOLDER, Stock};
 use super::{
     Directory, Journal, JournalError, JournalFigures, JournalSettings, Located, OpenBatch, State,
     Trims, frame_capacity,
@@ -15,37 +20,51 @@ use parking_lot::{Condvar, Mutex};
 use std::io;
 use std::sync::Arc;
 
-/// The open batch, the one being written, and one for whoever comes between.
+/// The open batch, the one being written, and one for whoever comes between; devices that hang keep one each.
 const BATCHES: usize = 3;
 
 impl Journal {
-    /// Opens the journal in a directory, or makes one in an empty directory. What it holds comes back in the order it was
-    /// written. Blocks on the disk; starts one thread.
+    /// Opens the journal in its directories, or makes one in empty directories. What it holds comes back in the order it
+    /// was written. Blocks on the disks; starts threads. In `witness` is noted which devices were the last, where they
+    /// cannot tell by themselves.
     pub fn open(
-        io: Directory,
+        directories: Vec<JournalDirectory>,
+        witness: Option<Directory>,
         settings: JournalSettings,
     ) -> Result<(Arc<Self>, Vec<Located>), JournalError> {
-        let head = find_or_make(&*io, &settings)?;
-        let mut recovered = recovery::recover(&*io, &head.membership, head.segment_bytes)?;
+        let mut gathered = gather(directories, &settings, witness.as_ref())?;
+        let (head, mut recovered) = loop {
+            match begin(&gathered, &settings) {
+                Ok(begun) => break begun,
+                Err(Unrecovered {
+                    device: Some(device),
+                    error: error @ JournalError::Io(_),
+                }) => gathered.lose(device, error)?,
+                Err(refused) => return Err(refused.error),
+            }
+        };
+        let witness = witness.filter(|_| needs_witness(head.spread));
+        if let Some(witness) = &witness {
+            identity::write_witness(&**witness, &head.membership)?;
+        }
         let records = std::mem::take(&mut recovered.records);
-        provide_segments(&*io, &settings, &head, &mut recovered)?;
-        let journal = Arc::new(Self::of(settings, &head, recovered)?);
+        let devices = make_devices(&settings, head, &mut recovered, gathered, witness)?;
+        let journal = Arc::new(Self::of(settings, devices, recovered)?);
+        journal.mend_the_end();
         let committing = journal.clone();
         std::thread::Builder::new()
             .name("journal-commit".to_owned())
             .spawn(move || committing.run())?;
+        journal.mend_in_background();
         Ok((journal, records))
     }
 
-    fn of(settings: JournalSettings, head: &Head, recovered: Recovered) -> io::Result<Self> {
+    fn of(
+        settings: JournalSettings,
+        mut devices: Devices,
+        recovered: Recovered,
+    ) -> io::Result<Self> {
         let last = recovered.last;
-        let segments = Segments::new(
-            head.membership,
-            head.segment_bytes,
-            recovered.live,
-            recovered.free,
-            recovered.next_life,
-        );
         let state = State {
             open: OpenBatch {
                 sequence: last.next(),
@@ -58,77 +77,146 @@ impl Journal {
             told: Sequence::default(),
             on_disk: Default::default(),
             trims: Trims {
-                effective: recovered.trimmed,
+                effective: recovered.progress.trimmed,
                 ..Trims::default()
             },
             places: recovered.places,
             gathering: Default::default(),
-            room_batches: segments.room_batches(frame_capacity(settings.batch_bytes) as u64),
+            room_batches: devices.room_batches()?,
             figures: JournalFigures {
                 cut_batches: recovered.cut_batches,
+                devices: devices.figures(),
                 ..JournalFigures::default()
             },
             latency: Histogram::new_with_max(LATENCY_MAX_US, 2).expect("these bounds make sense"),
             is_ending: false,
         };
+        let batches = BATCHES + usize::from(settings.spread.parity);
         Ok(Self {
-            pool: BufferPool::new(BATCHES, frame_capacity(settings.batch_bytes), false)?,
-            segment_bytes: head.segment_bytes,
-            segments: Mutex::new(segments),
+            pool: BufferPool::new(batches, frame_capacity(settings.batch_bytes), false)?,
+            segment_bytes: devices.segment_bytes(),
+            acknowledged_before: recovered.progress.acknowledged,
+            devices: Mutex::new(devices),
             state: Mutex::new(state),
             turned: Condvar::new(),
             joined: Condvar::new(),
             due: Condvar::new(),
+            mending: Mutex::default(),
             settings,
         })
     }
 }
 
-fn find_or_make(io: &dyn Io, settings: &JournalSettings) -> Result<Head, JournalError> {
-    let head = match identity::look_at(io)? {
-        Found::Journal(head) if head.backend == settings.backend => return Ok(head),
-        Found::Journal(head) => {
-            return Err(JournalError::OtherBackend {
-                backend: head.backend_name,
-            });
+/// Reads what there is, and begins an epoch that goes on from there, durable on all members. Nothing of what there was is
+/// touched before all of it is understood.
+fn begin(
+    gathered: &Gathered,
+    settings: &JournalSettings,
+) -> Result<(Head, Recovered), Unrecovered> {
+    let found: Vec<FoundDevice> = on_members(gathered, |member| {
+        if gathered.head.membership.epoch == 0 {
+            member.io.create_directory(FOLDER)?;
+            member.io.sync_directory(".")?;
         }
-        Found::Empty => Head {
-            membership: Membership::alone(settings.name),
-            segment_bytes: settings.segment_bytes,
-            backend: settings.backend.clone(),
-            backend_name: settings.backend_name.clone(),
-        },
-    };
-    io.create_directory(FOLDER)?;
-    io.sync_directory(".")?;
-    identity::write(io, &head)?;
-    Ok(head)
+        let device = member.device;
+        let head = Head {
+            device,
+            ..gathered.head.clone()
+        };
+        found::look_at(&*member.io, head)
+    })?;
+    let mut recovered = recovery::recover(&found)?;
+    on_members(gathered, |member| {
+        let stock = recovered.stocks.entry(member.device).or_default();
+        provide_segments(&*member.io, settings, gathered.head.segment_bytes, stock)
+    })?;
+    let mut head = gathered.head.clone();
+    let set = gathered
+        .members
+        .iter()
+        .fold(0, |set, member| set | 1 << member.device);
+    head.open_epoch(set, recovered.last, recovered.progress.trimmed);
+    on_members(gathered, |member| {
+        let device = member.device;
+        let head = Head {
+            device,
+            ..head.clone()
+        };
+        Ok(identity::write(&*member.io, &head)?)
+    })?;
+    Ok((head, recovered))
+}
+
+/// One after the other; the error says whose it is.
+fn on_members<T>(
+    gathered: &Gathered,
+    mut work: impl FnMut(&Candidate) -> Result<T, JournalError>,
+) -> Result<Vec<T>, Unrecovered> {
+    let members = gathered.members.iter();
+    members
+        .map(|member| {
+            work(member).map_err(|error| Unrecovered {
+                device: Some(member.device),
+                error,
+            })
+        })
+        .collect()
+}
+
+fn make_devices(
+    settings: &JournalSettings,
+    head: Head,
+    recovered: &mut Recovered,
+    gathered: Gathered,
+    witness: Option<Directory>,
+) -> io::Result<Devices> {
+    let mut members = Vec::new();
+    for Candidate { name, io, device } in gathered.members {
+        let stock = recovered.stocks.remove(&device).unwrap_or_default();
+        let parts = (name, io, stock);
+        members.push(recruit(head.spread, head.segment_bytes, parts, device)?);
+    }
+    Ok(Devices::new(DevicesParts {
+        head,
+        members,
+        outsiders: gathered.outsiders,
+        timeout: settings.device_timeout,
+        frame_bytes_max: frame_capacity(settings.batch_bytes) as u64,
+        witness,
+    }))
+}
+
+/// A device alone has nobody to wait for.
+pub(super) fn employ(devices: u8, device: Device, number: u8) -> io::Result<Worker> {
+    match devices {
+        1 => Ok(Worker::Caller(Box::new(device))),
+        _ => Worker::start(device, number),
+    }
 }
 
 /// As many as the size allows. Where there are more already they stay.
-fn provide_segments(
+pub(super) fn provide_segments(
     io: &dyn Io,
     settings: &JournalSettings,
-    head: &Head,
-    recovered: &mut Recovered,
+    segment_bytes: u64,
+    stock: &mut Stock,
 ) -> Result<(), JournalError> {
-    let wanted = (settings.size_bytes / head.segment_bytes).max(SEGMENTS_MIN) as usize;
-    let missing = wanted.saturating_sub(recovered.live.len() + recovered.free.len()) as u64;
+    let wanted = (settings.size_bytes / segment_bytes).max(SEGMENTS_MIN) as usize;
+    let missing = wanted.saturating_sub(stock.live.len() + stock.free.len()) as u64;
     let available_bytes = io.space()?.available_bytes;
-    if missing * head.segment_bytes > available_bytes {
+    if missing * segment_bytes > available_bytes {
         return Err(JournalError::NoRoom {
-            needed_bytes: missing * head.segment_bytes,
+            needed_bytes: missing * segment_bytes,
             available_bytes,
         });
     }
     let mut numbers = 0..u32::MAX;
     let mut made = false;
-    while recovered.live.len() + recovered.free.len() < wanted {
-        let taken = &recovered.numbers;
+    while stock.live.len() + stock.free.len() < wanted {
+        let taken = &stock.numbers;
         let number = numbers.find(|number| taken.binary_search(number).is_err());
         let number = number.ok_or(io::Error::from_raw_os_error(libc::ENOSPC))?;
-        let segment: FreeSegment = segments::make(io, number, head.segment_bytes)?;
-        recovered.free.push(segment);
+        stock.free.push(segments::make(io, number, segment_bytes)?);
         made = true;
     }
     if made {

@@ -1,10 +1,110 @@
 //! Reading data back.
 
-use super::checksum::crc32c;
+use super::checksum::{crc32c, crc64};
 use super::frame::FRAME_HEADER_BYTES;
-use super::segments::Place;
+use super::segments::ShardPlace;
+use super::stripe::Stripe;
 use super::{Journal, Located, Piece, ReadError, Record, Sequence, State};
 use std::io;
+
+/// Where a batch lies, as far as its devices are there.
+#[derive(Clone)]
+pub struct Place {
+    pub stripe: Stripe,
+    /// One to a device.
+    pub shards: Vec<ShardPlace>,
+}
+
+impl ShardPlace {
+    /// The whole shard, if it is what was written.
+    pub fn read(&self, stripe: &Stripe) -> Result<Vec<u8>, ReadError> {
+        let mut shard = vec![0; stripe.shard_bytes as usize];
+        let read = self.file.read_at(&mut shard, self.payload_offset)?;
+        match read == shard.len() && crc64(&shard) == self.checksum {
+            true => Ok(shard),
+            false => Err(ReadError::Damaged),
+        }
+    }
+}
+
+impl Place {
+    /// How many more of its shards may be lost; negative where too many are.
+    pub fn strength(&self) -> i64 {
+        self.shards.len() as i64 - i64::from(self.stripe.data)
+    }
+
+    /// The batch, from as many shards as it takes.
+    pub fn read_batch(&self) -> Result<Vec<u8>, ReadError> {
+        let wanted = usize::from(self.stripe.data);
+        let (mut sound, mut failure) = (Vec::with_capacity(wanted), ReadError::Damaged);
+        // Data before parity: there is nothing to compute then.
+        let mut shards: Vec<&ShardPlace> = self.shards.iter().collect();
+        shards.sort_by_key(|shard| shard.index);
+        for place in shards {
+            match place.read(&self.stripe) {
+                Ok(shard) => sound.push((place.index, shard)),
+                Err(error) => failure = error,
+            }
+            if sound.len() == wanted {
+                break;
+            }
+        }
+        self.stripe.join(sound).ok_or(failure)
+    }
+
+    /// A range of the batch that `is_right`: as it lies there, from one device after the other, else put together anew.
+    fn read(
+        &self,
+        at: usize,
+        into: &mut [u8],
+        is_right: impl Fn(&[u8]) -> bool,
+    ) -> Result<(), ReadError> {
+        let mut outcome = Err(ReadError::Damaged);
+        let copies = match self.stripe.data {
+            1 => self.shards.len(),
+            _ => 1,
+        };
+        for copy in 0..copies {
+            match self.read_as_it_lies(copy, at, into) {
+                Ok(true) if is_right(into) => return Ok(()),
+                Ok(_) => {}
+                Err(error) => outcome = Err(ReadError::Disk(error)),
+            }
+        }
+        if self.stripe.data > 1 {
+            let batch = self.read_batch()?;
+            into.copy_from_slice(&batch[at..at + into.len()]);
+            if is_right(into) {
+                return Ok(());
+            }
+        }
+        outcome
+    }
+
+    /// From one of the copies, or from the shards that hold it. False where one of these is not there, or ends too early.
+    fn read_as_it_lies(&self, copy: usize, at: usize, into: &mut [u8]) -> io::Result<bool> {
+        let mut filled = 0;
+        for (index, from, length) in self.stripe.parts(at, into.len()) {
+            let place = match self.stripe.data {
+                1 => self.shards.get(copy),
+                _ => self.shards.iter().find(|shard| shard.index == index),
+            };
+            let Some(place) = place else {
+                return Ok(false);
+            };
+            let part = &mut into[filled..filled + length];
+            if place
+                .file
+                .read_at(part, place.payload_offset + from as u64)?
+                < length
+            {
+                return Ok(false);
+            }
+            filled += length;
+        }
+        Ok(true)
+    }
+}
 
 impl Located {
     /// The data of a write.
@@ -45,13 +145,11 @@ impl Journal {
             return Ok(());
         };
         let mut whole = vec![0; piece.length_bytes as usize];
-        let at = place.payload_offset + u64::from(piece.data_offset);
-        let read = place.file.read_at(&mut whole, at)?;
+        let is_right = |bytes: &[u8]| crc32c(bytes) == piece.checksum;
+        let outcome = place.read(piece.data_offset as usize, &mut whole, is_right);
         // Written over by now, perhaps.
         self.state.lock().check_needed(piece.sequence)?;
-        if read < whole.len() || crc32c(&whole) != piece.checksum {
-            return Err(ReadError::Damaged);
-        }
+        outcome?;
         into.copy_from_slice(&whole[skip..skip + into.len()]);
         Ok(())
     }
@@ -92,10 +190,29 @@ impl State {
         }
     }
 
-    fn place(&self, sequence: Sequence) -> Option<Place> {
-        let found = self
-            .places
-            .binary_search_by_key(&sequence, |(held, _)| *held);
-        found.ok().map(|at| self.places[at].1.clone())
+    pub(super) fn place(&self, sequence: Sequence) -> Option<Place> {
+        self.place_at(sequence).map(|at| self.places[at].1.clone())
+    }
+
+    /// Where a batch lies now, if it is needed still.
+    pub(super) fn put_place(&mut self, sequence: Sequence, place: Place) {
+        if let Some(at) = self.place_at(sequence) {
+            self.places[at].1 = place;
+        }
+    }
+
+    /// These devices' shards of a batch are not what they should be.
+    pub(super) fn forget_shards(&mut self, sequence: Sequence, devices: &[u8]) {
+        if let Some(at) = self.place_at(sequence) {
+            let shards = &mut self.places[at].1.shards;
+            shards.retain(|shard| !devices.contains(&shard.device));
+        }
+    }
+
+    fn place_at(&self, sequence: Sequence) -> Option<usize> {
+        let places = &self.places;
+        places
+            .binary_search_by_key(&sequence, |(held, _)| *held)
+            .ok()
     }
 }

@@ -1,22 +1,30 @@
-//! What is believed of a journal that is found: every frame is judged by what stands in it and around it.
+//! What is believed of a journal that is found: every batch is judged by what its devices have of it, and around it.
+//! Whole is a batch of which there are as many sound shards, each on its own device, as it has data shards.
 //!
-//! | frame of a sequence | needed (above trimmed) | at most acknowledged | decision |
+//! | batch of a sequence | needed (above trimmed) | at most acknowledged | decision |
 //! |---|---|---|---|
-//! | whole | no | - | passed over |
+//! | any | no | - | passed over |
 //! | whole | yes | - | kept |
-//! | whole, in a segment whose successor begins at or before it | - | - | passed over: cut off in an earlier recovery |
-//! | missing or damaged | no | - | passed over |
-//! | missing or damaged | yes | no | cut: it and all behind it were never acknowledged |
-//! | missing or damaged | yes | yes | lost: the journal is not opened |
+//! | not whole | yes | no | cut: it and all behind it were never acknowledged |
+//! | not whole | yes | yes | lost: the journal is not opened |
+//!
+//! | shard | counts |
+//! |---|---|
+//! | sound, where it belongs | yes |
+//! | header or payload damaged, or cut short | no |
+//! | of another device | no |
+//! | written before an epoch that had cut its batch off | no |
+//! | of another batch that had the same number | with those of its own batch only |
 
-use super::frame::{Progress, SegmentHeader, SegmentLife, Sequence};
-use super::identity::Membership;
-use super::record::{Record, decode_batch};
-use super::scanning::{Depth, Frame, Scanned, read_header, scan};
-use super::segments::{FOLDER, FreeSegment, Place, Segment, number_of, path_of};
-use super::{JournalError, Located};
-use crate::io::{Io, IoFile, OpenMode};
-use std::collections::{BTreeMap, VecDeque};
+use super::found::{FoundDevice, ScannedDevice};
+use super::frame::{Progress, Sequence};
+use super::reading::Place;
+use super::record::decode_batch;
+use super::scanning::{Depth, Frame};
+use super::segments::{ShardPlace, Stock};
+use super::{JournalError, Located, ReadError};
+use crate::io::IoFile;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 /// What one sequence number is found to be.
@@ -51,205 +59,154 @@ pub struct Recovered {
     pub records: Vec<Located>,
     /// Where the batches lie, from the first that is needed on.
     pub places: VecDeque<(Sequence, Place)>,
-    pub live: VecDeque<Segment>,
-    pub free: Vec<FreeSegment>,
-    pub next_life: SegmentLife,
+    /// What each device has.
+    pub stocks: BTreeMap<u8, Stock>,
     pub last: Sequence,
-    pub trimmed: Sequence,
-    /// Numbers of files that are there, free ones among them.
-    pub numbers: Vec<u32>,
+    pub progress: Progress,
     /// Batches that were written and never acknowledged, and not whole.
     pub cut_batches: u64,
 }
 
-/// Reads what is there. Writes nothing; what it has read is durable when it returns.
-pub fn recover(
-    io: &dyn Io,
-    membership: &Membership,
-    segment_bytes: u64,
-) -> Result<Recovered, JournalError> {
-    let mut numbers = Vec::new();
-    io.list(FOLDER, &mut |name| {
-        numbers.extend(number_of(name));
-        true
-    })?;
-    numbers.sort_unstable();
-    let mut found = Vec::new();
-    for number in &numbers {
-        let file = io.open(&path_of(*number), OpenMode::ReadWrite)?;
-        let header = read_header(&*file, membership)?;
-        if header.is_some() {
-            // After a SIGKILL it may be in memory only, and is to be built upon.
-            file.sync_data()?;
-        }
-        found.push(FoundSegment { file, header });
-    }
-    let scan_all = |depth| scan_all(&found, membership, segment_bytes, depth);
-    match scan_all(Depth::AsFarAsWhole)? {
-        Some(scanned) => match judge(scanned, &numbers) {
-            // It may be found behind damage.
-            Err(JournalError::Lost { .. }) => {
-                judge(scan_all(Depth::Everywhere)?.unwrap_or_default(), &numbers)
-            }
-            judged => judged,
-        },
-        None => judge(scan_all(Depth::Everywhere)?.unwrap_or_default(), &numbers),
+/// Judges what the devices have together. A device that cannot be read is the error beside it.
+pub fn recover(devices: &[FoundDevice]) -> Result<Recovered, Unrecovered> {
+    match judge(devices, Depth::AsFarAsWhole) {
+        // It may be found behind damage.
+        Err(Unrecovered {
+            device: None,
+            error: JournalError::Lost { .. },
+        }) => judge(devices, Depth::Everywhere),
+        Ok(recovered) if recovered.is_weak(devices) => judge(devices, Depth::Everywhere),
+        judged => judged,
     }
 }
 
-/// A file of a segment, and what its header says if that is whole.
-struct FoundSegment {
-    file: Arc<dyn IoFile>,
-    header: Option<SegmentHeader>,
+/// Why nothing is believed, and which device it was, where it was one.
+pub struct Unrecovered {
+    pub device: Option<u8>,
+    pub error: JournalError,
 }
 
-/// Segments by their lives, and the rest.
-#[derive(Default)]
-struct ScannedAll {
-    scanned: Vec<Scanned>,
-    free: Vec<FreeSegment>,
-}
-
-/// `None` where nothing was found at less than full depth.
-fn scan_all(
-    found: &[FoundSegment],
-    membership: &Membership,
-    segment_bytes: u64,
-    depth: Depth,
-) -> Result<Option<ScannedAll>, JournalError> {
-    let headers: Vec<SegmentHeader> = found.iter().filter_map(|segment| segment.header).collect();
-    let trimmed = headers.iter().map(|header| header.progress.trimmed).max();
-    let newest = headers.iter().map(|header| header.life).max();
-    let mut all = ScannedAll::default();
-    for segment in found {
-        let file = segment.file.clone();
-        if segment
-            .header
-            .is_some_and(|header| is_over(&header, &headers, trimmed))
-        {
-            all.free.push(FreeSegment {
-                file,
-                is_prewritten: true,
-            });
-            continue;
-        }
-        let scan = |depth| scan(&file, segment.header, membership, segment_bytes, depth);
-        let is_newest = |life| newest.is_none_or(|newest| life >= newest);
-        let scanned = match scan(depth)? {
-            // What was begun behind the last whole frame tells a torn end from a loss.
-            Some(scanned) if is_newest(scanned.header.life) => scan(Depth::Everywhere)?,
-            scanned => scanned,
-        };
-        match scanned {
-            Some(scanned) => all.scanned.push(scanned),
-            None => all.free.push(FreeSegment {
-                file,
-                is_prewritten: false,
-            }),
-        }
-    }
-    if all.scanned.is_empty() && depth == Depth::AsFarAsWhole {
-        return Ok(None);
-    }
-    all.scanned.sort_by_key(|segment| segment.header.life);
-    drop_what_was_cut(&mut all.scanned);
-    Ok(Some(all))
-}
-
-/// Whether another segment begins where all before it is trimmed.
-fn is_over(header: &SegmentHeader, all: &[SegmentHeader], trimmed: Option<Sequence>) -> bool {
-    let later = all.iter().filter(|other| other.life > header.life);
-    let next = later.min_by_key(|other| other.life);
-    next.zip(trimmed)
-        .is_some_and(|(next, trimmed)| next.first <= trimmed.next())
-}
-
-/// What an earlier recovery cut off is still there, before a segment that begins at its sequence.
-fn drop_what_was_cut(scanned: &mut [Scanned]) {
-    let mut successor_first = None;
-    for segment in scanned.iter_mut().rev() {
-        if let Some(first) = successor_first {
-            segment.frames.split_off(&first);
-        }
-        successor_first = Some(
-            successor_first.map_or(segment.header.first, |first: Sequence| {
-                first.min(segment.header.first)
-            }),
-        );
+impl From<JournalError> for Unrecovered {
+    fn from(error: JournalError) -> Self {
+        let device = None;
+        Self { device, error }
     }
 }
 
-fn judge(all: ScannedAll, numbers: &[u32]) -> Result<Recovered, JournalError> {
-    let ScannedAll { scanned, mut free } = all;
-    let mut progress = Progress::default();
-    for segment in &scanned {
-        progress.raise(segment.progress);
+impl Recovered {
+    /// Whether a batch has fewer shards than the devices could have.
+    fn is_weak(&self, devices: &[FoundDevice]) -> bool {
+        let data = devices.first().map_or(0, |device| device.head.spread.data);
+        let tolerated = devices.len() as i64 - i64::from(data);
+        self.places
+            .iter()
+            .any(|(_, place)| place.strength() < tolerated)
     }
-    let found: BTreeMap<Sequence, usize> = scanned
-        .iter()
-        .enumerate()
-        .flat_map(|(index, segment)| {
-            segment
-                .frames
-                .keys()
-                .map(move |sequence| (*sequence, index))
-        })
-        .collect();
-    let last_found = found.keys().next_back().copied().unwrap_or_default();
-    let last = last_believed(&found, last_found.max(progress.acknowledged), progress)?;
-    let damaged: u64 = scanned.iter().map(|segment| segment.damaged).sum();
-    let behind = found.range(last.next()..).count() as u64;
-    let next_life = scanned
-        .last()
-        .map_or(1, |segment| segment.header.life.0 + 1);
-    let (mut live, mut places, mut records) = (VecDeque::new(), VecDeque::new(), Vec::new());
-    for mut segment in scanned {
-        segment
-            .frames
-            .retain(|sequence, _| *sequence > progress.trimmed && *sequence <= last);
-        for (sequence, frame) in &segment.frames {
-            records.extend(read_batch(&segment.file, *sequence, frame)?);
-            let place = Place {
-                file: segment.file.clone(),
-                payload_offset: frame.payload_offset,
-            };
-            places.push_back((*sequence, place));
+}
+
+fn judge(devices: &[FoundDevice], depth: Depth) -> Result<Recovered, Unrecovered> {
+    let (mut all, mut progress) = (Vec::new(), Progress::default());
+    for device in devices {
+        let scanned = device.scan(depth)?;
+        for segment in &scanned.scanned {
+            progress.raise(segment.progress);
         }
-        match segment.frames.keys().next_back() {
-            Some(last) => live.push_back(Segment {
-                file: segment.file,
-                life: segment.header.life,
-                last: *last,
-            }),
-            None => free.push(FreeSegment {
-                file: segment.file,
-                is_prewritten: true,
-            }),
-        }
+        all.push((device, scanned));
     }
+    let (mut found, begun) = collect(&all);
+    let whole: BTreeSet<Sequence> = found.keys().copied().collect();
+    let last_found = whole.last().copied().unwrap_or_default();
+    let last = last_believed(&whole, last_found.max(progress.acknowledged), progress)?;
+    let cut_batches = begun
+        .into_iter()
+        .filter(|sequence| *sequence > last)
+        .count() as u64;
+    found.retain(|sequence, _| *sequence > progress.trimmed && *sequence <= last);
+    let mut records = Vec::new();
+    for (sequence, place) in &found {
+        records.extend(read_batch(*sequence, place)?);
+    }
+    let stocks = all.into_iter().map(|(device, scanned)| {
+        let stock = device.stock(scanned, last, progress.trimmed);
+        (device.head.device, stock)
+    });
     Ok(Recovered {
         records,
-        places,
-        live,
-        free,
-        next_life: SegmentLife(next_life),
+        places: found.into_iter().collect(),
+        stocks: stocks.collect(),
         last,
-        trimmed: progress.trimmed,
-        numbers: numbers.to_vec(),
-        cut_batches: damaged.max(behind),
+        progress,
+        cut_batches,
     })
+}
+
+/// The whole batches, each as the stripe of which most is there, and the numbers of all that were begun.
+fn collect(
+    all: &[(&FoundDevice, ScannedDevice)],
+) -> (BTreeMap<Sequence, Place>, BTreeSet<Sequence>) {
+    let mut stripes: BTreeMap<Sequence, Vec<(u64, Place)>> = BTreeMap::new();
+    let mut begun = BTreeSet::new();
+    for (device, scanned) in all {
+        for segment in &scanned.scanned {
+            begun.extend(segment.frames.keys().chain(&segment.damaged));
+            for (sequence, frame) in &segment.frames {
+                let of_sequence = stripes.entry(*sequence).or_default();
+                add_shard(of_sequence, frame, device.head.device, &segment.file);
+            }
+        }
+    }
+    let best = |of_sequence: Vec<(u64, Place)>| {
+        let whole = of_sequence
+            .into_iter()
+            .filter(|(_, place)| place.strength() >= 0);
+        whole.max_by_key(|(epoch, place)| (place.strength(), *epoch))
+    };
+    let whole = stripes
+        .into_iter()
+        .filter_map(|(sequence, of_sequence)| Some((sequence, best(of_sequence)?.1)));
+    (whole.collect(), begun)
+}
+
+/// A later copy of a device's shard goes before an earlier one.
+fn add_shard(stripes: &mut Vec<(u64, Place)>, frame: &Frame, device: u8, file: &Arc<dyn IoFile>) {
+    let header = &frame.header;
+    let shard = ShardPlace {
+        device,
+        index: header.index,
+        file: file.clone(),
+        payload_offset: frame.payload_offset,
+        checksum: header.payload_checksum,
+    };
+    let epoch = header.membership.epoch;
+    let known = stripes
+        .iter_mut()
+        .find(|(_, place)| place.stripe == header.stripe);
+    match known {
+        Some((newest, place)) => {
+            *newest = epoch.max(*newest);
+            place.shards.retain(|other| other.device != device);
+            place.shards.push(shard);
+        }
+        None => stripes.push((
+            epoch,
+            Place {
+                stripe: header.stripe,
+                shards: vec![shard],
+            },
+        )),
+    }
 }
 
 /// The last sequence of an unbroken row.
 fn last_believed(
-    found: &BTreeMap<Sequence, usize>,
+    found: &BTreeSet<Sequence>,
     end: Sequence,
     progress: Progress,
 ) -> Result<Sequence, JournalError> {
     let mut last = progress.trimmed;
     while last < end {
         let sequence = last.next();
-        let state = match found.contains_key(&sequence) {
+        let state = match found.contains(&sequence) {
             true => FrameState::Whole,
             false => FrameState::MissingOrDamaged,
         };
@@ -267,16 +224,15 @@ fn last_believed(
     Ok(last)
 }
 
-fn read_batch(
-    file: &Arc<dyn IoFile>,
-    sequence: Sequence,
-    frame: &Frame,
-) -> Result<Vec<Located>, JournalError> {
-    let payload = frame.read(&**file)?;
+fn read_batch(sequence: Sequence, place: &Place) -> Result<Vec<Located>, JournalError> {
+    let payload = place.read_batch().map_err(|error| match error {
+        ReadError::Disk(error) => JournalError::Io(error),
+        _ => JournalError::Io(std::io::Error::other(error)),
+    })?;
     let records = decode_batch(&payload).ok_or(JournalError::Strange {
         sequence: sequence.0,
     })?;
-    let located = |(record, data_offset): (Record, usize)| Located {
+    let located = |(record, data_offset): (_, usize)| Located {
         record,
         sequence,
         data_offset: data_offset as u32,

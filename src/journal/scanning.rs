@@ -6,9 +6,9 @@ use super::frame::{
     BLOCK_BYTES, FRAME_HEADER_BYTES, FrameHeader, Progress, SEGMENT_HEADER_BYTES, SegmentHeader,
     SegmentLife, Sequence, Unreadable,
 };
-use super::identity::Membership;
+use super::identity::Head;
 use crate::io::IoFile;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Headers are looked for in so much at a time.
@@ -19,41 +19,43 @@ pub struct Scanned {
     pub file: Arc<dyn IoFile>,
     pub header: SegmentHeader,
     pub frames: BTreeMap<Sequence, Frame>,
-    /// Frames whose header is whole and their payload is not: they were begun.
-    pub damaged: u64,
+    /// Of frames whose header is whole and their payload is not: they were begun.
+    pub damaged: BTreeSet<Sequence>,
     pub progress: Progress,
 }
 
 /// Where the payload of a whole frame lies.
 pub struct Frame {
+    pub header: FrameHeader,
     pub payload_offset: u64,
-    pub payload_bytes: usize,
 }
 
 /// What was seen of a segment so far.
 struct Scan<'a> {
     file: &'a dyn IoFile,
+    head: &'a Head,
     header: Option<SegmentHeader>,
     /// Frames of others are passed over. Where the header is damaged, the newest life that was met.
     life: Option<SegmentLife>,
     frames: BTreeMap<Sequence, Frame>,
-    damaged: u64,
+    damaged: BTreeSet<Sequence>,
     progress: Progress,
 }
 
-/// The header of a segment, if it is one of this journal's.
-pub fn read_header(
-    file: &dyn IoFile,
-    membership: &Membership,
-) -> Result<Option<SegmentHeader>, JournalError> {
+/// The header of a segment, if it is one of this journal's and this device's.
+pub fn read_header(file: &dyn IoFile, head: &Head) -> Result<Option<SegmentHeader>, JournalError> {
     let mut bytes = [0; FRAME_HEADER_BYTES];
     let read = file.read_at(&mut bytes, 0)?;
     match SegmentHeader::decode(&bytes[..read]) {
-        Ok(header) if header.membership == *membership => Ok(Some(header)),
-        // Of another journal, or of another time of this one.
+        Ok(header) if is_own(&header, head) => Ok(Some(header)),
+        // Of another journal, or of another device of this one.
         Ok(_) | Err(Unreadable::Garbled) => Ok(None),
         Err(Unreadable::Newer(found)) => Err(JournalError::NewerFormat { found }),
     }
+}
+
+fn is_own(header: &SegmentHeader, head: &Head) -> bool {
+    header.membership.journal == head.membership.journal && header.device == head.device
 }
 
 /// How far a segment is looked at.
@@ -69,23 +71,23 @@ pub enum Depth {
 pub fn scan(
     file: &Arc<dyn IoFile>,
     header: Option<SegmentHeader>,
-    membership: &Membership,
-    segment_bytes: u64,
+    head: &Head,
     depth: Depth,
 ) -> Result<Option<Scanned>, JournalError> {
     let mut scan = Scan {
         file: &**file,
+        head,
         header,
         life: header.map(|header| header.life),
         frames: BTreeMap::new(),
-        damaged: 0,
+        damaged: BTreeSet::new(),
         progress: header.map_or_else(Progress::default, |header| header.progress),
     };
     let mut blocks = Blocks::new(&**file);
     let mut at = SEGMENT_HEADER_BYTES;
-    while at + BLOCK_BYTES <= segment_bytes {
-        let found = blocks.frame_at(at, membership)?;
-        let taken = match found.filter(|found| at + found.bytes() <= segment_bytes) {
+    while at + BLOCK_BYTES <= head.segment_bytes {
+        let found = blocks.frame_at(at, head)?;
+        let taken = match found.filter(|found| at + found.bytes() <= head.segment_bytes) {
             Some(found) => scan.take(at, &found)?,
             None => None,
         };
@@ -95,7 +97,7 @@ pub fn scan(
         // Behind a frame that is not whole there may be others: they tell what was acknowledged.
         at += taken.unwrap_or(BLOCK_BYTES);
     }
-    Ok(scan.end(file, membership))
+    Ok(scan.end(file))
 }
 
 impl Scan<'_> {
@@ -107,28 +109,42 @@ impl Scan<'_> {
             _ => {
                 self.life = Some(found.life);
                 self.frames.clear();
-                self.damaged = 0;
+                self.damaged.clear();
             }
         }
         self.progress.raise(found.progress);
         let frame = Frame {
+            header: *found,
             payload_offset: at + FRAME_HEADER_BYTES as u64,
-            payload_bytes: found.shard_bytes as usize,
         };
         if crc64(&frame.read(self.file)?) != found.payload_checksum {
-            self.damaged += 1;
+            self.damaged.insert(found.sequence);
             return Ok(None);
         }
-        self.frames.insert(found.sequence, frame);
+        if self.is_in_place(found) {
+            self.frames.insert(found.sequence, frame);
+        }
         Ok(Some(found.bytes()))
     }
 
-    fn end(self, file: &Arc<dyn IoFile>, membership: &Membership) -> Option<Scanned> {
-        let first = self.frames.keys().next().copied();
+    /// Whether it is the shard that this device is given, of a batch that is not cut off.
+    fn is_in_place(&self, found: &FrameHeader) -> bool {
+        let (stripe, sequence, head) = (&found.stripe, found.sequence, self.head);
+        found.index == head.spread.shard_of(stripe, sequence.0, head.device)
+            && head.believes(found.membership.epoch, sequence)
+    }
+
+    /// Where the header is damaged, it may follow anything.
+    fn end(self, file: &Arc<dyn IoFile>) -> Option<Scanned> {
+        let unknown = Sequence(u64::MAX);
         let told = self.life.map(|life| SegmentHeader {
-            membership: *membership,
+            membership: self.head.membership,
+            spread: self.head.spread,
+            device: self.head.device,
             life,
-            first: first.unwrap_or(Sequence(u64::MAX)),
+            first: self.frames.keys().next().copied().unwrap_or(unknown),
+            before: unknown,
+            is_first_format: false,
             progress: self.progress,
         });
         self.header.or(told).map(|header| Scanned {
@@ -141,16 +157,10 @@ impl Scan<'_> {
     }
 }
 
-impl FrameHeader {
-    fn bytes(&self) -> u64 {
-        Self::frame_bytes(self.shard_bytes as usize)
-    }
-}
-
 impl Frame {
     /// Shorter than it should be where the file has ended.
     pub fn read(&self, file: &dyn IoFile) -> Result<Vec<u8>, JournalError> {
-        let mut payload = vec![0; self.payload_bytes];
+        let mut payload = vec![0; self.header.stripe.shard_bytes as usize];
         let read = file.read_at(&mut payload, self.payload_offset)?;
         payload.truncate(read);
         Ok(payload)
@@ -174,13 +184,12 @@ impl<'a> Blocks<'a> {
     }
 
     /// The header of a frame of this journal, if there is one.
-    fn frame_at(
-        &mut self,
-        at: u64,
-        membership: &Membership,
-    ) -> Result<Option<FrameHeader>, JournalError> {
+    fn frame_at(&mut self, at: u64, head: &Head) -> Result<Option<FrameHeader>, JournalError> {
+        let is_own = |header: &FrameHeader| {
+            header.membership.journal == head.membership.journal && header.stripe.is_possible()
+        };
         match FrameHeader::decode(self.block_at(at)?) {
-            Ok(header) => Ok((header.membership == *membership).then_some(header)),
+            Ok(header) => Ok(Some(header).filter(is_own)),
             Err(Unreadable::Garbled) => Ok(None),
             Err(Unreadable::Newer(found)) => Err(JournalError::NewerFormat { found }),
         }

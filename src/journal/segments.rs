@@ -5,17 +5,17 @@
 
 use super::checksum::crc64;
 use super::frame::{
-    BLOCK_BYTES, FRAME_HEADER_BYTES, FrameHeader, Progress, SEGMENT_HEADER_BYTES, SegmentHeader,
-    SegmentLife, Sequence,
+    BLOCK_BYTES, FRAME_HEADER_BYTES, FrameHeader, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentLife,
+    Sequence,
 };
-use super::identity::Membership;
-use crate::io::{Buffer, Io, IoFile, OpenMode};
+use super::stripe::Spread;
+use crate::io::{Io, IoFile, OpenMode};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
 pub const FOLDER: &str = "segments";
-/// Zeros are written in pieces of this.
+/// Zeros are written in pieces of this, each synced: whoever commits meanwhile waits for one of them.
 const ZEROS_BYTES: u64 = 1 << 20;
 
 pub fn path_of(number: u32) -> String {
@@ -39,68 +39,65 @@ pub struct Segment {
 /// One that holds nothing.
 pub struct FreeSegment {
     pub file: Arc<dyn IoFile>,
-    /// Its blocks were written before: a sync of new frames has no extents to change.
-    pub is_prewritten: bool,
+    /// Blocks up to here were written before: a sync of new frames has no extents to change.
+    pub prewritten_bytes: u64,
 }
 
-/// What is to be written as one frame: the payload with room for a header before it.
-pub struct Batch {
-    pub sequence: Sequence,
-    pub buffer: Buffer,
-    pub payload_bytes: usize,
-}
-
-/// Where a batch lies.
+/// Where a shard of a batch lies.
 #[derive(Clone)]
-pub struct Place {
+pub struct ShardPlace {
+    pub device: u8,
+    pub index: u8,
     pub file: Arc<dyn IoFile>,
     pub payload_offset: u64,
+    pub checksum: u64,
 }
 
+/// The segments of one device.
 pub struct Segments {
-    membership: Membership,
+    spread: Spread,
+    device: u8,
     segment_bytes: u64,
     /// In the order of their lives; the last one is written to, if `end` tells where.
     live: VecDeque<Segment>,
     end: Option<u64>,
     is_unsynced: bool,
-    /// What the last header says, and the last one that is durable.
-    said: Progress,
-    on_disk: Progress,
     free: Vec<FreeSegment>,
     next_life: SegmentLife,
+    /// The highest batch in any of them.
+    highest: Sequence,
 }
 
-impl Batch {
-    pub fn payload(&self) -> &[u8] {
-        &self.buffer[FRAME_HEADER_BYTES..FRAME_HEADER_BYTES + self.payload_bytes]
-    }
+/// What a device is found to have, or begins with.
+#[derive(Default)]
+pub struct Stock {
+    /// What is needed, in the order of their lives.
+    pub live: VecDeque<Segment>,
+    pub free: Vec<FreeSegment>,
+    pub next_life: SegmentLife,
+    pub highest: Sequence,
+    /// Numbers of files that are there, free ones among them; sorted.
+    pub numbers: Vec<u32>,
 }
 
 impl Segments {
-    /// `live` is what recovery found to be needed, in order. All is written to a new segment.
-    pub fn new(
-        membership: Membership,
-        segment_bytes: u64,
-        live: VecDeque<Segment>,
-        free: Vec<FreeSegment>,
-        next_life: SegmentLife,
-    ) -> Self {
+    /// All is written to a new segment.
+    pub fn new(spread: Spread, device: u8, segment_bytes: u64, stock: Stock) -> Self {
         Self {
-            membership,
+            spread,
+            device,
             segment_bytes,
-            live,
+            live: stock.live,
             end: None,
             is_unsynced: false,
-            said: Progress::default(),
-            on_disk: Progress::default(),
-            free,
-            next_life,
+            free: stock.free,
+            next_life: stock.next_life,
+            highest: stock.highest,
         }
     }
 
-    /// How many batches of up to `frame_bytes` are sure to find room.
-    pub fn room_batches(&self, frame_bytes: u64) -> u64 {
+    /// How many frames of up to `frame_bytes` are sure to find room.
+    pub fn room_frames(&self, frame_bytes: u64) -> u64 {
         let here = self
             .end
             .map_or(0, |end| (self.segment_bytes - end) / frame_bytes);
@@ -108,56 +105,52 @@ impl Segments {
         here + in_one * self.free.len() as u64
     }
 
-    /// What the last durable header says.
-    pub fn on_disk(&self) -> Progress {
-        self.on_disk
-    }
-
-    /// Writes a batch behind the last one. ENOSPC where no segment is free.
-    pub fn write(&mut self, batch: &mut Batch, progress: Progress) -> io::Result<Place> {
-        let frame_bytes = FrameHeader::frame_bytes(batch.payload_bytes);
+    /// Writes a frame behind the last one: the shard, which begins behind the room for a header. Which life it is in and
+    /// what the shard's checksum is, is put into the header. ENOSPC where no segment is free.
+    pub fn write(&mut self, mut header: FrameHeader, frame: &mut [u8]) -> io::Result<ShardPlace> {
+        let frame_bytes = header.bytes();
+        let used = FRAME_HEADER_BYTES + header.stripe.shard_bytes as usize;
         let fits = |end: u64| end + frame_bytes <= self.segment_bytes;
         let at = match self.end {
             Some(end) if fits(end) => end,
-            _ => self.begin_next(batch.sequence, progress)?,
+            _ => self.begin_next(&header)?,
         };
         let segment = self.live.back_mut().expect("one was begun");
-        let header = FrameHeader {
-            membership: self.membership,
-            life: segment.life,
-            sequence: batch.sequence,
-            progress,
-            batch_bytes: batch.payload_bytes as u32,
-            shard_bytes: batch.payload_bytes as u32,
-            payload_checksum: crc64(batch.payload()),
-        };
-        let used = FRAME_HEADER_BYTES + batch.payload_bytes;
-        batch.buffer[..FRAME_HEADER_BYTES].copy_from_slice(&header.encode());
+        header.life = segment.life;
+        header.payload_checksum = crc64(&frame[FRAME_HEADER_BYTES..used]);
+        frame[..FRAME_HEADER_BYTES].copy_from_slice(&header.encode());
         // What a program read before must not go to the disk.
-        batch.buffer[used..frame_bytes as usize].fill(0);
+        frame[used..frame_bytes as usize].fill(0);
         let file = segment.file.clone();
         self.is_unsynced = true;
-        self.said = progress;
-        file.write_past_cache(&batch.buffer[..frame_bytes as usize], at)?;
-        segment.last = batch.sequence;
+        file.write_past_cache(&frame[..frame_bytes as usize], at)?;
+        segment.last = segment.last.max(header.sequence);
+        self.highest = self.highest.max(header.sequence);
         self.end = Some(at + frame_bytes);
-        Ok(Place {
+        Ok(ShardPlace {
+            device: self.device,
+            index: header.index,
             file,
             payload_offset: at + FRAME_HEADER_BYTES as u64,
+            checksum: header.payload_checksum,
         })
     }
 
-    fn begin_next(&mut self, first: Sequence, progress: Progress) -> io::Result<u64> {
+    fn begin_next(&mut self, frame: &FrameHeader) -> io::Result<u64> {
         self.sync()?;
-        let prewritten = self.free.iter().position(|free| free.is_prewritten);
-        let chosen = prewritten.or(self.free.len().checked_sub(1));
-        let chosen = chosen.ok_or_else(|| io::Error::from_raw_os_error(libc::ENOSPC))?;
+        let most_prewritten = self.free.iter().enumerate();
+        let chosen = most_prewritten.max_by_key(|(_, free)| free.prewritten_bytes);
+        let (chosen, _) = chosen.ok_or_else(|| io::Error::from_raw_os_error(libc::ENOSPC))?;
         let file = self.free.swap_remove(chosen).file;
         let header = SegmentHeader {
-            membership: self.membership,
+            membership: frame.membership,
+            spread: self.spread,
+            device: self.device,
             life: self.next_life,
-            first,
-            progress,
+            first: frame.sequence,
+            before: self.highest,
+            is_first_format: false,
+            progress: frame.progress,
         };
         let mut block = [0; BLOCK_BYTES as usize];
         block[..FRAME_HEADER_BYTES].copy_from_slice(&header.encode());
@@ -166,25 +159,24 @@ impl Segments {
         self.live.push_back(Segment {
             file,
             life: self.next_life,
-            last: first.before(),
+            last: frame.sequence.before(),
         });
         self.next_life = SegmentLife(self.next_life.0 + 1);
         self.end = Some(SEGMENT_HEADER_BYTES);
         Ok(SEGMENT_HEADER_BYTES)
     }
 
-    /// Returns when all that was written is on stable storage. What its headers say is not needed becomes free.
+    /// Returns when all that was written is on stable storage.
     pub fn sync(&mut self) -> io::Result<()> {
         if let Some(present) = self.live.back().filter(|_| self.is_unsynced) {
             present.file.sync_data()?;
             self.is_unsynced = false;
-            self.on_disk = self.said;
-            self.release(self.on_disk.trimmed);
         }
         Ok(())
     }
 
-    fn release(&mut self, trimmed: Sequence) {
+    /// Up to `trimmed` nothing is needed, as enough durable headers say: what holds no more than that is free.
+    pub fn release(&mut self, trimmed: Sequence) {
         // The present one goes on.
         let is_over = |oldest: &Segment| oldest.last <= trimmed;
         while self.live.len() > 1
@@ -193,36 +185,36 @@ impl Segments {
         {
             self.free.push(FreeSegment {
                 file: oldest.file,
-                is_prewritten: true,
+                prewritten_bytes: self.segment_bytes,
             });
         }
     }
 
-    /// A free one whose blocks were never written; it is missing from the free ones until it is put back.
-    pub fn take_unwritten(&mut self) -> Option<FreeSegment> {
-        let at = self.free.iter().position(|free| !free.is_prewritten)?;
-        // The last free one is for whoever commits.
-        let is_wanted = !self.free.iter().any(|free| free.is_prewritten) && self.free.len() > 1;
-        is_wanted.then(|| self.free.swap_remove(at))
-    }
-
-    pub fn put_back(&mut self, free: FreeSegment) {
-        self.free.push(free);
+    /// Writes a piece of a free segment whose blocks were never written, so that there is one that was. False where there
+    /// is nothing to do. Blocks on the disk.
+    pub fn prewrite_some(&mut self) -> io::Result<bool> {
+        let is_done = |free: &FreeSegment| free.prewritten_bytes >= self.segment_bytes;
+        if self.free.iter().any(is_done) {
+            return Ok(false);
+        }
+        let begun = self
+            .free
+            .iter_mut()
+            .max_by_key(|free| free.prewritten_bytes);
+        match begun {
+            Some(free) => free.prewrite_some(self.segment_bytes).map(|()| true),
+            None => Ok(false),
+        }
     }
 }
 
 impl FreeSegment {
-    /// Writes all blocks once. Blocks on the disk.
-    pub fn prewrite(&mut self, segment_bytes: u64) -> io::Result<()> {
-        let zeros = vec![0; ZEROS_BYTES.min(segment_bytes) as usize];
-        let mut offset = 0;
-        while offset < segment_bytes {
-            let length = (segment_bytes - offset).min(ZEROS_BYTES);
-            self.file.write_all_at(&zeros[..length as usize], offset)?;
-            offset += length;
-        }
+    fn prewrite_some(&mut self, segment_bytes: u64) -> io::Result<()> {
+        let length = (segment_bytes - self.prewritten_bytes).min(ZEROS_BYTES);
+        let zeros = vec![0; length as usize];
+        self.file.write_all_at(&zeros, self.prewritten_bytes)?;
         self.file.sync_data()?;
-        self.is_prewritten = true;
+        self.prewritten_bytes += length;
         Ok(())
     }
 }
@@ -235,6 +227,6 @@ pub fn make(io: &dyn Io, number: u32, segment_bytes: u64) -> io::Result<FreeSegm
     file.sync_all()?;
     Ok(FreeSegment {
         file,
-        is_prewritten: false,
+        prewritten_bytes: 0,
     })
 }

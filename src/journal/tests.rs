@@ -5,16 +5,18 @@ use crate::io::simulator::{Dice, Fault, FaultPlan, FaultRule, Simulation, seed_o
 use crate::io::{IoFile, OpenMode};
 use crate::types::Timestamp;
 
-const SEGMENT_BYTES: u64 = 64 << 10;
-const SEGMENTS: u64 = 8;
+pub(super) const SEGMENT_BYTES: u64 = 64 << 10;
+pub(super) const SEGMENTS: u64 = 8;
 
-fn settings() -> JournalSettings {
+pub(super) fn settings() -> JournalSettings {
     JournalSettings {
         mode: SyncMode::Batch,
         interval: Duration::from_secs(3600),
         size_bytes: SEGMENT_BYTES * SEGMENTS,
         segment_bytes: SEGMENT_BYTES,
         batch_bytes: 12 << 10,
+        spread: Spread::ALONE,
+        device_timeout: Duration::from_secs(600),
         name: [7; 16],
         backend: b"root".to_vec(),
         backend_name: "/backend".to_owned(),
@@ -22,9 +24,9 @@ fn settings() -> JournalSettings {
 }
 
 /// A journal that ends with the test.
-struct Opened {
-    journal: Arc<Journal>,
-    records: Vec<Located>,
+pub(super) struct Opened {
+    pub(super) journal: Arc<Journal>,
+    pub(super) records: Vec<Located>,
 }
 
 impl Drop for Opened {
@@ -38,7 +40,11 @@ fn open(simulation: &Simulation) -> Result<Opened, JournalError> {
 }
 
 fn open_as(simulation: &Simulation, settings: JournalSettings) -> Result<Opened, JournalError> {
-    let (journal, records) = Journal::open(simulation.device("journal"), settings)?;
+    let directory = JournalDirectory {
+        name: "journal".to_owned(),
+        io: Ok(simulation.device("journal")),
+    };
+    let (journal, records) = Journal::open(vec![directory], None, settings)?;
     Ok(Opened { journal, records })
 }
 
@@ -48,7 +54,7 @@ const STAMP: Timestamp = Timestamp {
 };
 
 /// The bytes of a write, which tell which one it was: its number, and how often that was tried before.
-fn data_of(number: u64, attempt: u64) -> Vec<u8> {
+pub(super) fn data_of(number: u64, attempt: u64) -> Vec<u8> {
     let mut dice = Dice::new(number ^ attempt << 32);
     let length = [1, 100, 700, 3000, 9000][(number % 5) as usize];
     (0..length).map(|_| dice.roll() as u8).collect()
@@ -61,7 +67,7 @@ fn append_again(journal: &Journal, number: u64, attempt: u64) -> Result<Sequence
     Ok(pieces[0].sequence)
 }
 
-fn append(journal: &Journal, number: u64) -> Result<Sequence, AppendError> {
+pub(super) fn append(journal: &Journal, number: u64) -> Result<Sequence, AppendError> {
     append_again(journal, number, 0)
 }
 
@@ -80,14 +86,14 @@ fn writes(opened: &Opened) -> Result<Vec<(u64, u64)>, ReadError> {
     Ok(found)
 }
 
-fn numbers(opened: &Opened) -> Vec<u64> {
+pub(super) fn numbers(opened: &Opened) -> Vec<u64> {
     let writes = writes(opened).expect("what was found can be read");
     writes.into_iter().map(|(number, _)| number).collect()
 }
 
 /// What a life of the journal has come to.
 #[derive(Default)]
-struct Model {
+pub(super) struct Model {
     /// The next write has this number; all before were appended.
     next: u64,
     /// Which attempt each of them was.
@@ -100,7 +106,11 @@ struct Model {
 }
 
 /// Appends, syncs and trims until the machine stops or the work is done.
-fn work(journal: &Journal, model: &mut Model, dice: &mut Dice) -> Result<(), AppendError> {
+pub(super) fn work(
+    journal: &Journal,
+    model: &mut Model,
+    dice: &mut Dice,
+) -> Result<(), AppendError> {
     let mut appended = std::collections::VecDeque::new();
     for _ in 0..40 {
         // It may have got there although nobody was told.
@@ -127,7 +137,7 @@ fn work(journal: &Journal, model: &mut Model, dice: &mut Dice) -> Result<(), App
 
 /// What is there is an unbroken row of the writes that were made last under their numbers, all that was acknowledged among
 /// them. An error where the machine stopped meanwhile.
-fn check(opened: &Opened, model: &mut Model, context: &str) -> Result<(), ReadError> {
+pub(super) fn check(opened: &Opened, model: &mut Model, context: &str) -> Result<(), ReadError> {
     let found = writes(opened)?;
     let first = found
         .first()

@@ -18,7 +18,7 @@ pub struct MountOptions {
     pub mountpoint: PathBuf,
     /// Given as they are, colon-separated.
     pub cache_dirs: Vec<PathBuf>,
-    /// Further `key=value` or `key` options. With `write_mode=back` the journal lies beside the first cache directory.
+    /// Further `key=value` or `key` options. With `write_mode=back` and no `journal_dir` the journal lies beside the first cache directory.
     pub options: Vec<String>,
     /// The daemon's hard limit of descriptors, where it is not the test's.
     pub descriptors_max: Option<usize>,
@@ -53,11 +53,8 @@ impl MountOptions {
             .collect();
         let mut words = vec![format!("cache_dir={}", directories.join(":"))];
         words.extend(self.options.iter().cloned());
-        if self
-            .options
-            .iter()
-            .any(|option| option == "write_mode=back")
-        {
+        let is_given = |start: &str| self.options.iter().any(|option| option.starts_with(start));
+        if is_given("write_mode=back") && !is_given("journal_dir=") {
             let cache = &self.cache_dirs[0];
             let name = cache.file_name().expect("a directory").to_string_lossy();
             let journal = cache.with_file_name(format!("journal-of-{name}"));

@@ -10,15 +10,22 @@ const HOUR: Duration = Duration::from_secs(3600);
 pub const ROWS: &[OptionRow] = &[
     OptionRow {
         name: "journal_dir",
-        kind: Kind::Path(|s, path| s.journal.directory = Some(path)),
+        kind: Kind::Paths(|s, paths| s.journal.directories = paths),
         show: Some(|s| {
-            let path = s.journal.directory.as_ref();
-            path.map_or_else(
-                || "none".to_owned(),
-                |path| path.to_string_lossy().into_owned(),
-            )
+            let paths = s.journal.directories.iter();
+            let paths: Vec<_> = paths.map(|path| path.to_string_lossy()).collect();
+            match paths.is_empty() {
+                true => "none".to_owned(),
+                false => paths.join(":"),
+            }
         }),
-        help: "directory on a local disk that holds what is not on the backend yet; needed by write_mode=back",
+        help: "directories on local disks, each on one of its own, that hold what is not on the backend yet; needed by write_mode=back",
+    },
+    OptionRow {
+        name: "erasure",
+        kind: Kind::Erasure(|s, spread| s.journal.erasure = spread),
+        show: Some(|s| s.journal.erasure.to_string()),
+        help: "how the journal is spread over k+m directories, any m of which may be lost: 1+0 one directory, 1+1 a mirror, 4+2 large writes in four parts with two of parity, small ones in three copies; fixed when the journal is made",
     },
     OptionRow {
         name: "journal_size",
@@ -30,7 +37,7 @@ pub const ROWS: &[OptionRow] = &[
             set: |s, bytes| s.journal.size_bytes = bytes,
         },
         show: Some(|s| show_size(s.journal.size_bytes)),
-        help: "what the journal takes on its disk; when it is full of what the backend does not take, writers wait 30 s at most, then it is ENOSPC",
+        help: "what the journal takes in each of its directories; when it is full of what the backend does not take, writers wait 30 s at most, then it is ENOSPC",
     },
     OptionRow {
         name: "fsync_mode",

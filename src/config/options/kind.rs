@@ -6,6 +6,7 @@ use crate::config::settings::{MetricsAddress, Settings};
 use crate::config::units::{
     GIB, MIB, parse_bool, parse_duration, parse_size, show_duration, show_size,
 };
+use crate::journal::Spread;
 use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -65,6 +66,8 @@ pub enum Kind {
     Paths(fn(&mut Settings, Vec<PathBuf>)),
     /// A loopback address with its port, or unix: and an absolute path; `off` is none.
     Listen(fn(&mut Settings, Option<MetricsAddress>)),
+    /// `k+m`: data and parity shards.
+    Erasure(fn(&mut Settings, Spread)),
     /// Non-empty text without control characters.
     Text(fn(&mut Settings, String)),
     /// A word of mount(8) that is none of our business, with or without a value.
@@ -208,6 +211,7 @@ impl Kind {
                 set(settings);
             }
             Self::Listen(set) => set(settings, listen_address(text)?),
+            Self::Erasure(set) => set(settings, Spread::parse(text)?),
             Self::Text(set) => {
                 (!text.chars().any(char::is_control)).then(|| set(settings, text.to_owned()))?;
             }
@@ -289,6 +293,9 @@ impl Kind {
             Self::Listen(_) => {
                 "a loopback address and port (127.0.0.1:9119), unix:/an/absolute/path, or off"
                     .to_owned()
+            }
+            Self::Erasure(_) => {
+                "k+m, both whole numbers: k from 1, m from 0, 16 together at most".to_owned()
             }
             Self::Text(_) => "text".to_owned(),
             Self::PassedOver => "anything".to_owned(),

@@ -11,10 +11,7 @@ const fn later(name: &'static str, what: &'static str) -> OptionRow {
     }
 }
 
-const JOURNAL: &str = "the write journal";
-
 pub const ROWS: &[OptionRow] = &[
-    later("erasure", JOURNAL),
     later("transport", "the FUSE ring transport"),
     later("peers", "caches that read from each other"),
     later("encryption", "encrypted cache contents"),

@@ -191,6 +191,41 @@ pub const ROWS: &[Row] = &[
         "Journal devices that are lost",
     ),
     gauge(
+        "journal.tolerated_losses",
+        "journal_tolerated_losses",
+        "How many more journal devices may be lost",
+    ),
+    gauge(
+        "journal.weak_batches",
+        "journal_weak_batches",
+        "Batches that lack shards which the devices could have",
+    ),
+    gauge(
+        "journal.is_at_work",
+        "journal_mending",
+        "1 while shards are checked or made",
+    ),
+    gauge(
+        "journal.checked_shards",
+        "journal_checked_shards",
+        "Shards that the last scrub, or the present one, has read",
+    ),
+    gauge(
+        "journal.damaged_shards",
+        "journal_damaged_shards",
+        "Of these, damaged",
+    ),
+    gauge(
+        "journal.mended_batches",
+        "journal_mended_batches",
+        "Batches whose shards were made again",
+    ),
+    gauge(
+        "journal.lost_batches",
+        "journal_lost_batches",
+        "Batches that have lost more shards than may be",
+    ),
+    gauge(
         "writeback.pending_files",
         "writeback_pending_files",
         "Files that wait to be written to the backend",

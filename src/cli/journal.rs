@@ -1,0 +1,135 @@
+//! `nfs-cachefs journal status|scrub|rebuild|replace MOUNTPOINT`
+
+use super::status::ask;
+use super::{complain, say};
+use crate::daemon::control::{Reply, Request};
+use crate::daemon::error::exit_status;
+use crate::daemon::journal_devices::JournalChange;
+use crate::daemon::status::JournalStatus;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Exit status: 0 it worked, 1 usage, 2 error, 3 status, or after waiting: devices or shards are missing."
+)]
+pub struct Arguments {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    /// Show the devices of a journal, and how many more may be lost
+    Status {
+        /// The mount whose journal is meant
+        mountpoint: PathBuf,
+    },
+    /// Read all that is needed, and mend what is damaged
+    Scrub {
+        mountpoint: PathBuf,
+        /// Return at once
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Take in again the directories of journal_dir that do not take part; what they hold is removed
+    Rebuild {
+        mountpoint: PathBuf,
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Put another directory in the place of one; change journal_dir in fstab, too
+    Replace {
+        mountpoint: PathBuf,
+        /// As journal_dir names it
+        old: PathBuf,
+        /// Empty, or of this journal before: what it holds of a journal is removed
+        new: PathBuf,
+        #[arg(long)]
+        no_wait: bool,
+    },
+}
+
+/// Less may be lost than could be.
+const WEAK: i32 = 3;
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+
+pub fn run(arguments: Arguments) -> i32 {
+    let done = match arguments.action {
+        Action::Status { mountpoint } => journal_status(&mountpoint).map(Some),
+        Action::Scrub {
+            mountpoint,
+            no_wait,
+        } => change(&mountpoint, JournalChange::Scrub, no_wait),
+        Action::Rebuild {
+            mountpoint,
+            no_wait,
+        } => change(&mountpoint, JournalChange::Rebuild, no_wait),
+        Action::Replace {
+            mountpoint,
+            old,
+            new,
+            no_wait,
+        } => {
+            let (old, new) = (text(&old), text(&new));
+            change(&mountpoint, JournalChange::Replace { old, new }, no_wait)
+        }
+    };
+    match done {
+        Ok(None) => exit_status::SUCCESS,
+        Ok(Some(status)) => {
+            say(&status.devices_in_words());
+            match status.is_weak() {
+                true => WEAK,
+                false => exit_status::SUCCESS,
+            }
+        }
+        Err(error) => {
+            complain(error);
+            exit_status::SYSTEM
+        }
+    }
+}
+
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+/// What there is when everything is done, unless nobody waits for that.
+fn change(
+    mountpoint: &Path,
+    change: JournalChange,
+    no_wait: bool,
+) -> Result<Option<JournalStatus>, String> {
+    match ask(mountpoint, &Request::Journal { change })? {
+        Reply::JournalChanging => {}
+        other => return Err(refusal(other)),
+    }
+    if no_wait {
+        return Ok(None);
+    }
+    loop {
+        let status = journal_status(mountpoint)?;
+        if !status.is_at_work {
+            return Ok(Some(status));
+        }
+        std::thread::sleep(LOOK_INTERVAL);
+    }
+}
+
+fn journal_status(mountpoint: &Path) -> Result<JournalStatus, String> {
+    match ask(mountpoint, &Request::Status)? {
+        Reply::Status(status) if status.journal.state.is_empty() => {
+            Err("it has no journal: it is mounted with write_mode=through".to_owned())
+        }
+        Reply::Status(status) => Ok(status.journal),
+        other => Err(refusal(other)),
+    }
+}
+
+fn refusal(reply: Reply) -> String {
+    match reply {
+        Reply::Error { message } => message,
+        other => format!("unexpected answer {other:?}"),
+    }
+}

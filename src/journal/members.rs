@@ -1,0 +1,250 @@
+//! Which of the directories that are named make up the journal: told by their heads, whatever their order.
+//!
+//! | found | decision |
+//! |---|---|
+//! | all empty, and as many as `erasure` takes | a new journal |
+//! | all empty, and more, fewer, or one that cannot be looked at | refused |
+//! | heads of two journals, of another backend or `erasure`, of a newer format; anything else in a directory | refused |
+//! | one device twice | refused: one of them is a copy |
+//! | head that is damaged, directory that is empty or fails, beside others | an outsider |
+//! | head of a device that the newest epoch does not have, or has anew | an outsider: it is out of date |
+//! | of the newest epoch's devices fewer than data shards | refused |
+//! | as many of them away as could have gone on by themselves, and no witness that they did not | refused |
+//! | else | opened, and goes on without those that are away |
+
+use super::devices::Outsider;
+use super::identity::{self, Found, Head, Membership};
+use super::stripe::Spread;
+use super::{Directory, JournalError, JournalSettings};
+
+/// A directory that was named.
+pub struct JournalDirectory {
+    /// Its path, for messages.
+    pub name: String,
+    /// Or why it cannot be used.
+    pub io: Result<Directory, String>,
+}
+
+/// A directory that takes part.
+pub struct Candidate {
+    pub name: String,
+    pub io: Directory,
+    pub device: u8,
+}
+
+/// See the module.
+pub struct Gathered {
+    /// Of the newest epoch; of a new journal, before its first one.
+    pub head: Head,
+    pub members: Vec<Candidate>,
+    pub outsiders: Vec<Outsider>,
+    /// Before any member is lost at opening.
+    witnessed: Option<u64>,
+}
+
+pub fn gather(
+    directories: Vec<JournalDirectory>,
+    settings: &JournalSettings,
+    witness: Option<&Directory>,
+) -> Result<Gathered, JournalError> {
+    let (mut heads, mut empty, mut outsiders) = (Vec::new(), Vec::new(), Vec::new());
+    for JournalDirectory { name, io } in directories {
+        match io.map(|io| (identity::look_at(&*io), io)) {
+            Ok((Ok(Found::Journal(head)), io)) => heads.push((name, io, head)),
+            Ok((Ok(Found::Empty), io)) => empty.push((name, io)),
+            Ok((Err(error @ (JournalError::HeadDamaged | JournalError::Io(_))), _)) => {
+                outsiders.push((Outsider::new(name, error.to_string()), Some(error)));
+            }
+            Ok((Err(error), _)) => return Err(error.at(name)),
+            Err(why) => outsiders.push((Outsider::new(name, why), None)),
+        }
+    }
+    if heads.is_empty() {
+        return found_a_new_one(empty, outsiders, settings);
+    }
+    let newest = newest_of(&heads, settings)?;
+    let emptied = empty
+        .into_iter()
+        .map(|(name, _)| Outsider::new(name, EMPTY));
+    let mut outsiders: Vec<Outsider> = outsiders
+        .into_iter()
+        .map(|(o, _)| o)
+        .chain(emptied)
+        .collect();
+    let mut members: Vec<Candidate> = Vec::new();
+    for (name, io, head) in heads {
+        match head.is_member(&newest) {
+            true => members.push(candidate(name, io, head.device, &members)?),
+            false => outsiders.push(Outsider::new(name, OUT_OF_DATE)),
+        }
+    }
+    let witnessed =
+        witness.and_then(|io| identity::read_witness(&**io, &newest.membership.journal));
+    let gathered = Gathered {
+        head: newest,
+        members,
+        outsiders,
+        witnessed,
+    };
+    gathered.check()?;
+    Ok(gathered)
+}
+
+pub const EMPTY: &str = "it is empty: what the journal had there is lost";
+const OUT_OF_DATE: &str = "it is out of date: the journal went on without it";
+
+impl Outsider {
+    fn new(name: String, why: impl Into<String>) -> Self {
+        let why = why.into();
+        Self { name, why }
+    }
+}
+
+fn candidate(
+    name: String,
+    io: Directory,
+    device: u8,
+    others: &[Candidate],
+) -> Result<Candidate, JournalError> {
+    match others.iter().find(|other| other.device == device) {
+        Some(other) => Err(JournalError::Copy {
+            other: other.name.clone(),
+        }
+        .at(name)),
+        None => Ok(Candidate { name, io, device }),
+    }
+}
+
+fn found_a_new_one(
+    empty: Vec<(String, Directory)>,
+    mut failed: Vec<(Outsider, Option<JournalError>)>,
+    settings: &JournalSettings,
+) -> Result<Gathered, JournalError> {
+    if let Some((outsider, error)) = failed.pop() {
+        let error = error.unwrap_or_else(|| JournalError::Unusable(outsider.why.clone()));
+        return Err(error.at(outsider.name));
+    }
+    let spread = settings.spread;
+    if empty.len() != usize::from(spread.devices()) {
+        return Err(JournalError::OtherNumber {
+            named: empty.len(),
+            erasure: spread,
+        });
+    }
+    let membership = Membership {
+        journal: settings.name,
+        epoch: 0,
+        device_set: 0,
+    };
+    let head = Head {
+        membership,
+        spread,
+        device: 0,
+        joined: vec![1; empty.len()],
+        openings: Vec::new(),
+        segment_bytes: settings.segment_bytes,
+        backend: settings.backend.clone(),
+        backend_name: settings.backend_name.clone(),
+    };
+    let member = |((name, io), device)| Candidate { name, io, device };
+    Ok(Gathered {
+        head,
+        members: empty.into_iter().zip(0..).map(member).collect(),
+        outsiders: Vec::new(),
+        witnessed: None,
+    })
+}
+
+/// All must be of the same journal, and the one that is meant.
+fn newest_of(
+    heads: &[(String, Directory, Head)],
+    settings: &JournalSettings,
+) -> Result<Head, JournalError> {
+    let newest = heads
+        .iter()
+        .max_by_key(|(_, _, head)| head.membership.epoch);
+    let (_, _, newest) = newest.expect("there is a head");
+    for (name, _, head) in heads {
+        let refused = |error: JournalError| Err(error.at(name.clone()));
+        if head.backend != settings.backend {
+            let backend = head.backend_name.clone();
+            return refused(JournalError::OtherBackend { backend });
+        }
+        if head.spread != settings.spread {
+            let (found, erasure) = (head.spread, settings.spread);
+            return refused(JournalError::OtherErasure { found, erasure });
+        }
+        if head.membership.journal != newest.membership.journal {
+            return refused(JournalError::AnotherJournal);
+        }
+    }
+    Ok(newest.clone())
+}
+
+impl Gathered {
+    /// Goes on without a member that fails at opening. An error where it takes one more.
+    pub fn lose(&mut self, device: u8, error: JournalError) -> Result<(), JournalError> {
+        let at = self
+            .members
+            .iter()
+            .position(|member| member.device == device);
+        let lost = self.members.remove(at.expect("it is a member"));
+        if self.check().is_err() {
+            return Err(error.at(lost.name));
+        }
+        self.outsiders
+            .push(Outsider::new(lost.name, error.to_string()));
+        Ok(())
+    }
+
+    /// Whether those that are there are enough, and the last that were written to.
+    fn check(&self) -> Result<(), JournalError> {
+        let Spread { data, .. } = self.head.spread;
+        // A new one has nothing that could be lost; it begins with all.
+        if self.head.membership.epoch == 0 {
+            return match self.members.len() == usize::from(self.head.spread.devices()) {
+                true => Ok(()),
+                false => Err(JournalError::TooFew(self.report())),
+            };
+        }
+        let (there, needed) = (self.members.len(), usize::from(data));
+        let away = self.head.membership.count() - there;
+        if there < needed {
+            return Err(JournalError::TooFew(self.report()));
+        }
+        let is_last = |witnessed| witnessed <= self.head.membership.epoch;
+        if away >= needed && !self.witnessed.is_some_and(is_last) {
+            return Err(JournalError::NotTheLast(self.report()));
+        }
+        Ok(())
+    }
+
+    /// Who is there, who is not, and why, for the operator.
+    fn report(&self) -> String {
+        let there = self
+            .members
+            .iter()
+            .map(|member| format!("{}: there", member.name));
+        let others = self
+            .outsiders
+            .iter()
+            .map(|o| format!("{}: {}", o.name, o.why));
+        let all: Vec<String> = there.chain(others).collect();
+        format!(
+            "{} of {} devices are there, {} are needed ({})",
+            self.members.len(),
+            self.head.membership.count().max(self.head.joined.len()),
+            self.head.spread.data,
+            all.join("; ")
+        )
+    }
+}
+
+/// Whether some of the devices could go on as the journal without the others' noticing.
+pub fn needs_witness(spread: Spread) -> bool {
+    spread.devices() > 1 && spread.parity >= spread.data
+}
+
+#[cfg(test)]
+#[path = "members_tests.rs"]
+mod tests;
