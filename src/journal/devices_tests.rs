@@ -42,7 +42,7 @@ impl World {
             spread: self.spread,
             batch_bytes: 100 << 10,
             segment_bytes: 256 << 10,
-            size_bytes: (256 << 10) * 8,
+            size_bytes: (256 << 10) * 24,
             ..settings()
         }
     }
