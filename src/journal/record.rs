@@ -217,7 +217,7 @@ impl Beginning {
         let path = PathBuf::from(OsStr::from_bytes(reader.text()?));
         let base = version(reader)?;
         let (uid, gid) = (reader.u32()?, reader.u32()?);
-        if reader.0.len() % 4 != 0 || reader.0.len() / 4 > GROUPS_MAX {
+        if !reader.0.len().is_multiple_of(4) || reader.0.len() / 4 > GROUPS_MAX {
             return None;
         }
         let groups = std::iter::from_fn(|| reader.u32()).collect();

@@ -118,11 +118,11 @@ pub(super) fn work(
         model.next += 1;
         let sequence = append_again(journal, model.next - 1, model.life)?;
         appended.push_back((model.next, sequence));
-        if dice.roll() % 3 == 0 {
+        if dice.roll().is_multiple_of(3) {
             journal.make_durable(sequence)?;
             model.acknowledged = model.next;
         }
-        if dice.roll() % 7 == 0
+        if dice.roll().is_multiple_of(7)
             && let Some((number, trimmed)) = appended.pop_front()
             && appended.front().is_some_and(|(_, next)| *next > trimmed)
             && model.acknowledged >= number

@@ -9,7 +9,6 @@ use super::upload::{CHUNK_BYTES, UploadError, is_refusal, write_all};
 use crate::backend::Place;
 use crate::backend::writing::{NewFile, WritableFile, WriteAccess};
 use crate::clock::wall_clock;
-use crate::journal::ReadError;
 use crate::types::{Attributes, ByteRange, Credentials, FileKey};
 use parking_lot::MutexGuard;
 use std::ffi::{OsStr, OsString};
@@ -171,9 +170,7 @@ impl WriteBack {
                 Origin::Journal(part) => {
                     debug_assert!(range.length_bytes() <= CHUNK_BYTES);
                     let mut data = vec![0; range.length_bytes() as usize];
-                    self.journal
-                        .read(&part.piece, part.skip, &mut data)
-                        .map_err(ReadError::from)?;
+                    self.journal.read(&part.piece, part.skip, &mut data)?;
                     write_all(into, &data, range.start)?;
                 }
             }
