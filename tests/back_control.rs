@@ -32,6 +32,7 @@ fn flush_sends_what_is_asked_for_and_waits_until_the_backend_has_it() {
     place.expect_agreement("some/one");
     place.expect_agreement("some/two");
     assert_eq!(fs::metadata(place.there("other")).unwrap().len(), 0);
+    expect_status(&place.command("flush", &place.here("none"), &["--wait"]), 2);
     // Without --wait it is on its way.
     expect_status(&place.command("flush", place.mount.path(), &[]), 0);
     place.wait_for_backend();
@@ -127,6 +128,17 @@ fn keep(place: &Place, which: &str, name: &str) {
     expect_status(&output, 0);
 }
 
+/// One conflict is shown where one is asked for, and nothing where there is none.
+fn expect_only_told(place: &Place, name: &str) {
+    let output = place.command("conflicts", place.mount.path(), &[name]);
+    expect_status(&output, 3);
+    assert_eq!(told(&output).lines().count(), 1, "{}", told(&output));
+    expect_status(
+        &place.command("conflicts", place.mount.path(), &["none"]),
+        0,
+    );
+}
+
 #[test]
 fn conflicts_are_listed_until_somebody_says_what_becomes_of_them() {
     let mut place = Place::new("back-conflicts", &["writeback_delay=1h", "actimeo=0"]);
@@ -145,9 +157,14 @@ fn conflicts_are_listed_until_somebody_says_what_becomes_of_them() {
             told(&output)
         );
     }
+    let arguments = ["--keep", "ours", "part"];
+    let refused = place.command("conflicts", place.mount.path(), &arguments);
+    expect_status(&refused, 2);
+    assert!(told(&refused).contains(".ranges"), "{}", told(&refused));
+    expect_only_told(&place, "part");
+    keep(&place, "theirs", "part");
     for (which, name) in [
         ("ours", "whole"),
-        ("ours", "part"),
         ("ours", "removed"),
         ("theirs", "given-up"),
         ("both", "both"),
@@ -162,12 +179,9 @@ fn conflicts_are_listed_until_somebody_says_what_becomes_of_them() {
             "{name}"
         );
     }
-    let part = fs::read(place.there("part")).unwrap();
-    assert_eq!(part.len(), 120_000);
-    assert!(
-        part.starts_with(b"theirs, later\0") && part[50_000..55_000] == bytes(1, 100_000)[..5000]
-    );
-    assert_eq!(fs::read(place.there("given-up")).unwrap(), b"theirs, later");
+    for name in ["part", "given-up"] {
+        assert_eq!(fs::read(place.there(name)).unwrap(), b"theirs, later");
+    }
     let left = place.conflicts();
     assert_eq!(left.len(), 1, "{left:?}");
     assert!(fs::read(&left[0]).unwrap() == bytes(1, 100_000));
@@ -194,6 +208,22 @@ fn what_becomes_of_a_conflict_is_chosen_by_an_option() {
         assert!(place.conflicts().is_empty());
         assert_eq!(place.mount.status_number("writeback.pending_files"), 0);
     }
+}
+
+#[test]
+fn parts_of_ours_are_never_mixed_with_theirs() {
+    let options = ["writeback_delay=1h", "actimeo=0", "conflict=ours"];
+    let place = Place::new("back-parts", &options);
+    clash(&place, &["part"]);
+    assert_eq!(fs::read(place.there("part")).unwrap(), b"theirs, later");
+    let beside = place.conflicts();
+    assert_eq!(beside.len(), 2, "{beside:?}");
+    let (ours, ranges) = (&beside[0], &beside[1]);
+    assert_eq!(
+        fs::read_to_string(ranges).unwrap(),
+        "size 120000\n50000 55000\n"
+    );
+    assert!(fs::read(ours).unwrap()[50_000..55_000] == bytes(1, 100_000)[..5000]);
 }
 
 #[test]

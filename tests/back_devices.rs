@@ -212,6 +212,27 @@ fn any_two_disks_of_six_may_be_lost_and_are_made_good() {
 }
 
 #[test]
+fn a_disk_whose_files_are_removed_in_use_is_given_up() {
+    let mut place = Place::new("devices-removed", "2+1");
+    place.write();
+    fs::remove_dir_all(place.directory(1)).unwrap();
+    place.write();
+    assert_eq!(place.mount.status_number("journal.degraded_devices"), 1);
+    assert_eq!(place.tolerated(), 0);
+    place.kill_and_remount();
+    place.expect_all("removed in use");
+}
+
+#[test]
+fn nothing_is_acknowledged_that_only_removed_files_have() {
+    let place = Place::new("devices-gone", "1+0");
+    fs::remove_dir_all(place.directory(0)).unwrap();
+    let file = File::create(place.mount.join("file")).unwrap();
+    let written = file.write_all_at(b"data", 0);
+    assert!(written.and_then(|()| file.sync_all()).is_err());
+}
+
+#[test]
 fn more_disks_lost_than_may_be_is_refused_with_a_report_and_never_wrong() {
     let mut place = Place::new("devices-too-many", "2+1");
     // What comes later says that the first batch was acknowledged.

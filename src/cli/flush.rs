@@ -9,7 +9,8 @@ use crate::daemon::journal_control::{BackReply, BackRequest, UnsentReport};
 use crate::daemon::status::bytes;
 use crate::daemon::unmount::{connect, find};
 use indicatif::{ProgressBar, ProgressStyle};
-use std::io::IsTerminal;
+use std::fs;
+use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 
 #[derive(Debug, clap::Args)]
@@ -43,6 +44,12 @@ pub fn run(arguments: &Arguments) -> i32 {
 
 fn flush(arguments: &Arguments) -> Result<UnsentReport, String> {
     let located = locate(&arguments.path)?;
+    let absent = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+    if let Err(error) = fs::symlink_metadata(&arguments.path)
+        && absent(&error)
+    {
+        return Err(error.to_string());
+    }
     let (_, mount) = find(&located.mountpoint).map_err(|error| error.to_string())?;
     let mount = mount.ok_or("not a mount of nfs-cachefs")?;
     let paths = vec![WirePath::from(&*located.below)];

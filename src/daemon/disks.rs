@@ -143,17 +143,21 @@ pub(super) fn warnings(
 }
 
 pub(super) fn in_memory(prepared: &Prepared) -> Vec<String> {
-    let directories = prepared.cache_directories.iter();
-    directories
-        .filter(|directory| directory.is_in_memory())
-        .map(|directory| {
+    let in_memory = |what: &str, directory: &PreparedDirectory| {
+        directory.is_in_memory().then(|| {
             format!(
-                "cache directory {}: on tmpfs: it takes memory, and what it holds does not survive a reboot; a directory on a \
+                "{what} directory {}: on tmpfs: it takes memory, and what it holds does not survive a reboot; a directory on a \
                  local disk keeps it",
                 directory.path.display()
             )
         })
-        .collect()
+    };
+    let caches = prepared.cache_directories.iter();
+    let caches = caches.filter_map(|directory| in_memory("cache", directory));
+    let journals = prepared.journal_directories.iter();
+    let journals = journals.filter_map(|place| place.directory.as_ref().ok());
+    let journals = journals.filter_map(|directory| in_memory("journal", directory));
+    caches.chain(journals).collect()
 }
 
 fn watermarks(settings: &config::Watermarks) -> Watermarks {

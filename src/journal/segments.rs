@@ -170,6 +170,10 @@ impl Segments {
     pub fn sync(&mut self) -> io::Result<()> {
         if let Some(present) = self.live.back().filter(|_| self.is_unsynced) {
             present.file.sync_data()?;
+            if present.file.facts()?.link_count == 0 {
+                // What nobody can find again is not kept.
+                return Err(io::Error::other("the journal's files were removed"));
+            }
             self.is_unsynced = false;
         }
         Ok(())

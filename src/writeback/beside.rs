@@ -15,7 +15,7 @@ use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -25,7 +25,7 @@ const NAME_TRIES: u32 = 100;
 const NAME_BYTES_MAX: usize = 255;
 /// A file that is written beside another.
 struct Beside {
-    path: std::path::PathBuf,
+    path: PathBuf,
     file: Arc<dyn WritableFile>,
 }
 
@@ -50,15 +50,10 @@ impl WriteBack {
         let mode = present.permissions & 0o777;
         let beside = self.make_beside(&directory, name, &suffix, mode, &opener)?;
         let missing = self.write_view(&views, top.size_bytes, &*beside.file)?;
-        let mut ranges = None;
-        if !missing.is_empty() {
-            let text = manifest(&views, top.size_bytes);
-            let beside_name = beside.path.file_name().unwrap_or(name).to_owned();
-            let made = self.make_beside(&directory, &beside_name, ".ranges", mode, &opener)?;
-            write_all(&*made.file, text.as_bytes(), 0)?;
-            made.file.sync(false)?;
-            ranges = Some(made.path);
-        }
+        let ranges = match missing.is_empty() {
+            true => None,
+            false => Some(self.tell_ranges(&directory, &beside, &views, mode, &opener)?),
+        };
         self.inner.sync_directory(&directory)?;
         tracing::warn!(path = ?place.path, beside = ?beside.path, "changed by somebody else while it was written here: both are kept");
         self.conflicts.add(Conflict {
@@ -93,7 +88,11 @@ impl WriteBack {
             .find_directory(parent)
             .or_else(|_| self.find_directory(Path::new("")))?;
         let beside = self.make_beside(&directory, name, &suffix, 0o600, &opener)?;
-        self.write_view(&views, top.size_bytes, &*beside.file)?;
+        let missing = self.write_view(&views, top.size_bytes, &*beside.file)?;
+        let ranges = match missing.is_empty() {
+            true => None,
+            false => Some(self.tell_ranges(&directory, &beside, &views, 0o600, &opener)?),
+        };
         self.inner.sync_directory(&directory)?;
         tracing::warn!(path = ?place.path, kept = ?beside.path, "removed by somebody else while it was written here: what was written is kept");
         self.conflicts.add(Conflict {
@@ -101,7 +100,7 @@ impl WriteBack {
             seconds: wall_clock().seconds,
             path: place.path,
             beside: beside.path.clone(),
-            ranges: None,
+            ranges,
         });
         let gone = file.state().file.take();
         drop(gone);
@@ -178,6 +177,23 @@ impl WriteBack {
         into.set_size(size_bytes)?;
         into.sync(false)?;
         Ok(missing)
+    }
+
+    /// Which ranges of what lies beside were written here, in a file of its own.
+    fn tell_ranges(
+        &self,
+        directory: &Place,
+        beside: &Beside,
+        layers: &[&Layer],
+        mode: u32,
+        opener: &Credentials,
+    ) -> Result<PathBuf, UploadError> {
+        let name = beside.path.file_name().unwrap_or(OsStr::new("file"));
+        let size_bytes = layers.first().map_or(0, |top| top.size_bytes);
+        let made = self.make_beside(directory, name, ".ranges", mode, opener)?;
+        write_all(&*made.file, manifest(layers, size_bytes).as_bytes(), 0)?;
+        made.file.sync(false)?;
+        Ok(made.path)
     }
 
     fn make_beside(
@@ -264,11 +280,18 @@ fn cut(name: &OsStr, length_max: usize) -> &[u8] {
 
 /// Which ranges of a file were written here, a line each.
 fn manifest(layers: &[&Layer], size_bytes: u64) -> String {
-    let mut text = format!("size {size_bytes}\n");
-    for (range, origin) in origins(layers, ByteRange::new(0, size_bytes)) {
-        if origin != Origin::Backend {
-            let _ = writeln!(text, "{} {}", range.start, range.end);
+    let all = origins(layers, ByteRange::new(0, size_bytes)).into_iter();
+    let ours = all.filter(|(_, origin)| *origin != Origin::Backend);
+    let mut written: Vec<ByteRange> = Vec::new();
+    for (range, _) in ours {
+        match written.last_mut() {
+            Some(last) if last.end == range.start => last.end = range.end,
+            _ => written.push(range),
         }
+    }
+    let mut text = format!("size {size_bytes}\n");
+    for range in written {
+        let _ = writeln!(text, "{} {}", range.start, range.end);
     }
     text
 }

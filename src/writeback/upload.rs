@@ -5,7 +5,7 @@
 
 use super::comparing::Verdict;
 use super::dirty::{DirtyFile, Frozen};
-use super::layers::Layer;
+use super::layers::{Layer, Origin, origins};
 use super::{ConflictAnswer, WriteBack};
 use crate::backend::Place;
 use crate::backend::writing::{Durability, WritableFile, WriteAccess};
@@ -111,8 +111,10 @@ impl WriteBack {
         }
         let frozen = match (verdict, self.settings.conflict) {
             (Verdict::Ours, _) => frozen,
-            (Verdict::Foreign, ConflictAnswer::Ours) => write_over(file, &frozen, &present),
-            (Verdict::Foreign, ConflictAnswer::KeepBoth) => {
+            (Verdict::Foreign, ConflictAnswer::Ours) if is_whole(&frozen.layer) => {
+                write_over(file, &frozen, &present)
+            }
+            (Verdict::Foreign, ConflictAnswer::Ours | ConflictAnswer::KeepBoth) => {
                 return self.put_beside(file, &present, turn);
             }
             (Verdict::Foreign, ConflictAnswer::Theirs) => {
@@ -364,6 +366,13 @@ fn expect_names(file: &DirtyFile, before: (u32, u32)) -> Result<(), UploadError>
         true => Ok(()),
         false => Err(UploadError::LosingName),
     }
+}
+
+/// Nothing of the file is only on the backend: parts of ours in theirs would be a file that nobody has written.
+fn is_whole(layer: &Layer) -> bool {
+    let all = ByteRange::new(0, layer.size_bytes);
+    let mut origins = origins(&[layer], all).into_iter();
+    origins.all(|(_, origin)| origin != Origin::Backend)
 }
 
 /// What somebody else has made of the file is what ours is written over.

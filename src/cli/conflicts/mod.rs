@@ -22,7 +22,7 @@ pub struct Arguments {
     /// Print JSON
     #[arg(long, conflicts_with = "keep")]
     json: bool,
-    /// Ours: what was written here goes into the file. Theirs: it is removed. Both: the files stay as they are, and are not shown
+    /// Ours: what was written here becomes the file, where all of it was written here. Theirs: it is removed. Both: the files stay as they are, and are not shown
     /// again
     #[arg(long, requires = "paths")]
     keep: Option<Keep>,
@@ -52,8 +52,12 @@ pub fn run(arguments: &Arguments) -> i32 {
 }
 
 fn list(arguments: &Arguments) -> Result<i32, String> {
-    let (mount, _) = found(&arguments.mountpoint)?;
-    let conflicts = conflicts_of(&mount, BackRequest::Conflicts)?;
+    let (mount, resolved) = found(&arguments.mountpoint)?;
+    let mut conflicts = conflicts_of(&mount, BackRequest::Conflicts)?;
+    if !arguments.paths.is_empty() {
+        let wanted = relative_paths(arguments, &resolved)?;
+        conflicts.retain(|one| wanted.iter().any(|path| is_about(one, path)));
+    }
     let mut status = exit_status::SUCCESS;
     if arguments.json {
         let text = serde_json::to_string_pretty(&conflicts).map_err(|error| error.to_string())?;
@@ -71,7 +75,8 @@ fn list(arguments: &Arguments) -> Result<i32, String> {
 fn in_words(conflict: &ConflictReport) -> String {
     let shown = |path: &WirePath| super::harmless(&local(path).to_string_lossy());
     let what = match (conflict.is_removed, &conflict.ranges) {
-        (true, _) => "removed by somebody else; what was written here is",
+        (true, None) => "removed by somebody else; ours is",
+        (true, Some(_)) => "removed by somebody else; the ranges that were written here are in",
         (false, None) => "changed by somebody else; ours is",
         (false, Some(_)) => "changed by somebody else; the ranges that were written here are in",
     };
@@ -81,20 +86,9 @@ fn in_words(conflict: &ConflictReport) -> String {
 
 fn resolve_all(arguments: &Arguments, keep: Keep) -> Result<(), String> {
     let (mount, resolved) = found(&arguments.mountpoint)?;
-    let given = std::path::absolute(&arguments.mountpoint).map_err(|error| error.to_string())?;
     let conflicts = conflicts_of(&mount, BackRequest::Conflicts)?;
-    for path in &arguments.paths {
-        let relative =
-            relative_to_mount(&given, path).or_else(|| relative_to_mount(&resolved, path));
-        let relative = relative.ok_or_else(|| {
-            format!(
-                "{}: not inside {}",
-                Path::new(path).display(),
-                given.display()
-            )
-        })?;
-        let is_it =
-            |one: &&ConflictReport| local(&one.path) == relative || local(&one.beside) == relative;
+    for relative in relative_paths(arguments, &resolved)? {
+        let is_it = |one: &&ConflictReport| is_about(one, &relative);
         let meant: Vec<_> = conflicts.iter().filter(is_it).collect();
         if meant.is_empty() {
             return Err(format!(
@@ -110,6 +104,23 @@ fn resolve_all(arguments: &Arguments, keep: Keep) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+fn is_about(conflict: &ConflictReport, relative: &Path) -> bool {
+    local(&conflict.path) == relative || local(&conflict.beside) == relative
+}
+
+/// The paths of the command line, below the mount.
+fn relative_paths(arguments: &Arguments, resolved: &Path) -> Result<Vec<PathBuf>, String> {
+    let given = std::path::absolute(&arguments.mountpoint).map_err(|error| error.to_string())?;
+    let relative = |path: &OsString| {
+        let below = relative_to_mount(&given, path).or_else(|| relative_to_mount(resolved, path));
+        below.ok_or_else(|| {
+            let (path, mount) = (Path::new(path).display(), given.display());
+            format!("{path}: not inside {mount}")
+        })
+    };
+    arguments.paths.iter().map(relative).collect()
 }
 
 /// The mount, and where it is.

@@ -24,8 +24,7 @@ pub fn resolve(mountpoint: &Path, conflict: &ConflictReport, keep: Keep) -> io::
     match keep {
         Keep::Both => Ok(()),
         Keep::Theirs => one.remove_ours(),
-        Keep::Ours if conflict.is_removed => one.put_back(),
-        Keep::Ours => one.write_ours(),
+        Keep::Ours => one.keep_ours(conflict.is_removed),
     }
 }
 
@@ -56,56 +55,39 @@ impl Conflict {
         fs::remove_file(&self.beside)
     }
 
+    fn keep_ours(&self, is_removed: bool) -> io::Result<()> {
+        if let Some(ranges) = &self.ranges {
+            return Err(io::Error::other(format!(
+                "only parts of it were written here, and what the rest was is not known: {} has them where {} says; take from \
+                 there what you want, then --keep theirs, which removes both",
+                self.beside.display(),
+                ranges.display()
+            )));
+        }
+        match is_removed {
+            true => self.put_back(),
+            false => self.write_ours(),
+        }
+    }
+
     fn write_ours(&self) -> io::Result<()> {
         let ours = File::open(&self.beside)?;
-        let whole = ours.metadata()?.len();
-        let (size_bytes, ranges) = match &self.ranges {
-            None => (whole, vec![(0, whole)]),
-            Some(manifest) => read_manifest(&fs::read_to_string(manifest)?)
-                .ok_or_else(|| io::Error::other("the list of ranges cannot be understood"))?,
-        };
+        let size_bytes = ours.metadata()?.len();
         let theirs = OpenOptions::new().write(true).open(&self.path)?;
-        for (start, end) in ranges {
-            copy(&ours, &theirs, start, end)?;
-        }
+        copy(&ours, &theirs, size_bytes)?;
         theirs.set_len(size_bytes)?;
         theirs.sync_all()?;
         self.remove_ours()
     }
 }
 
-fn copy(from: &File, to: &File, start: u64, end: u64) -> io::Result<()> {
-    let mut at = start;
-    while at < end {
-        let mut piece = vec![0; (end - at).min(PIECE_BYTES) as usize];
+fn copy(from: &File, to: &File, size_bytes: u64) -> io::Result<()> {
+    let mut at = 0;
+    while at < size_bytes {
+        let mut piece = vec![0; (size_bytes - at).min(PIECE_BYTES) as usize];
         from.read_exact_at(&mut piece, at)?;
         to.write_all_at(&piece, at)?;
         at += piece.len() as u64;
     }
     Ok(())
-}
-
-/// The size of the file, and the ranges that were written here.
-fn read_manifest(text: &str) -> Option<(u64, Vec<(u64, u64)>)> {
-    let mut lines = text.lines();
-    let size_bytes = lines.next()?.strip_prefix("size ")?.parse().ok()?;
-    let range = |line: &str| {
-        let (start, end) = line.split_once(' ')?;
-        Some((start.parse().ok()?, end.parse().ok()?))
-    };
-    Some((size_bytes, lines.map(range).collect::<Option<_>>()?))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_list_of_ranges_is_read_as_it_is_written() {
-        let read = read_manifest("size 100\n0 10\n50 60\n");
-        assert_eq!(read, Some((100, vec![(0, 10), (50, 60)])));
-        assert_eq!(read_manifest("size 0\n"), Some((0, Vec::new())));
-        assert_eq!(read_manifest("size 1\nten 20\n"), None);
-        assert_eq!(read_manifest("100\n"), None);
-    }
 }

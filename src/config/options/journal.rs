@@ -159,6 +159,6 @@ pub const ROWS: &[OptionRow] = &[
             }
             .to_owned()
         }),
-        help: "a file that somebody else has changed before what was written here came to the backend: keep-both: ours goes beside theirs, see `nfs-cachefs conflicts`; ours: written over theirs; theirs: ours is given up",
+        help: "a file that somebody else has changed before what was written here came to the backend: keep-both: ours goes beside theirs, see `nfs-cachefs conflicts`; ours: written over theirs where all of the file was written here, else as keep-both; theirs: ours is given up",
     },
 ];
