@@ -154,8 +154,8 @@ locks() {
     check "$label: kinds and ranges" vm-tool lock-share $cached/locked $other/locked
     check "$label: and the other way round" vm-tool lock-share $other/locked $cached/locked
     mkdir -p $cached/counting
-    # The v3 client may wait 30 s whenever two want one lock at once.
-    [ $version = 3 ] && [ -z "$CACHEFS_LONG" ] ||
+    # The client may wait long whenever two want one lock at once.
+    [ -z "$CACHEFS_LONG" ] ||
         LIMIT_S=$((100 + counts * 40)) check "$label: two clients count under a lock" vm-tool lock-count-together $cached/counting $other/counting $counts
     LIMIT_S=$((100 + counts * 10)) check "$label: two caches count under a lock" vm-tool lock-count-together $cached/counting $beside/counting $counts
 }
