@@ -429,6 +429,27 @@ fn truncations_and_holes_are_kept_in_order() {
     assert!(place.conflicts().is_empty());
 }
 
+/// What is made on the backend comes after what was written before, and is not undone by bringing that there again.
+#[test]
+fn what_is_changed_on_the_backend_at_once_survives_a_killed_daemon() {
+    let mut place = Place::late("back-punched");
+    let punch = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    for name in ["one", "two", "three"] {
+        let file = create(&place.here(name));
+        file.write_all_at(&bytes(1, 100_000), 0).unwrap();
+        file.sync_all().unwrap();
+        allocate(&file, punch, 8192, 16_384).unwrap();
+        file.sync_all().unwrap();
+        place.mount.kill9();
+        place.mount.remount();
+        let mut expected = bytes(1, 100_000);
+        expected[8192..8192 + 16_384].fill(0);
+        assert!(fs::read(place.here(name)).unwrap() == expected, "{name}");
+        place.expect_agreement(name);
+    }
+    assert!(place.conflicts().is_empty());
+}
+
 #[test]
 fn a_change_by_somebody_else_is_never_written_over() {
     let place = Place::new("back-conflict", &["writeback_delay=1h", "actimeo=0"]);

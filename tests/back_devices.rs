@@ -303,6 +303,12 @@ fn a_disk_is_replaced_while_writing_goes_on() {
             }
         })
     };
+    // What takes part is not taken for another directory, however it is named.
+    let member = text(&place.directory(2));
+    for name in [format!("{member}/"), format!("{member}/segments")] {
+        let refused = place.journal("replace", &[&old, &name]);
+        assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+    }
     place.expect_journal("replace", &[&old, &new]);
     writer.join().unwrap();
     assert_eq!(place.tolerated(), 1);

@@ -97,8 +97,8 @@ impl JournalDevices {
         {
             bail!("{old} is no directory of this journal; `nfs-cachefs journal status` lists them");
         }
-        if devices.members.iter().any(|name| name == new) {
-            bail!("{new} is a directory of this journal already");
+        if let Some(same) = devices.members.iter().find(|name| is_within(new, name)) {
+            bail!("{new} is a directory of this journal already, or lies in one: {same}");
         }
         let io = self.open(Path::new(new)).with_context(|| new.to_owned())?;
         if is_member {
@@ -143,4 +143,14 @@ impl JournalDevices {
         directory.keep();
         Ok(directory)
     }
+}
+
+/// Whether a path leads to a directory or below it, however it is spelled and mounted.
+fn is_within(path: &str, directory: &str) -> bool {
+    let identity = |path: &Path| path.metadata().ok().map(|facts| (facts.dev(), facts.ino()));
+    let Ok(resolved) = Path::new(path).canonicalize() else {
+        return false;
+    };
+    let wanted = identity(Path::new(directory));
+    wanted.is_some() && resolved.ancestors().any(|above| identity(above) == wanted)
 }

@@ -5,6 +5,7 @@
 
 use super::comparing::Verdict;
 use super::dirty::{DirtyFile, Frozen};
+use super::file::errno;
 use super::layers::{Layer, Origin, origins};
 use super::{ConflictAnswer, WriteBack};
 use crate::backend::Place;
@@ -71,6 +72,7 @@ impl WriteBack {
             self.upload_frozen(file, Some(&turn))
                 .map_err(|error| error.to_io())?;
         }
+        self.remember_ends()?;
         let changed = change();
         let below = file.state().file.clone();
         if let Some(Ok(fresh)) = below.map(|below| below.attributes()) {
@@ -79,6 +81,13 @@ impl WriteBack {
         drop(turn);
         self.table.release(file);
         changed
+    }
+
+    /// An upload whose end a crash forgets is made again, over what is changed after it: no such change before this
+    /// returns. Blocks on the journal's disks, where an end is not durable yet.
+    pub(super) fn remember_ends(&self) -> io::Result<()> {
+        let told = self.journal.make_durable(self.journal.last_told());
+        told.map_err(|_| errno(libc::EIO))
     }
 
     fn upload_frozen(
