@@ -224,6 +224,21 @@ fn a_disk_whose_files_are_removed_in_use_is_given_up() {
 }
 
 #[test]
+fn records_without_a_head_are_refused_untouched() {
+    let mut place = Place::new("devices-headless", "1+0");
+    place.write();
+    place.mount.kill9();
+    let head = place.directory(0).join("journal.head");
+    let kept = fs::read(&head).unwrap();
+    fs::remove_file(&head).unwrap();
+    let told = place.refusal();
+    assert!(told.contains("journal.head is missing"), "{told}");
+    fs::write(&head, kept).unwrap();
+    place.mount.remount();
+    place.expect_all("with its head again");
+}
+
+#[test]
 fn nothing_is_acknowledged_that_only_removed_files_have() {
     let place = Place::new("devices-gone", "1+0");
     fs::remove_dir_all(place.directory(0)).unwrap();

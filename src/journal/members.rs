@@ -14,6 +14,7 @@
 
 use super::devices::Outsider;
 use super::identity::{self, Found, Head, Membership};
+use super::segments;
 use super::stripe::Spread;
 use super::{Directory, JournalError, JournalSettings};
 
@@ -123,6 +124,11 @@ fn found_a_new_one(
     if let Some((outsider, error)) = failed.pop() {
         let error = error.unwrap_or_else(|| JournalError::Unusable(outsider.why.clone()));
         return Err(error.at(outsider.name));
+    }
+    for (name, io) in &empty {
+        if segments::has_any_frame(&**io)? {
+            return Err(JournalError::HeadMissing.at(name.clone()));
+        }
     }
     let spread = settings.spread;
     if empty.len() != usize::from(spread.devices()) {

@@ -84,6 +84,11 @@ pub enum JournalError {
     )]
     HeadDamaged,
     #[error(
+        "its {HEAD_FILE} is missing, and there is something in its segments; it was left untouched: restore that file, or move \
+         the directory aside to go on without what it holds"
+    )]
+    HeadMissing,
+    #[error(
         "it holds what was written to another backend ({backend}); it was left untouched: mount that one to have it sent \
          there, or choose another journal_dir"
     )]

@@ -223,6 +223,28 @@ impl FreeSegment {
     }
 }
 
+/// Whether a frame was ever written to a directory's segments, which begin with zeros. Changes nothing.
+pub fn has_any_frame(io: &dyn Io) -> io::Result<bool> {
+    let mut paths = Vec::new();
+    let listed = io.list(FOLDER, &mut |name| {
+        paths.push(format!("{FOLDER}/{name}"));
+        true
+    });
+    match listed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        listed => listed?,
+    }
+    let mut first = vec![0; FRAME_HEADER_BYTES];
+    for path in paths {
+        let file = io.open(&path, OpenMode::Read)?;
+        let read = file.read_at(&mut first, SEGMENT_HEADER_BYTES)?;
+        if first[..read].iter().any(|byte| *byte != 0) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Makes the file of a segment, with all its blocks where the disk has room to spare. Its name is not durable yet.
 pub fn make(io: &dyn Io, number: u32, segment_bytes: u64) -> io::Result<FreeSegment> {
     let file = io.open(&path_of(number), OpenMode::CreateNew)?;
