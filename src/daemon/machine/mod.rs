@@ -95,10 +95,14 @@ mod tests {
     #[test]
     fn every_finding_that_is_not_good_says_what_is_lost() {
         let scratch = crate::daemon::test_scratch();
-        let mut findings = rings::examine(scratch.path());
-        findings.extend(storage::examine(scratch.path(), Some(scratch.path())));
+        let mut findings = storage::examine(scratch.path(), Some(scratch.path()));
         findings.extend(limits::examine());
-        assert!(findings.len() >= 10);
+        assert!(findings.len() >= 5);
+        // A machine without io_uring has one finding for all of it.
+        findings.extend(rings::examine(scratch.path()));
+        findings.push(rings::no_ring(&std::io::Error::from_raw_os_error(
+            libc::EPERM,
+        )));
         for finding in findings {
             assert_eq!(
                 finding.verdict == Verdict::Good,

@@ -57,7 +57,7 @@ pub fn examine(cache: &Path) -> Vec<Finding> {
     findings
 }
 
-fn no_ring(error: &std::io::Error) -> Finding {
+pub(super) fn no_ring(error: &std::io::Error) -> Finding {
     let disabled =
         std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled").unwrap_or_default();
     let why = match disabled.trim() {
