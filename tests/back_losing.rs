@@ -136,7 +136,9 @@ fn a_daemon_killed_while_it_removes_knows_that_it_was_its_own_doing() {
     for round in 0..sample_or_full(3, 50) {
         let (gone, stays) = (place.here("gone"), place.here("stays"));
         for path in [&gone, &stays] {
-            fs::write(path, bytes(round as u8, 20_000)).unwrap();
+            let file = create(path);
+            file.write_all_at(&bytes(round as u8, 20_000), 0).unwrap();
+            file.sync_all().unwrap();
         }
         // Refused: what was announced is not.
         let refused = place.rule(Operation::Unlink, "stays", Action::Errno(libc::EACCES));

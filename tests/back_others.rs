@@ -175,28 +175,60 @@ fn the_list_of_conflicts_outlives_any_disk_of_the_journal() {
 
 /// Its version stays the same while it is sent.
 #[test]
-fn dirty_files_are_read_without_an_error_right_after_a_crash() {
+fn a_dirty_file_is_read_without_an_error_right_after_a_crash() {
     let mut place = Place::late("back-others-restart");
-    let lengths = [3000, 300_000, 3_000_000];
     for round in 0..sample_or_full(3u8, 50) {
-        for (number, length) in lengths.into_iter().enumerate() {
-            let file = create(&place.here(&format!("file{number}")));
-            file.write_all_at(&bytes(round, length), 0).unwrap();
-            file.sync_all().unwrap();
+        let name = format!("file{round}");
+        let mut expected = bytes(round, 3_000_000);
+        fs::write(place.there(&name), &expected).unwrap();
+        let file = read_write(&place.here(&name));
+        for at in [1000, 1_500_000, 2_500_000] {
+            file.write_all_at(b"ours", at as u64).unwrap();
+            expected[at..at + 4].copy_from_slice(b"ours");
         }
+        file.sync_all().unwrap();
         place.mount.kill9();
-        for operation in [Operation::Write, Operation::Fsync] {
-            place.rule(operation, "*", Action::DelayMs(20));
+        drop(file);
+        for (operation, milliseconds) in [(Operation::Read, 100), (Operation::Write, 30)] {
+            place.rule(operation, "*", Action::DelayMs(milliseconds));
         }
         place.mount.remount();
         while place.mount.status_number("writeback.pending_files") > 0 {
-            for (number, length) in lengths.into_iter().enumerate() {
-                let found = fs::read(place.here(&format!("file{number}")));
-                let found = found.unwrap_or_else(|error| panic!("file{number}: {error}"));
-                assert!(found == bytes(round, length), "round {round}: file{number}");
-            }
+            let found = fs::read(place.here(&name));
+            let found = found.unwrap_or_else(|error| panic!("{name}: {error}"));
+            assert!(found == expected, "{name}");
         }
         place.backend.clear_rules();
     }
     assert!(place.conflicts().is_empty());
+}
+
+/// The version that the backend shows afterwards is another one; whoever reads is not told.
+#[test]
+fn an_upload_that_ends_in_the_middle_of_a_read_disturbs_nobody() {
+    let place = Place::late("back-others-reading");
+    for round in 0..sample_or_full(4u8, 100) {
+        let name = format!("file{round}");
+        let mut expected = bytes(round, 3_000_000);
+        fs::write(place.there(&name), &expected).unwrap();
+        let file = read_write(&place.here(&name));
+        file.write_all_at(b"ours", 1000).unwrap();
+        drop(file);
+        expected[1000..1004].copy_from_slice(b"ours");
+        let slow = place.rule(Operation::Read, &name, Action::DelayMs(100));
+        let before = reads(&place);
+        let path = place.here(&name);
+        let reader = std::thread::spawn(move || fs::read(path));
+        wait_until(LIMIT, "the read to be under way", || reads(&place) > before);
+        expect_status(&place.command("flush", &place.here(&name), &["--wait"]), 0);
+        let found = reader.join().unwrap();
+        let found = found.unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert!(found == expected, "{name}");
+        place.backend.remove_rule(slow);
+    }
+}
+
+fn reads(place: &Place) -> u64 {
+    let counters = place.backend.counters();
+    *counters.operations.get(&Operation::Read).unwrap_or(&0)
 }
