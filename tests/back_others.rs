@@ -200,7 +200,7 @@ fn a_dirty_file_is_read_on_while_it_is_sent_after_a_crash() {
         wait_until(LIMIT, "what is cached to be of its version", || {
             let why = place.command("why", &place.here("file"), &["--json"]);
             let why: serde_json::Value = serde_json::from_slice(&why.stdout).unwrap();
-            why["is_current"] == true
+            why[0]["is_current"] == true
         });
         file.read_exact_at(&mut found, 8_500_000).unwrap();
         assert!(found == bytes(round, LENGTH)[8_500_000..8_505_000]);
