@@ -5,159 +5,9 @@ mod support;
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
-use std::process::Output;
-use std::time::Duration;
+use support::journal_disks::*;
 use support::random::Random;
 use support::*;
-
-const LIMIT: Duration = Duration::from_secs(60);
-
-/// A mount whose journal lies in the directories `j0`, `j1` and so on, and which brings nothing to the backend by itself.
-struct Place {
-    mount: Mount,
-    devices: usize,
-    /// What was written and synced.
-    files: Vec<(String, Vec<u8>)>,
-    scratch: Scratch,
-}
-
-impl Place {
-    fn new(test: &str, erasure: &str) -> Self {
-        let scratch = Scratch::new(test);
-        let devices: usize = erasure
-            .split('+')
-            .map(|n| n.parse::<usize>().unwrap())
-            .sum();
-        let directories: Vec<String> = (0..devices)
-            .map(|number| {
-                scratch
-                    .path()
-                    .join(format!("j{number}"))
-                    .display()
-                    .to_string()
-            })
-            .collect();
-        let options = MountOptions::new(&scratch)
-            .with("write_mode=back")
-            .with("journal_size=64M")
-            .with("writeback_delay=1h")
-            .with(&format!("erasure={erasure}"))
-            .with(&format!("journal_dir={}", directories.join(":")));
-        let plain = scratch.directory("plain");
-        let mount = Mount::start(&scratch, &plain, options);
-        Self {
-            mount,
-            devices,
-            files: Vec::new(),
-            scratch,
-        }
-    }
-
-    fn directory(&self, device: usize) -> PathBuf {
-        self.scratch.path().join(format!("j{device}"))
-    }
-
-    /// A large file, in shards, and a small one, in copies; on stable storage when it returns.
-    fn write(&mut self) {
-        for length in [400_000, 300] {
-            let number = self.files.len();
-            let data = bytes(number as u8, length);
-            let name = format!("file{number}");
-            let file = File::create(self.mount.join(&name)).unwrap();
-            file.write_all_at(&data, 0).unwrap();
-            file.sync_all().unwrap();
-            self.files.push((name, data));
-        }
-    }
-
-    fn expect_all(&self, context: &str) {
-        for (name, expected) in &self.files {
-            let found = fs::read(self.mount.join(name));
-            let found = found.unwrap_or_else(|error| panic!("{context}, {name}: {error}"));
-            assert!(found == *expected, "{context}: {name}");
-        }
-    }
-
-    fn kill_and_remount(&mut self) {
-        self.mount.kill9();
-        self.mount.remount();
-    }
-
-    fn tolerated(&self) -> u64 {
-        self.mount.status_number("journal.tolerated_losses")
-    }
-
-    fn segments(&self, device: usize) -> Vec<PathBuf> {
-        let entries = fs::read_dir(self.directory(device).join("segments")).unwrap();
-        entries.map(|entry| entry.unwrap().path()).collect()
-    }
-
-    /// Writes over what a disk has, here and there, its first blocks among it.
-    fn corrupt(&self, device: usize, random: &mut Random) {
-        for path in self.segments(device) {
-            let file = OpenOptions::new().write(true).open(path).unwrap();
-            let length = file.metadata().unwrap().len();
-            for round in 0..100 {
-                let at = match round {
-                    0..30 => random.below(2 << 20),
-                    _ => random.below(length),
-                };
-                file.write_all_at(&bytes(round, 900), at).unwrap();
-            }
-        }
-    }
-
-    fn lose(&self, device: usize, how: Loss, random: &mut Random) {
-        let path = self.directory(device);
-        match how {
-            Loss::Removed => fs::remove_dir_all(&path).unwrap(),
-            Loss::Emptied => {
-                fs::remove_dir_all(path.join("segments")).unwrap();
-                fs::remove_file(path.join("journal.head")).unwrap();
-            }
-            Loss::Corrupted => self.corrupt(device, random),
-        }
-    }
-
-    fn journal(&self, action: &str, arguments: &[&str]) -> Output {
-        let mut command = std::process::Command::new(support::mount::PROGRAM);
-        command.args(["journal", action]).arg(self.mount.path());
-        command.args(arguments);
-        support::process::run(command, LIMIT)
-    }
-
-    fn expect_journal(&self, action: &str, arguments: &[&str]) -> String {
-        let output = self.journal(action, arguments);
-        let told = String::from_utf8_lossy(&output.stdout).into_owned();
-        let error = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "{action}: {told}{error}");
-        told
-    }
-
-    /// What a mount that is refused says.
-    fn refusal(&self) -> String {
-        let output = self.mount.try_mount(LIMIT);
-        let told = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(!output.status.success(), "{told}");
-        told
-    }
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Loss {
-    Removed,
-    Emptied,
-    Corrupted,
-}
-
-const LOSSES: [Loss; 3] = [Loss::Removed, Loss::Emptied, Loss::Corrupted];
-
-fn bytes(seed: u8, length: usize) -> Vec<u8> {
-    (0..length)
-        .map(|at| seed.wrapping_add((at / 7) as u8))
-        .collect()
-}
 
 /// Each device with every loss, and pairs of devices where two may be lost; in the sample one of each kind.
 fn losses(devices: usize, parity: usize) -> Vec<Vec<usize>> {
@@ -387,6 +237,63 @@ fn a_journal_of_another_shape_than_is_asked_for_is_refused() {
     assert!(told.contains("erasure=2+1 takes 3"), "{told}");
 }
 
-fn text(path: &Path) -> String {
-    path.display().to_string()
+#[test]
+fn a_degraded_journal_and_what_it_holds_are_told_of() {
+    let mut place = Place::new("devices-told", "2+1");
+    place.write();
+    place.mount.kill9();
+    fs::remove_dir_all(place.directory(1)).unwrap();
+    place.mount.remount();
+    let (gone, first) = (text(&place.directory(1)), text(&place.directory(0)));
+    for wanted in [
+        format!("goes without {gone}"),
+        "survives the loss of 0 more disks, not of 1".to_owned(),
+        "400300 bytes in 2 files that the backend does not have".to_owned(),
+        format!("{first} and {gone}"),
+        "lie on one disk".to_owned(),
+    ] {
+        wait_until(LIMIT, &wanted, || place.mount.log().contains(&wanted));
+    }
+    let output = place.mount.command("doctor", &[], LIMIT);
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(3), "{told}");
+    for wanted in [
+        format!("the journal goes without {gone}"),
+        "nfs-cachefs journal rebuild".to_owned(),
+        "lie on one disk".to_owned(),
+    ] {
+        assert!(told.contains(&wanted), "{wanted} in {told}");
+    }
+}
+
+#[test]
+fn what_cannot_be_replaced_or_taken_in_is_refused_and_nothing_changes() {
+    let place = Place::new("devices-alone", "1+0");
+    let new = place.scratch.directory("new");
+    let refused = |place: &Place, new: &std::path::Path| {
+        let output = place.journal("replace", &[&text(&place.directory(0)), &text(new)]);
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let told = refused(&place, &new);
+    assert!(told.contains("flush --wait"), "{told}");
+    let mut place = Place::new("devices-foreign", "1+1");
+    place.write();
+    let letters = place.scratch.directory("letters");
+    fs::write(letters.join("letter"), "to whom it may concern").unwrap();
+    let told = refused(&place, &letters);
+    assert!(told.contains("\"letter\" is there"), "{told}");
+    assert_eq!(place.tolerated(), 1, "nothing was given up for it");
+    // Another mount's, and it is in use.
+    let other = Place::new("devices-others", "1+0");
+    let told = refused(&place, &other.directory(0));
+    assert!(told.contains("in use by the mount"), "{told}");
+    assert!(!told.contains("cache_dir"), "{told}");
+    let theirs = other.directory(0);
+    let mut other = other;
+    other.mount.umount();
+    let told = refused(&place, &theirs);
+    assert!(told.contains("another journal"), "{told}");
+    assert_eq!(place.tolerated(), 1);
+    place.expect_all("as before");
 }

@@ -80,6 +80,7 @@ fn setting(mountpoint: &Path, more: &[&str], name: &str) -> (String, String) {
 fn what_is_given_counts_more_than_the_file_and_that_more_than_the_default() {
     let place = Place::new("settings-order");
     let options = place.options().with("log=debug").with("name=models");
+    let options = options.with("noatime").with("nodev");
     place.write(&format!(
         "[default]\nlog = \"error\"\nreadahead = \"8M\"\nmax_concurrent = 4\n\
          [mount.\"{}\"]\nmax_concurrent = 5\nttl = \"1h\"\n[mount.models]\nttl = \"2h\"\n\
@@ -93,6 +94,10 @@ fn what_is_given_counts_more_than_the_file_and_that_more_than_the_default() {
         let setting = |name: &str| setting(mount.path(), more, name);
         let file = |value: &str, line: usize| (value.to_owned(), place.at(line));
         assert_eq!(setting("log").1, "command line");
+        for word in ["noatime", "nodev"] {
+            let given = (String::new(), "command line".to_owned());
+            assert_eq!(setting(word), given);
+        }
         assert_eq!(setting("readahead"), file("8M", 3));
         assert_eq!(setting("max_concurrent"), file("5", 6));
         assert_eq!(setting("ttl"), file("2h", 9));

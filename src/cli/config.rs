@@ -57,7 +57,10 @@ pub fn run(arguments: &Arguments) -> i32 {
         return exit_status::SUCCESS;
     }
     let lines = settings.iter().map(|setting| {
-        let word = format!("{}={}", setting.name, setting.value);
+        let word = match setting.value.is_empty() {
+            true => setting.name.clone(),
+            false => format!("{}={}", setting.name, setting.value),
+        };
         format!("{word:<50} {}\n", setting.from)
     });
     say(&harmless(&lines.collect::<String>()));

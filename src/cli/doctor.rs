@@ -4,7 +4,7 @@ use super::status::ask;
 use super::{complain, harmless, say};
 use crate::daemon::control::{Reply, Request};
 use crate::daemon::doctor::{
-    Advice, Urgency, of_backend_mount, of_disk, of_limits, of_machine, of_status,
+    Advice, Urgency, of_backend_mount, of_disk, of_journal_places, of_limits, of_machine, of_status,
 };
 use crate::daemon::error::exit_status;
 use crate::daemon::machine::examine;
@@ -76,6 +76,7 @@ fn look_at(status: &Status) -> Vec<Advice> {
     let reachable = status.backend.reachable.then_some(backend);
     let findings = examine(directories.first().copied(), reachable);
     advice.extend(of_machine(&findings));
+    advice.extend(of_journal_places(&status.journal));
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", status.pid));
     advice.extend(limits.ok().and_then(|limits| of_limits(&limits)));
     advice.sort_by_key(|one| one.urgency != Urgency::Wrong);

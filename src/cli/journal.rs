@@ -1,10 +1,11 @@
-//! `nfs-cachefs journal status|scrub|rebuild|replace MOUNTPOINT`
+//! `nfs-cachefs journal status|scrub|rebuild|replace MOUNTPOINT`, and `nfs-cachefs journal forget JOURNAL CACHE_DIR...`
 
 use super::status::ask;
 use super::{complain, say};
 use crate::daemon::control::{Reply, Request};
 use crate::daemon::error::exit_status;
 use crate::daemon::journal_devices::JournalChange;
+use crate::daemon::journal_memory;
 use crate::daemon::status::JournalStatus;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -27,26 +28,42 @@ enum Action {
     },
     /// Read all that is needed, and mend what is damaged
     Scrub {
+        /// The mount whose journal is meant
         mountpoint: PathBuf,
-        /// Return at once
+        /// Return at once; `journal status` tells how far it is
         #[arg(long)]
         no_wait: bool,
     },
     /// Take in again the directories of journal_dir that do not take part; what they hold is removed
     Rebuild {
+        /// The mount whose journal is meant
         mountpoint: PathBuf,
+        /// Return when they are taken in; what they lack comes to them in the background, `journal status` tells how far it is
         #[arg(long)]
         no_wait: bool,
     },
     /// Put another directory in the place of one; change journal_dir in fstab, too
     Replace {
+        /// The mount whose journal is meant
         mountpoint: PathBuf,
         /// As journal_dir names it
         old: PathBuf,
         /// Empty, or of this journal before: what it holds of a journal is removed
         new: PathBuf,
+        /// Return when it is taken in; what it lacks comes to it in the background, `journal status` tells how far it is
         #[arg(long)]
         no_wait: bool,
+    },
+    /// Give up a journal that is lost for good, with all that was written and the backend does not have
+    ///
+    /// A mount whose journal is not there is refused, and names the journal and this command. The next mount begins a new
+    /// one in empty directories. Nothing is removed that is in a journal.
+    Forget {
+        /// As the refused mount names it
+        journal: String,
+        /// All cache directories of the mount, none of which is in use
+        #[arg(required = true, value_name = "CACHE_DIR")]
+        cache_directories: Vec<PathBuf>,
     },
 }
 
@@ -74,6 +91,10 @@ pub fn run(arguments: Arguments) -> i32 {
             let (old, new) = (text(&old), text(&new));
             change(&mountpoint, JournalChange::Replace { old, new }, no_wait)
         }
+        Action::Forget {
+            journal,
+            cache_directories,
+        } => forget(&journal, &cache_directories).map(|()| None),
     };
     match done {
         Ok(None) => exit_status::SUCCESS,
@@ -89,6 +110,18 @@ pub fn run(arguments: Arguments) -> i32 {
             exit_status::SYSTEM
         }
     }
+}
+
+fn forget(journal: &str, cache_directories: &[PathBuf]) -> Result<(), String> {
+    let forgotten = journal_memory::forget(journal, cache_directories);
+    let forgotten = forgotten.map_err(|error| format!("{error:#}"))?;
+    say(&format!(
+        "the journal {journal} in {} is forgotten; {} what was written to {} and that does not have\n",
+        forgotten.directories,
+        forgotten.holding_in_words(),
+        forgotten.backend_name
+    ));
+    Ok(())
 }
 
 fn text(path: &Path) -> String {

@@ -1,6 +1,7 @@
 //! Values of the options about writing back.
 
-use super::units::MIB;
+use super::error::ConfigError;
+use super::units::{MIB, show_size};
 use crate::journal::Spread;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -65,6 +66,20 @@ impl Default for JournalOptions {
             dirty_limit_bytes: None,
             close: CloseMode::Nothing,
             conflict: ConflictMode::KeepBoth,
+        }
+    }
+}
+
+impl JournalOptions {
+    /// An error where values contradict one another.
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        match self.dirty_limit_bytes {
+            Some(limit) if limit > self.size_bytes => Err(ConfigError::Contradiction(format!(
+                "dirty_limit={} is larger than journal_size={}, which has to hold it; lower the first or raise the second",
+                show_size(limit),
+                show_size(self.size_bytes)
+            ))),
+            _ => Ok(()),
         }
     }
 }

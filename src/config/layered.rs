@@ -159,10 +159,12 @@ impl Resolved {
         let before: Shown = self.settings.in_effect();
         parse::apply(&mut self.settings, word, tolerance)?;
         for (old, new) in before.into_iter().zip(self.settings.in_effect()) {
-            let is_named = options::find(&word.name).is_some_and(|row| row.name == new.0);
-            if is_named || old != new {
+            if old != new {
                 self.origins.insert(new.0, origin.clone());
             }
+        }
+        if let Some(row) = options::find(&word.name) {
+            self.origins.insert(row.name, origin.clone());
         }
         Ok(())
     }
@@ -198,10 +200,13 @@ impl Resolved {
         known.cloned().unwrap_or(Origin::Default)
     }
 
-    /// Every option that has a value, with it and where it comes from.
+    /// Every option that has a value, with it and where it comes from; then words that have none and make a difference.
     pub fn in_effect(&self) -> Vec<(&'static str, String, Origin)> {
+        let words = self.settings.words_in_effect().into_iter();
+        let words = words.map(|name| (name, String::new()));
         let values = self.settings.in_effect().into_iter();
         values
+            .chain(words)
             .map(|(name, value)| (name, value, self.origin(name)))
             .collect()
     }

@@ -317,6 +317,7 @@ fn contradictions_say_what_to_do() {
         ("allow_other,allow_root", "allow_other", "allow_root"),
         ("acdirmin=2m", "acdirmin", "acdirmax"),
         ("block_size=4M,cache_size=2M", "block_size", "cache_size"),
+        ("dirty_limit=2G", "dirty_limit", "journal_size"),
         (
             "revalidate_timeout=1m",
             "revalidate_timeout",

@@ -309,6 +309,7 @@ impl Settings {
         self.watermarks.check()?;
         self.check_attribute_bounds()?;
         self.check_deadlines()?;
+        self.journal.check()?;
         self.choose_engine()?;
         Ok(self)
     }

@@ -1,7 +1,7 @@
 //! Which component gets which setting: the only place where all of them are known.
 
 use super::control::{ChangeJournal, ChangePins, Evict, Evicted, Scrub, Why};
-use super::disks::{Disk, in_memory, open_disks, refuse_untouched, set_limits, warnings};
+use super::disks::{Disk, ill_placed, open_disks, refuse_untouched, set_limits, warnings};
 use super::journal_control::{AskBack, answering};
 use super::journalling;
 use super::offline::{find_backend, look_for};
@@ -109,13 +109,13 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
         .watch_leases()
         .context("starting a thread for leases")?;
     let observed: Arc<dyn Backend> = ObservedBackend::new(directory.clone(), health.clone());
+    let root_key = found.root.place.key.clone();
     let (back, journal_devices) = match prepared.journal_directories.is_empty() {
         true => (None, None),
         false => {
-            let (below, root) = (observed.clone(), &found.root.place.key);
-            let witness = disks.first().map(|disk| disk.local.clone());
+            let below = observed.clone();
             let (back, devices) =
-                journalling::start(settings, prepared, witness, &engine, below, root)?;
+                journalling::start(settings, prepared, &disks, &engine, below, &root_key)?;
             (Some(back), Some(devices))
         }
     };
@@ -198,8 +198,9 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
     let tuning = Tuning::start(settings, tuned).context("starting the thread that tunes")?;
 
     let away = found.absence.map(away_at_start);
+    let of_journal = journalling::warnings(settings, back.as_deref(), &disks, &root_key);
     let warnings = away.into_iter().chain(warnings(prepared, &disks, &lost));
-    let warnings = warnings.collect();
+    let warnings = warnings.chain(of_journal).collect();
     let reporter = Reporter {
         backend_path: found.path,
         backend: directory,
@@ -216,7 +217,7 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
         tuning: tuning.clone(),
         back: back.clone(),
         settings: settings.clone(),
-        in_memory: in_memory(prepared),
+        ill_placed: ill_placed(prepared),
         reader_threads: reader_threads(settings),
     };
     filesystem

@@ -1,6 +1,7 @@
 //! The cache directories as the components get them: opened, with their limits, and what is to be told of them.
 
 use super::cache_directory::CacheDirectory as PreparedDirectory;
+use super::journal_places::on_one_disk;
 use super::prepare::{LostCacheDirectory, Prepared};
 use crate::cache::policy::PolicyKind;
 use crate::cache::watermarks::{FreeMarks, HeldMarks, Watermarks};
@@ -139,10 +140,11 @@ pub(super) fn warnings(
         let shortage = disk.cache.shortage()?;
         Some(format!("cache directory {}: {shortage}", disk.cache.name))
     });
-    lost.chain(short).chain(in_memory(prepared)).collect()
+    lost.chain(short).chain(ill_placed(prepared)).collect()
 }
 
-pub(super) fn in_memory(prepared: &Prepared) -> Vec<String> {
+/// Directories that hold less than they seem to.
+pub(super) fn ill_placed(prepared: &Prepared) -> Vec<String> {
     let in_memory = |what: &str, directory: &PreparedDirectory| {
         directory.is_in_memory().then(|| {
             format!(
@@ -156,8 +158,9 @@ pub(super) fn in_memory(prepared: &Prepared) -> Vec<String> {
     let caches = caches.filter_map(|directory| in_memory("cache", directory));
     let journals = prepared.journal_directories.iter();
     let journals = journals.filter_map(|place| place.directory.as_ref().ok());
+    let together = on_one_disk(journals.clone().map(|directory| &*directory.path));
     let journals = journals.filter_map(|directory| in_memory("journal", directory));
-    caches.chain(journals).collect()
+    caches.chain(journals).chain(together).collect()
 }
 
 fn watermarks(settings: &config::Watermarks) -> Watermarks {

@@ -1,10 +1,11 @@
 //! What is wrong with a mount, and what would make it better: each with what to do about it.
 //!
-//! Pure: from the status of the mount, from how its backend is mounted, and from what was tried on this machine.
+//! From the status of the mount, from how its backend is mounted, and from what was tried on this machine.
 
+use super::journal_places::on_one_disk;
 use super::machine::{Finding, Verdict};
 use super::mount_table::Mount;
-use super::status::{Status, bytes};
+use super::status::{JournalStatus, Status, bytes};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -129,8 +130,8 @@ fn of_directories(status: &Status) -> Vec<Advice> {
 }
 
 fn of_journal(status: &Status) -> Vec<Advice> {
-    let mut advice = Vec::new();
     let mountpoint = &status.mountpoint;
+    let mut advice = of_journal_devices(&status.journal, mountpoint);
     if status.writeback.conflicts > 0 {
         advice.push(Advice::wrong(
             format!(
@@ -150,6 +151,58 @@ fn of_journal(status: &Status) -> Vec<Advice> {
         ));
     }
     advice
+}
+
+fn of_journal_devices(journal: &JournalStatus, mountpoint: &str) -> Vec<Advice> {
+    let mut advice = Vec::new();
+    if !["", "ok"].contains(&journal.state.as_str()) {
+        advice.push(Advice::wrong(
+            format!("the journal takes nothing any more: {}", journal.state),
+            "dmesg | tail; look at its disks, then unmount and mount again",
+        ));
+    }
+    for device in journal.devices.iter().filter(|one| one.state != "ok") {
+        advice.push(Advice::wrong(
+            format!("the journal goes without {}: {}", device.path, device.state),
+            format!(
+                "with its disk there again: nfs-cachefs journal rebuild {mountpoint}; with another one: nfs-cachefs journal replace {mountpoint} {} NEW",
+                device.path
+            ),
+        ));
+    }
+    if journal.lost_batches > 0 {
+        advice.push(Advice::wrong(
+            format!(
+                "{} batches of the journal have lost more shards than may be: what they hold is EIO",
+                journal.lost_batches
+            ),
+            format!("bring back the disks that have them; nfs-cachefs journal status {mountpoint}"),
+        ));
+    }
+    if journal.weak_batches > 0 && !journal.is_at_work {
+        advice.push(Advice::wrong(
+            format!(
+                "{} batches of the journal lack shards",
+                journal.weak_batches
+            ),
+            format!("nfs-cachefs journal scrub {mountpoint}"),
+        ));
+    }
+    advice
+}
+
+/// From the directories of the journal.
+pub fn of_journal_places(journal: &JournalStatus) -> Vec<Advice> {
+    let paths = journal.devices.iter().map(|device| Path::new(&device.path));
+    let together = on_one_disk(paths).into_iter();
+    together
+        .map(|found| {
+            Advice::better(
+                found,
+                "name directories on other disks, one after the other: nfs-cachefs journal replace",
+            )
+        })
+        .collect()
 }
 
 /// A full cache that evicts what is read again.
@@ -292,6 +345,7 @@ pub fn of_disk(directory: &Path, is_rotating: bool) -> Option<Advice> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::daemon::device_status::DeviceStatus;
     use crate::daemon::mount_table::parse;
     use crate::daemon::status::{CacheDirectoryStatus, OptionStatus};
 
@@ -311,6 +365,13 @@ mod tests {
         status.scrub.bad_blocks = 2;
         status.writeback.conflicts = 1;
         status.writeback.failing_files = 3;
+        status.journal.state = "no such disk".to_owned();
+        status.journal.weak_batches = 4;
+        status.journal.lost_batches = 2;
+        status.journal.devices = vec![DeviceStatus {
+            path: "/disk/j1".to_owned(),
+            state: "it is empty".to_owned(),
+        }];
         status.cache.hit_bytes = 1 << 30;
         status.cache.miss_bytes = 3 << 30;
         status.cache.objects_evicted = 9;
@@ -332,6 +393,11 @@ mod tests {
             "smartctl",
             "nfs-cachefs conflicts /mnt/c",
             "nfs-cachefs flush /mnt/c",
+            "takes nothing any more: no such disk",
+            "goes without /disk/j1: it is empty",
+            "journal replace /mnt/c /disk/j1 NEW",
+            "2 batches of the journal have lost",
+            "journal scrub /mnt/c",
             "25 % of the bytes",
             "cache directory /nvme: out of use",
             "leave it out (/etc/fstab)",

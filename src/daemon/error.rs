@@ -111,7 +111,7 @@ pub enum CacheDirectoryProblem {
     #[error("named twice")]
     NamedTwice,
     #[error(
-        "in use by the mount at {mountpoint} (pid {pid}); give each mount a cache_dir of its own"
+        "in use by the mount at {mountpoint} (pid {pid}); give each mount directories of its own"
     )]
     InUse { mountpoint: String, pid: String },
     #[error(
@@ -131,9 +131,7 @@ pub enum CacheDirectoryProblem {
 
 fn cannot_create_hint(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::PermissionDenied => {
-            "name one with cache_dir that you may make, or mount as root"
-        }
+        io::ErrorKind::PermissionDenied => "name one that you may make, or mount as root",
         io::ErrorKind::StorageFull => "make room on that disk, or name another",
         _ => "is the disk mounted?",
     }

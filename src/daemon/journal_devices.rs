@@ -101,6 +101,9 @@ impl JournalDevices {
             bail!("{new} is a directory of this journal already, or lies in one: {same}");
         }
         let io = self.open(Path::new(new)).with_context(|| new.to_owned())?;
+        // Before anything is given up for it.
+        let checked = self.journal.check_to_take_in(&*io);
+        checked.with_context(|| new.to_owned())?;
         if is_member {
             self.journal.give_up(old).with_context(|| old.to_owned())?;
         }

@@ -1,9 +1,12 @@
-//! The directories of the journal, checked and open.
+//! The directories of the journal, checked and open; which of them lie on one disk.
 
 use super::cache_directory::{CacheDirectory, Neighbours};
 use super::error::{CacheDirectoryProblem, StartError};
 use super::prepare::{open_one, refuse_shared_with};
 use crate::config::{Settings, WriteMode};
+use nix::sys::stat::{major, minor};
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// A directory of the journal, or why it cannot be used: others may do without it.
@@ -55,5 +58,36 @@ fn journal_place(
             path,
             directory: outcome.map_err(|problem| problem.to_string()),
         }),
+    }
+}
+
+/// Of directories that are to be lost apart from one another, those that are lost together: a sentence for each disk.
+pub fn on_one_disk<'a>(directories: impl Iterator<Item = &'a Path>) -> Vec<String> {
+    let mut by_disk: BTreeMap<PathBuf, Vec<String>> = BTreeMap::new();
+    for path in directories {
+        if let Ok(facts) = path.metadata() {
+            let name = path.display().to_string();
+            by_disk.entry(disk_of(facts.dev())).or_default().push(name);
+        }
+    }
+    let together = by_disk.into_values().filter(|names| names.len() > 1);
+    together
+        .map(|names| {
+            format!(
+                "{} lie on one disk, and are lost together; erasure counts on each directory of the journal being on a disk of its own",
+                names.join(" and ")
+            )
+        })
+        .collect()
+}
+
+/// What sysfs has of a device's disk, or of the device where there is none.
+fn disk_of(device: u64) -> PathBuf {
+    let link = format!("/sys/dev/block/{}:{}", major(device), minor(device));
+    let link = PathBuf::from(link);
+    let found = link.canonicalize().unwrap_or(link);
+    match found.join("partition").exists() {
+        true => found.parent().map(Path::to_owned).unwrap_or(found),
+        false => found,
     }
 }

@@ -1,7 +1,9 @@
 //! The journal of a mount with `write_mode=back`, and what stands behind it.
 
+use super::disks::Disk;
 use super::journal_devices::JournalDevices;
 use super::journal_places::JournalPlace;
+use super::journal_status;
 use super::prepare::Prepared;
 use crate::backend::Backend;
 use crate::backend::lanes::Lane;
@@ -10,10 +12,12 @@ use crate::config::{CloseMode, ConflictMode, FsyncMode, Settings};
 use crate::io::Io;
 use crate::io::engine::Engine;
 use crate::io::local::LocalDisk;
-use crate::journal::{Journal, JournalDirectory, JournalSettings, SyncMode};
+use crate::journal::{Journal, JournalDirectory, JournalSettings, SyncMode, Testimony, Witness};
 use crate::sys::credentials;
 use crate::types::FileKey;
-use crate::writeback::{ConflictAnswer, WriteBack, WriteBackParts, WriteBackSettings};
+use crate::writeback::{
+    ConflictAnswer, WriteBack, WriteBackFigures, WriteBackParts, WriteBackSettings,
+};
 use anyhow::Context;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
@@ -32,11 +36,14 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// A disk that takes longer than all others is given up: longer than a disk takes to recover from an error by itself.
 const DEVICE_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Opens the journal, and puts what is in it before the backend. Which devices were the last is noted in `witness`.
+/// What an old copy of the journal lacks is noticed, but for what came in so long.
+const WITNESS_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Opens the journal, and puts what is in it before the backend. What is known of it is noted in these cache directories.
 pub(super) fn start(
     settings: &Settings,
     prepared: &Prepared,
-    witness: Option<Arc<LocalDisk>>,
+    disks: &[Disk],
     engine: &Arc<Engine>,
     backend: Arc<dyn Backend>,
     root: &FileKey,
@@ -50,9 +57,10 @@ pub(super) fn start(
         .filter_map(|directory| directory.io.as_ref().ok().cloned())
         .collect();
     let what = format!("journal in {}", names.join(", "));
-    let witness = witness.map(|disk| disk as Arc<dyn Io>);
     let settings_of_it = journal_settings(settings, prepared, root)?;
-    let (journal, found) = Journal::open(directories, witness, settings_of_it).context(what)?;
+    let (journal, found) =
+        Journal::open(directories, witness(disks), settings_of_it).context(what)?;
+    let records = found.len();
     let devices = JournalDevices::new(journal.clone(), engine.clone(), prepared)
         .context("the descriptors of the journal's directories")?;
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
@@ -79,7 +87,55 @@ pub(super) fn start(
         notes,
     })
     .context("starting the threads that write back")?;
+    if records > 0 {
+        tell_of_replay(records, &back.figures());
+    }
     Ok((back, devices))
+}
+
+fn tell_of_replay(records: usize, found: &WriteBackFigures) {
+    tracing::info!(
+        "the journal was read: {records} records, {} bytes in {} files that the backend does not have yet; they are shown, and \
+         sent to it",
+        found.dirty_bytes,
+        found.dirty_files
+    );
+}
+
+/// What the administrator should know at once: of the journal, or of one that is not asked for.
+pub(super) fn warnings(
+    settings: &Settings,
+    back: Option<&WriteBack>,
+    disks: &[Disk],
+    root: &FileKey,
+) -> Vec<String> {
+    match back {
+        Some(back) => journal_status::warnings(settings, &back.figures()),
+        None => {
+            let witness = witness(disks);
+            let missed = witness.missed(&root.0, None).into_iter();
+            missed.map(|missed| passed_by(&witness, &missed)).collect()
+        }
+    }
+}
+
+fn passed_by(witness: &Witness, journal: &Testimony) -> String {
+    format!(
+        "write_mode=through looks at no journal, and this backend has one in {}: {} what was written and the backend does not \
+         have; mount with write_mode=back to have it sent. If it is lost for good, `{}` gives up what it held",
+        journal.directories,
+        journal.holding_in_words(),
+        witness.forget_command(journal)
+    )
+}
+
+/// What the cache directories remember of journals.
+pub(super) fn witness(disks: &[Disk]) -> Witness {
+    let place = |disk: &Disk| {
+        let io: Arc<dyn Io> = disk.local.clone();
+        (disk.cache.name.clone(), io)
+    };
+    Witness::hear(disks.iter().map(place).collect())
 }
 
 fn directory(place: &JournalPlace, engine: &Arc<Engine>) -> JournalDirectory {
@@ -109,6 +165,7 @@ fn journal_settings(
         segment_bytes: segment_bytes.clamp(*SEGMENT_BYTES.start(), *SEGMENT_BYTES.end()),
         batch_bytes: BATCH_BYTES,
         spread: options.erasure,
+        witness_interval: WITNESS_INTERVAL,
         device_timeout: DEVICE_TIMEOUT,
         name: random_name()?,
         backend: root.0.to_vec(),

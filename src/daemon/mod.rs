@@ -11,7 +11,7 @@
 //! - `background`: going into the background and telling the caller how it went
 //! - `assemble`: which component gets which setting; `disks`: the cache directories; `journalling`: the journal,
 //!   `journal_status`, `device_status` and `journal_control` what is told of it, `journal_places` its directories, `journal_devices` what may
-//!   be done to them
+//!   be done to them, `journal_memory` what is remembered of a journal that is not there
 //! - `pinning`: what is told of pins; `tuning`: what is measured and set for the control loop
 //! - `offline`: a backend that is away at the start
 //! - `report`: the components' state, for `status`
@@ -39,6 +39,7 @@ pub mod doctor;
 pub mod draining;
 pub mod journal_control;
 pub mod journal_devices;
+pub mod journal_memory;
 pub mod journal_places;
 pub mod journal_status;
 mod journalling;

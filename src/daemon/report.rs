@@ -50,8 +50,8 @@ pub struct Reporter {
     /// With `write_mode=back`.
     pub back: Option<Arc<WriteBack>>,
     pub settings: Settings,
-    /// What to know of cache directories that are no disk's.
-    pub in_memory: Vec<String>,
+    /// What to know of directories that hold less than they seem to.
+    pub ill_placed: Vec<String>,
     pub reader_threads: usize,
 }
 
@@ -364,7 +364,7 @@ impl Reporter {
         }
         warnings.extend(self.names.notices());
         warnings.extend(self.moved_root());
-        warnings.extend(self.in_memory.iter().cloned());
+        warnings.extend(self.ill_placed.iter().cloned());
         for cache in self.cache.directories() {
             warnings.extend(cache.notices.lock().iter().cloned());
             warnings.extend(out_of_order(cache));

@@ -5,6 +5,7 @@
 
 use super::devices::{Batch, Committed, DeviceFigures};
 use super::frame::{Progress, Sequence};
+use super::witness::Holding;
 use super::{AppendError, Journal, State, SyncMode};
 use crate::io::Buffer;
 use parking_lot::MutexGuard;
@@ -13,6 +14,8 @@ use std::time::{Duration, Instant};
 
 /// Those who come just now are waited for no longer than this part of a sync takes.
 const GATHERING_PART: u32 = 2;
+
+const NOT_NOTED: &str = "noting in the cache directories how far the journal has come";
 
 /// How many share a sync, and how long it takes.
 #[derive(Default)]
@@ -264,11 +267,42 @@ impl Journal {
         }
     }
 
-    /// Everything is written and durable when it returns, or has failed.
-    pub fn shutdown(&self) {
+    /// Notes how far the journal has come, until the end.
+    pub(super) fn note_acknowledged(&self) {
+        let (mut noted, mut is_failing) = (Sequence::default(), false);
+        let mut state = self.state.lock();
+        while !state.is_ending {
+            self.noted
+                .wait_for(&mut state, self.settings.witness_interval);
+            let durable = state.durable;
+            if durable > noted && !state.is_ending {
+                drop(state);
+                let outcome = self.note(durable, None);
+                match &outcome {
+                    Ok(()) => noted = durable,
+                    Err(error) if !is_failing => tracing::warn!("{NOT_NOTED}: {error}"),
+                    Err(_) => {}
+                }
+                is_failing = outcome.is_err();
+                state = self.state.lock();
+            }
+        }
+    }
+
+    fn note(&self, acknowledged: Sequence, holding: Option<Holding>) -> io::Result<()> {
+        self.witness.note(&self.name, |own| {
+            own.acknowledged = own.acknowledged.max(acknowledged);
+            own.holding = holding.unwrap_or(own.holding);
+        })
+    }
+
+    /// Everything is written and durable when it returns, or has failed. What it has that the backend has not is noted in
+    /// the cache directories.
+    pub fn shutdown(&self, holding: Holding) {
         let mut state = self.state.lock();
         state.is_ending = true;
         self.due.notify_one();
+        self.noted.notify_one();
         while state.is_committing {
             self.turned.wait(&mut state);
         }
@@ -279,6 +313,11 @@ impl Journal {
                 let synced = true;
                 state = self.commit(state, Commit { synced, empty });
             }
+        }
+        let (has_failed, durable) = (state.figures.failure.is_some(), state.durable);
+        drop(state);
+        if !has_failed && let Err(error) = self.note(durable, Some(holding)) {
+            tracing::warn!("{NOT_NOTED}: {error}");
         }
     }
 }

@@ -1,10 +1,12 @@
 //! Whatever bytes a disk gives back: looking at them harms nothing. CACHEFS_LONG looks at ten million.
 
-use super::frame::{FrameHeader, SegmentHeader};
+use super::checksum::crc32c;
+use super::frame::{FRAME_HEADER_BYTES, FrameHeader, SegmentHeader};
 use super::identity;
 use super::record::decode_batch;
 use super::stripe::{Spread, Stripe};
 use super::tests::data_of;
+use super::witness;
 use crate::io::simulator::{Dice, seed_of_this_run};
 
 const SAMPLE: u64 = 20_000;
@@ -16,24 +18,45 @@ const SHARD_BYTES_MAX: u64 = 300;
 fn bytes(dice: &mut Dice) -> Vec<u8> {
     let length = dice.below(SHARD_BYTES_MAX);
     let mut bytes: Vec<u8> = (0..length).map(|_| dice.roll() as u8).collect();
-    let starts: [&[u8]; 5] = [
+    let starts: [&[u8]; 6] = [
         b"cachefsJ",
         b"cachefsS",
         b"nfs-cachefs journal\n",
+        b"nfs-cachefs journals 1\n",
         &[2, 9, 0, 0, 0],
         b"",
     ];
-    let start = starts[dice.below(5) as usize];
+    let start = starts[dice.below(6) as usize];
     if bytes.len() >= start.len() {
         bytes[..start.len()].copy_from_slice(start);
     }
+    if dice.below(2) == 0 {
+        seal(&mut bytes, start);
+    }
     bytes
+}
+
+/// With a checksum that is right what lies behind it is looked at, too, often as of the format that this program writes.
+fn seal(bytes: &mut [u8], start: &[u8]) {
+    let end = match start.starts_with(b"cachefs") {
+        true => FRAME_HEADER_BYTES,
+        false => bytes.len(),
+    };
+    let body = start.len() + 4;
+    if end > bytes.len() || body + 2 > end {
+        return;
+    }
+    bytes[body] %= 4;
+    bytes[body + 1] = 0;
+    let sum = crc32c(&bytes[body..end]);
+    bytes[start.len()..body].copy_from_slice(&sum.to_le_bytes());
 }
 
 fn look_at(bytes: &[u8]) {
     let _ = FrameHeader::decode(bytes);
     let _ = SegmentHeader::decode(bytes);
     let _ = identity::decode(bytes);
+    let _ = witness::decode(bytes);
     let _ = decode_batch(bytes);
 }
 

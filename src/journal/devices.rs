@@ -4,13 +4,13 @@
 //! (`epochs`); a device that was given up is never asked again before it is taken in anew; fewer members than data shards
 //! is the end.
 
-use super::Directory;
 use super::device::{Device, Payload, Worker};
 use super::frame::{FRAME_HEADER_BYTES, FrameHeader, Progress, SegmentLife, Sequence};
 use super::identity::Head;
 use super::reading::Place;
 use super::segments::ShardPlace;
 use super::stripe::Stripe;
+use super::witness::Witness;
 use crate::io::Buffer;
 use crossbeam_channel::{Receiver, RecvTimeoutError, unbounded};
 use std::io;
@@ -47,7 +47,7 @@ pub struct DevicesParts {
     pub outsiders: Vec<Outsider>,
     pub timeout: Duration,
     pub frame_bytes_max: u64,
-    pub witness: Option<Directory>,
+    pub witness: Arc<Witness>,
 }
 
 /// What a device has written of a batch, and how much room it has.
@@ -64,7 +64,7 @@ pub struct Devices {
     /// Frames are no longer.
     frame_bytes_max: u64,
     /// Keeps the epoch where the members alone cannot tell that they are not the last.
-    pub(super) witness: Option<Directory>,
+    pub(super) witness: Arc<Witness>,
     /// What the last header says, and the last one that is durable.
     said: Progress,
     on_disk: Progress,
@@ -110,6 +110,10 @@ impl Devices {
             said: Progress::default(),
             on_disk: Progress::default(),
         }
+    }
+
+    pub fn journal(&self) -> [u8; 16] {
+        self.head.membership.journal
     }
 
     pub fn segment_bytes(&self) -> u64 {

@@ -4,8 +4,8 @@
 use super::hanging::{Gate, HangingDisk};
 use super::tests::*;
 use super::*;
+use crate::io::OpenMode;
 use crate::io::simulator::{Dice, Fault, FaultPlan, FaultRule, Simulation, seed_of_this_run};
-use crate::io::{Io, OpenMode};
 use std::time::Instant;
 
 const LIMIT: Duration = Duration::from_secs(120);
@@ -54,9 +54,22 @@ impl World {
     ) -> Result<Opened, JournalError> {
         let directory = |(name, io)| JournalDirectory { name, io };
         let directories = directories.into_iter().map(directory).collect();
-        let witness: Directory = self.simulation.device("witness");
-        let (journal, records) = Journal::open(directories, Some(witness), settings)?;
+        let (journal, records) = Journal::open(directories, self.witness(), settings)?;
         Ok(Opened { journal, records })
+    }
+
+    fn witness(&self) -> Witness {
+        let disk: Directory = self.simulation.device("witness");
+        Witness::hear(vec![("witness".to_owned(), disk)])
+    }
+
+    /// Nothing of the journal is known any more, or what was before.
+    fn know_again(&self, before: Option<Testimony>) {
+        let witness = self.witness();
+        witness.forget(&settings().name).expect("there is room");
+        if let Some(before) = before {
+            witness.begin(before).expect("there is room");
+        }
     }
 
     /// Without those that are missing.
@@ -318,12 +331,10 @@ fn any_devices_that_may_be_lost_are_and_one_more_is_refused_untouched() {
                 world.put_back(device, copy);
             }
             world.simulation.restart();
+            // The witness must not remember what is undone here.
+            world.know_again(None);
         };
-        // A mirror's witness must not remember what is undone here.
-        let _ = world
-            .simulation
-            .device("witness")
-            .remove_file("journal.epoch");
+        restore();
         for lost in 1..=u32::from(world.spread.parity) {
             for missing in subsets(world.count(), lost) {
                 if members::needs_witness(world.spread) {
@@ -447,25 +458,14 @@ fn a_device_that_missed_batches_and_comes_back_while_another_is_dead_cuts_nothin
             let before: Vec<_> = (0..world.count())
                 .map(|device| world.copy(device))
                 .collect();
-            let witness = world.simulation.device("witness");
-            let noted = members::needs_witness(world.spread)
-                .then(|| identity::read_witness(&*witness, &settings().name))
-                .flatten();
+            let known = world.witness().of(&settings().name);
             let opened = world.open_without(&[dead]).expect("enough are there");
             expect(&opened, 12, &format!("{spread} without d{dead}"));
             world.kill(opened);
             for (device, copy) in (0..).zip(&before) {
                 world.put_back(device, copy);
             }
-            if let Some(epoch) = noted {
-                let membership = identity::Membership {
-                    journal: settings().name,
-                    epoch,
-                    device_set: 0,
-                };
-                let witness = world.simulation.device("witness");
-                identity::write_witness(&*witness, &membership).expect("there is room");
-            }
+            world.know_again(known);
         }
     }
     // Of a mirror it is all there is: refused, not cut.

@@ -4,13 +4,17 @@ use super::device::Device;
 use super::devices::{Devices, Member, Outsider};
 use super::identity::{self, Head};
 use super::mending::recruit;
-use super::segments::Stock;
+use super::segments::{self, Stock};
+use super::witness::Testimony;
 use super::{Directory, JournalError};
 use std::io;
 
 const NO_PLACE: &str = "all places are taken: no device of the journal is lost";
 const NO_MEMBER: &str = "it is no device that the journal has now";
-const NEEDED: &str = "none of them can be done without now";
+const NEEDED: &str =
+    "none of the others can be done without now: have what is missing rebuilt first";
+const ALONE: &str = "a journal on one directory (erasure=1+0) has nothing that another could be made from: have everything sent \
+                     (`nfs-cachefs flush --wait`), unmount, and mount with another journal_dir";
 const REPLACED: &str = "it was replaced";
 
 impl Outsider {
@@ -93,8 +97,11 @@ impl Devices {
 
     /// Goes on without a device. Returns who else failed at that.
     pub fn dismiss(&mut self, name: &str) -> Result<Vec<u8>, JournalError> {
+        if self.head.spread.devices() == 1 {
+            return Err(JournalError::Unusable(ALONE.to_owned()));
+        }
         if self.members.len() <= usize::from(self.head.spread.data) {
-            return Err(JournalError::TooFew(NEEDED.to_owned()));
+            return Err(JournalError::Unusable(NEEDED.to_owned()));
         }
         let member = self.members.iter().find(|member| member.name == name);
         let member = member.ok_or_else(|| JournalError::Unusable(NO_MEMBER.to_owned()))?;
@@ -112,18 +119,28 @@ impl Devices {
     fn write_heads(&mut self) -> Vec<(u8, io::Error)> {
         let head = self.head.clone();
         let outcomes = self.on_each(|device| {
-            let head = Head {
+            let mut head = Head {
                 device,
                 ..head.clone()
             };
-            move |device: &mut Device| identity::write(&*device.io, &head)
+            move |device: &mut Device| {
+                head.segments = segments::in_a_head(device.segments.count());
+                identity::write(&*device.io, &head)
+            }
         });
-        if let Some(witness) = &self.witness
-            && let Err(error) = identity::write_witness(&**witness, &self.head.membership)
-        {
-            tracing::warn!("noting the journal's epoch in the cache directory: {error}");
+        // An epoch that is on no device never was.
+        if outcomes.iter().any(|(_, outcome)| outcome.is_ok()) {
+            self.note_epoch();
         }
         let failed = |(device, outcome): (u8, io::Result<()>)| outcome.err().map(|e| (device, e));
         outcomes.into_iter().filter_map(failed).collect()
+    }
+
+    fn note_epoch(&self) {
+        let membership = &self.head.membership;
+        let note = |own: &mut Testimony| own.epoch = membership.epoch;
+        if let Err(error) = self.witness.note(&membership.journal, note) {
+            tracing::warn!("noting the journal's epoch in the cache directory: {error}");
+        }
     }
 }

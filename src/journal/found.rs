@@ -7,6 +7,7 @@ use super::recovery::Unrecovered;
 use super::scanning::{Depth, Scanned, read_header, scan};
 use super::segments::{FOLDER, FreeSegment, Segment, Stock, number_of, path_of};
 use crate::io::{Io, IoFile, OpenMode};
+use std::io;
 use std::sync::Arc;
 
 /// A file of a segment, and what its header says if that is whole.
@@ -32,12 +33,13 @@ pub struct ScannedDevice {
 /// Looks at the segments of a device, whose head says what the newest one of the journal does. Writes nothing; what is
 /// there is durable when it returns.
 pub fn look_at(io: &dyn Io, head: Head) -> Result<FoundDevice, JournalError> {
-    let mut numbers = Vec::new();
-    io.list(FOLDER, &mut |name| {
-        numbers.extend(number_of(name));
-        true
-    })?;
-    numbers.sort_unstable();
+    let numbers = numbers_of(io)?;
+    let wanted = head.segments.max(1);
+    // They were made before any head was written.
+    if head.membership.epoch > 0 && numbers.len() < usize::from(wanted) {
+        let there = numbers.len();
+        return Err(JournalError::SegmentsMissing { there, wanted });
+    }
     let mut segments = Vec::new();
     for number in &numbers {
         let file = io.open(&path_of(*number), OpenMode::ReadWrite)?;
@@ -53,6 +55,20 @@ pub fn look_at(io: &dyn Io, head: Head) -> Result<FoundDevice, JournalError> {
         segments,
         numbers,
     })
+}
+
+fn numbers_of(io: &dyn Io) -> io::Result<Vec<u32>> {
+    let mut numbers = Vec::new();
+    let listed = io.list(FOLDER, &mut |name| {
+        numbers.extend(number_of(name));
+        true
+    });
+    match listed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        listed => listed?,
+    }
+    numbers.sort_unstable();
+    Ok(numbers)
 }
 
 impl FoundDevice {

@@ -63,6 +63,8 @@ pub struct Head {
     pub spread: Spread,
     /// Which of the devices this one is, from 0 on.
     pub device: u8,
+    /// So many segments this device has at least; 0 where an earlier program wrote this.
+    pub segments: u16,
     /// Of each device, the epoch that took it in: one that had its place before is told by an older one.
     pub joined: Vec<u64>,
     /// In the order of their epochs, as far as they say something that later ones do not.
@@ -154,34 +156,6 @@ pub fn write(io: &dyn Io, head: &Head) -> io::Result<()> {
     io.sync_directory(".")
 }
 
-/// In a directory that is not one of the journal's: which epoch came last. Durable when it returns.
-pub const WITNESS_FILE: &str = "journal.epoch";
-const WITNESS_FILE_NEW: &str = "journal.epoch.new";
-const WITNESS_BYTES: usize = 28;
-
-pub fn write_witness(io: &dyn Io, membership: &Membership) -> io::Result<()> {
-    let mut body = membership.journal.to_vec();
-    body.extend_from_slice(&membership.epoch.to_le_bytes());
-    body.extend_from_slice(&crc32c(&body).to_le_bytes());
-    let _ = io.remove_file(WITNESS_FILE_NEW);
-    let file = io.open(WITNESS_FILE_NEW, OpenMode::CreateNew)?;
-    file.write_all_at(&body, 0)?;
-    file.sync_data()?;
-    io.rename(WITNESS_FILE_NEW, WITNESS_FILE)?;
-    io.sync_directory(".")
-}
-
-/// The epoch that was noted of this journal, if one can be read.
-pub fn read_witness(io: &dyn Io, journal: &[u8; 16]) -> Option<u64> {
-    let mut bytes = [0; WITNESS_BYTES];
-    let file = io.open(WITNESS_FILE, OpenMode::Read).ok()?;
-    let read = file.read_at(&mut bytes, 0).ok()?;
-    let (body, checksum) = bytes.split_at(WITNESS_BYTES - 4);
-    let is_whole = read == WITNESS_BYTES && crc32c(body).to_le_bytes() == checksum;
-    let epoch = body[16..].try_into().map(u64::from_le_bytes).ok()?;
-    (is_whole && body[..16] == *journal).then_some(epoch)
-}
-
 fn encode(head: &Head) -> Vec<u8> {
     let membership = &head.membership;
     let body = Writer::default()
@@ -190,7 +164,7 @@ fn encode(head: &Head) -> Vec<u8> {
         .u8(head.spread.parity)
         .u8(head.device)
         .u8(0)
-        .u16(0)
+        .u16(head.segments)
         .u64(membership.epoch)
         .u64(membership.device_set)
         .u64(head.segment_bytes)
@@ -230,7 +204,8 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Head, JournalError> {
 fn decode_body(mut reader: Reader<'_>, format: u16) -> Option<Head> {
     let (data, parity) = (reader.u8()?, reader.u8()?);
     let device = reader.u8()?;
-    let _unused = (reader.u8()?, reader.u16()?);
+    let _unused = reader.u8()?;
+    let segments = reader.u16()?;
     let (epoch, device_set) = (reader.u64()?, reader.u64()?);
     let segment_bytes = reader.u64()?;
     let journal = reader.text()?.try_into().ok()?;
@@ -249,6 +224,7 @@ fn decode_body(mut reader: Reader<'_>, format: u16) -> Option<Head> {
         membership,
         spread: Spread { data, parity },
         device,
+        segments,
         joined,
         openings,
         segment_bytes,
@@ -284,6 +260,7 @@ mod tests {
             },
             spread: Spread { data: 2, parity: 1 },
             device: 1,
+            segments: 16,
             joined: vec![1, 1, 3],
             openings: vec![Opening {
                 epoch: 2,

@@ -2,20 +2,25 @@
 //!
 //! | found | decision |
 //! |---|---|
+//! | none with a head, or heads of a journal, and a witness of another one of this backend that may hold something | refused |
 //! | all empty, and as many as `erasure` takes | a new journal |
 //! | all empty, and more, fewer, or one that cannot be looked at | refused |
 //! | heads of two journals, of another backend or `erasure`, of a newer format; anything else in a directory | refused |
 //! | one device twice | refused: one of them is a copy |
 //! | head that is damaged, directory that is empty or fails, beside others | an outsider |
 //! | head of a device that the newest epoch does not have, or has anew | an outsider: it is out of date |
+//! | a witness of a newer epoch | refused |
+//! | segments that a head says are there, missing | an outsider |
 //! | of the newest epoch's devices fewer than data shards | refused |
 //! | as many of them away as could have gone on by themselves, and no witness that they did not | refused |
 //! | else | opened, and goes on without those that are away |
 
 use super::devices::Outsider;
+use super::frame::Sequence;
 use super::identity::{self, Found, Head, Membership};
 use super::segments;
 use super::stripe::Spread;
+use super::witness::{Testimony, Witness};
 use super::{Directory, JournalError, JournalSettings};
 
 /// A directory that was named.
@@ -31,6 +36,8 @@ pub struct Candidate {
     pub name: String,
     pub io: Directory,
     pub device: u8,
+    /// So many segments it has at least.
+    pub segments: u16,
 }
 
 /// See the module.
@@ -39,14 +46,14 @@ pub struct Gathered {
     pub head: Head,
     pub members: Vec<Candidate>,
     pub outsiders: Vec<Outsider>,
-    /// Before any member is lost at opening.
-    witnessed: Option<u64>,
+    /// What was known of the journal before it is opened.
+    witnessed: Option<Testimony>,
 }
 
 pub fn gather(
     directories: Vec<JournalDirectory>,
     settings: &JournalSettings,
-    witness: Option<&Directory>,
+    witness: &Witness,
 ) -> Result<Gathered, JournalError> {
     let (mut heads, mut empty, mut outsiders) = (Vec::new(), Vec::new(), Vec::new());
     for JournalDirectory { name, io } in directories {
@@ -61,9 +68,10 @@ pub fn gather(
         }
     }
     if heads.is_empty() {
-        return found_a_new_one(empty, outsiders, settings);
+        return found_a_new_one(empty, outsiders, settings, witness);
     }
     let newest = newest_of(&heads, settings)?;
+    witness.expect(&settings.backend, Some(&newest.membership.journal))?;
     let emptied = empty
         .into_iter()
         .map(|(name, _)| Outsider::new(name, EMPTY));
@@ -75,19 +83,18 @@ pub fn gather(
     let mut members: Vec<Candidate> = Vec::new();
     for (name, io, head) in heads {
         match head.is_member(&newest) {
-            true => members.push(candidate(name, io, head.device, &members)?),
+            true => members.push(candidate(name, io, &head, &members)?),
             false => outsiders.push(Outsider::new(name, OUT_OF_DATE)),
         }
     }
-    let witnessed =
-        witness.and_then(|io| identity::read_witness(&**io, &newest.membership.journal));
     let gathered = Gathered {
+        witnessed: witness.of(&newest.membership.journal),
         head: newest,
         members,
         outsiders,
-        witnessed,
     };
     gathered.check()?;
+    gathered.check_age(witness)?;
     Ok(gathered)
 }
 
@@ -104,15 +111,23 @@ impl Outsider {
 fn candidate(
     name: String,
     io: Directory,
-    device: u8,
+    head: &Head,
     others: &[Candidate],
 ) -> Result<Candidate, JournalError> {
+    let Head {
+        device, segments, ..
+    } = *head;
     match others.iter().find(|other| other.device == device) {
         Some(other) => Err(JournalError::Copy {
             other: other.name.clone(),
         }
         .at(name)),
-        None => Ok(Candidate { name, io, device }),
+        None => Ok(Candidate {
+            name,
+            io,
+            device,
+            segments,
+        }),
     }
 }
 
@@ -120,6 +135,7 @@ fn found_a_new_one(
     empty: Vec<(String, Directory)>,
     mut failed: Vec<(Outsider, Option<JournalError>)>,
     settings: &JournalSettings,
+    witness: &Witness,
 ) -> Result<Gathered, JournalError> {
     if let Some((outsider, error)) = failed.pop() {
         let error = error.unwrap_or_else(|| JournalError::Unusable(outsider.why.clone()));
@@ -137,6 +153,7 @@ fn found_a_new_one(
             erasure: spread,
         });
     }
+    witness.expect(&settings.backend, None)?;
     let membership = Membership {
         journal: settings.name,
         epoch: 0,
@@ -146,13 +163,19 @@ fn found_a_new_one(
         membership,
         spread,
         device: 0,
+        segments: 0,
         joined: vec![1; empty.len()],
         openings: Vec::new(),
         segment_bytes: settings.segment_bytes,
         backend: settings.backend.clone(),
         backend_name: settings.backend_name.clone(),
     };
-    let member = |((name, io), device)| Candidate { name, io, device };
+    let member = |((name, io), device)| Candidate {
+        name,
+        io,
+        device,
+        segments: 0,
+    };
     Ok(Gathered {
         head,
         members: empty.into_iter().zip(0..).map(member).collect(),
@@ -218,11 +241,33 @@ impl Gathered {
         if there < needed {
             return Err(JournalError::TooFew(self.report()));
         }
-        let is_last = |witnessed| witnessed <= self.head.membership.epoch;
-        if away >= needed && !self.witnessed.is_some_and(is_last) {
+        let is_known = self.witnessed.is_some();
+        if away >= needed && (!is_known || self.is_out_of_date()) {
             return Err(JournalError::NotTheLast(self.report()));
         }
         Ok(())
+    }
+
+    fn is_out_of_date(&self) -> bool {
+        let known = self.witnessed.as_ref();
+        known.is_some_and(|known| known.epoch > self.head.membership.epoch)
+    }
+
+    fn check_age(&self, witness: &Witness) -> Result<(), JournalError> {
+        match &self.witnessed {
+            Some(known) if self.is_out_of_date() => Err(JournalError::OutOfDate {
+                found: self.head.membership.epoch,
+                known: known.epoch,
+                forget: witness.forget_command(known),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// All batches up to this one are known to have been on stable storage.
+    pub fn known_acknowledged(&self) -> Sequence {
+        let known = self.witnessed.as_ref();
+        known.map_or(Sequence::default(), |known| known.acknowledged)
     }
 
     /// Who is there, who is not, and why, for the operator.

@@ -5,6 +5,7 @@ use crate::io::OpenMode;
 use crate::io::simulator::Simulation;
 use crate::journal::SyncMode;
 use crate::journal::frame::Sequence;
+use crate::journal::witness::Holding;
 use std::time::Duration;
 
 const MIRROR: Spread = Spread { data: 1, parity: 1 };
@@ -18,6 +19,7 @@ fn settings(spread: Spread) -> JournalSettings {
         segment_bytes: 64 << 10,
         batch_bytes: 4096,
         spread,
+        witness_interval: Duration::from_secs(3600),
         device_timeout: Duration::from_secs(1),
         name: [7; 16],
         backend: b"root".to_vec(),
@@ -29,7 +31,7 @@ fn settings(spread: Spread) -> JournalSettings {
 struct Places {
     simulation: Simulation,
     spread: Spread,
-    witness: Option<Directory>,
+    witness: Witness,
 }
 
 impl Places {
@@ -37,7 +39,7 @@ impl Places {
         Self {
             simulation: Simulation::deterministic(1),
             spread,
-            witness: None,
+            witness: Witness::hear(Vec::new()),
         }
     }
 
@@ -64,6 +66,7 @@ impl Places {
             },
             spread: self.spread,
             device,
+            segments: 0,
             joined: vec![1; self.spread.devices().into()],
             openings: Vec::new(),
             segment_bytes: 64 << 10,
@@ -84,7 +87,23 @@ impl Places {
             io: Ok(self.disk(*device)),
         };
         let directories = devices.iter().map(directory).collect();
-        gather(directories, &settings(self.spread), self.witness.as_ref())
+        gather(directories, &settings(self.spread), &self.witness)
+    }
+
+    /// What is known of journal 7.
+    fn note(&mut self, epoch: u64, holding: Holding) {
+        let witness = Witness::hear(vec![("c".to_owned(), self.simulation.device("witness"))]);
+        let noted = witness.begin(Testimony {
+            journal: [7; 16],
+            backend: b"root".to_vec(),
+            backend_name: "/backend".to_owned(),
+            epoch,
+            acknowledged: Sequence(0),
+            holding,
+            directories: "/a:/b".to_owned(),
+        });
+        noted.expect("there is room");
+        self.witness = witness;
     }
 
     fn refused(&self, devices: &[u8]) -> String {
@@ -120,7 +139,7 @@ fn empty_directories_become_a_journal_if_they_are_as_many_as_it_takes() {
         name: "a".to_owned(),
         io: Ok(places.disk(0)),
     };
-    let refused = gather(vec![whole, broken], &settings(MIRROR), None);
+    let refused = gather(vec![whole, broken], &settings(MIRROR), &places.witness);
     let told = refused.err().expect("one is broken").to_string();
     assert!(told.contains("broken: no such disk"), "{told}");
 }
@@ -198,21 +217,24 @@ fn fewer_devices_than_it_takes_are_refused_with_a_count() {
 fn who_may_have_been_left_behind_is_believed_only_beside_a_witness() {
     let mut places = Places::with_heads(MIRROR);
     assert!(places.refused(&[1]).contains("may have gone on"));
-    let witness: Directory = places.simulation.device("witness");
-    let note = |epoch| {
-        let membership = Membership {
-            journal: [7; 16],
-            epoch,
-            device_set: 0,
-        };
-        identity::write_witness(&*witness, &membership).expect("there is room");
-    };
-    places.witness = Some(witness.clone());
-    note(3);
+    places.note(3, Holding::Unknown);
     assert_eq!(who(&places.gather(&[1]).expect("it was the last")).0, [1]);
-    note(4);
+    places.note(4, Holding::Unknown);
     assert!(places.refused(&[1]).contains("may have gone on"));
-    assert!(places.gather(&[0, 1]).is_ok(), "both are there");
+    assert!(places.refused(&[0, 1]).contains("epoch 4 is known"));
+}
+
+#[test]
+fn a_new_journal_is_no_answer_to_one_that_may_hold_something() {
+    let mut places = Places::new(MIRROR);
+    places.note(3, Holding::Unknown);
+    assert!(places.refused(&[0, 1]).contains("is not there"));
+    for device in 0..2 {
+        places.put(device, |head| head.membership.journal = [8; 16]);
+    }
+    assert!(places.refused(&[0, 1]).contains("is not there"));
+    places.note(3, Holding::Nothing);
+    assert!(places.gather(&[0, 1]).is_ok());
 }
 
 #[test]

@@ -8,10 +8,11 @@ use super::commit::Commit;
 use super::device::Device;
 use super::devices::{Batch, Committed, DeviceFigures, Member};
 use super::frame::FRAME_HEADER_BYTES;
+use super::identity::{self, Found};
 use super::opening::{employ, provide_segments};
 use super::segments::{FOLDER, Segments, ShardPlace, Stock, number_of, path_of};
 use super::{Directory, Journal, JournalError, Room, Sequence, State};
-use crate::io::Buffer;
+use crate::io::{Buffer, Io};
 use parking_lot::MutexGuard;
 use std::collections::BTreeSet;
 use std::io;
@@ -254,6 +255,7 @@ impl Journal {
     /// Takes a directory in as a device of the journal, in the place of one that is lost. What it held is removed. It is
     /// full of what it should have once nothing is weak any more, which goes on in the background. Blocks on the disks.
     pub fn take_in(self: &Arc<Self>, name: String, io: Directory) -> Result<(), JournalError> {
+        self.check_to_take_in(&*io)?;
         let mut stock = Stock::default();
         wipe(&io)?;
         provide_segments(&*io, &self.settings, self.segment_bytes, &mut stock)?;
@@ -278,6 +280,18 @@ impl Journal {
         drop(self.commit(state, Commit { synced, empty }));
         self.mend_in_background();
         Ok(())
+    }
+
+    /// Refuses a directory that holds what is not this journal's. Changes nothing.
+    pub fn check_to_take_in(&self, io: &dyn Io) -> Result<(), JournalError> {
+        match identity::look_at(io) {
+            Ok(Found::Journal(head)) if head.membership.journal != self.name => {
+                Err(JournalError::AnotherJournal)
+            }
+            // It is made anew.
+            Ok(_) | Err(JournalError::HeadDamaged) => Ok(()),
+            Err(refused) => Err(refused),
+        }
     }
 
     /// Goes on without a device, for good.

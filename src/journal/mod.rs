@@ -12,9 +12,11 @@
 //! - `stripe`: how a batch is cut into shards; `erasure`: the code of their parity
 //! - `segments`: the files that frames are written to; `device`: one disk and its thread; `devices`: all of them; `epochs`:
 //!   who takes part
+//! - `witness`: what the cache directories remember of it
 //! - `opening`: opening a journal and making a new one; `mending`: batches that lack shards get them again
 //! - `append`: the open batch, and what is trimmed; `commit`: who writes it, and who waits for it; `reading`: data back
-//! - `scanning`: what stands in a segment that is found; `found`: in those of a device; `recovery`: what is believed of all
+//! - `scanning`: what stands in a segment that is found; `found`: in those of a device; `recovery`: what is believed of all;
+//!   `error`: why nothing is
 
 use crate::io::buffer::BufferPool;
 use crate::io::{Buffer, Io};
@@ -30,12 +32,14 @@ use std::time::Duration;
 
 pub use append::Room;
 pub use devices::{Batch, DeviceFigures as JournalDevices, Outsider};
+pub use error::JournalError;
 pub use frame::Sequence;
 pub use identity::HEAD_FILE;
 pub use members::JournalDirectory;
 pub use mending::Mending;
 pub use record::{BaseSum, Beginning, Generation, Record};
 pub use stripe::Spread;
+pub use witness::{Holding, Testimony, WITNESS_FILE, Witness};
 
 mod append;
 pub mod checksum;
@@ -44,6 +48,7 @@ mod device;
 mod devices;
 mod epochs;
 mod erasure;
+mod error;
 mod found;
 mod frame;
 mod identity;
@@ -56,6 +61,7 @@ mod recovery;
 mod scanning;
 mod segments;
 mod stripe;
+mod witness;
 #[cfg(test)]
 mod decoding_tests;
 #[cfg(test)]
@@ -64,98 +70,6 @@ mod devices_tests;
 mod hanging;
 #[cfg(test)]
 mod tests;
-
-/// Why a journal cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum JournalError {
-    #[error(
-        "written by a newer nfs-cachefs (journal format {found}); it was left untouched: upgrade nfs-cachefs, or choose \
-         another journal_dir and what it holds waits"
-    )]
-    NewerFormat { found: u16 },
-    #[error(
-        "not a journal of nfs-cachefs, and not empty ({found:?} is there); it was left untouched: choose an empty directory \
-         as journal_dir"
-    )]
-    Foreign { found: String },
-    #[error(
-        "its {HEAD_FILE} is damaged; it was left untouched: restore that file, or move the directory aside to go on without \
-         what it holds"
-    )]
-    HeadDamaged,
-    #[error(
-        "its {HEAD_FILE} is missing, and there is something in its segments; it was left untouched: restore that file, or move \
-         the directory aside to go on without what it holds"
-    )]
-    HeadMissing,
-    #[error(
-        "it holds what was written to another backend ({backend}); it was left untouched: mount that one to have it sent \
-         there, or choose another journal_dir"
-    )]
-    OtherBackend { backend: String },
-    #[error(
-        "acknowledged writes are lost: batch {first} is missing or damaged, and all up to {acknowledged} were \
-         acknowledged; it was left untouched: restore the disk, or move the directory aside to go on without what it holds"
-    )]
-    Lost { first: u64, acknowledged: u64 },
-    #[error(
-        "batch {sequence} is whole and says what this program does not understand; it was left untouched: mount with the \
-         program that wrote it"
-    )]
-    Strange { sequence: u64 },
-    #[error(
-        "its disk has {available_bytes} bytes free, and the journal wants {needed_bytes}; make room, or make journal_size smaller"
-    )]
-    NoRoom {
-        needed_bytes: u64,
-        available_bytes: u64,
-    },
-    #[error("{0}")]
-    Unusable(String),
-    #[error(
-        "journal_dir names {named} directories, and erasure={erasure} takes {}: name as many, or say another erasure=k+m",
-        erasure.devices()
-    )]
-    OtherNumber { named: usize, erasure: Spread },
-    #[error(
-        "its journal was made with erasure={found}, and the mount says {erasure}; it was left untouched: mount with \
-         erasure={found}, and with all its directories"
-    )]
-    OtherErasure { found: Spread, erasure: Spread },
-    #[error(
-        "it belongs to another journal than the others; all were left untouched: name directories of one journal only"
-    )]
-    AnotherJournal,
-    #[error(
-        "it and {other} say that they are the same device; both were left untouched: name one of them only"
-    )]
-    Copy { other: String },
-    #[error(
-        "too many devices of the journal are missing: {0}; all were left untouched: bring them back, or move the \
-         directories aside to go on without what they hold"
-    )]
-    TooFew(String),
-    #[error(
-        "those that are missing may have gone on without the others: {0}; all were left untouched: bring them back, or \
-         move the directories aside to go on without what they hold"
-    )]
-    NotTheLast(String),
-    #[error("{0}")]
-    Io(#[from] io::Error),
-    #[error("{name}: {error}")]
-    Of {
-        name: String,
-        error: Box<JournalError>,
-    },
-}
-
-impl JournalError {
-    /// Of this directory.
-    fn at(self, name: String) -> Self {
-        let error = Box::new(self);
-        Self::Of { name, error }
-    }
-}
 
 /// What fsync(2) waits for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -182,6 +96,8 @@ pub struct JournalSettings {
     pub segment_bytes: u64,
     pub batch_bytes: usize,
     pub spread: Spread,
+    /// How far the journal has come is noted in the cache directories this often.
+    pub witness_interval: Duration,
     /// A device that takes longer while others are done is given up.
     pub device_timeout: Duration,
     /// Names a new journal: random.
@@ -265,6 +181,11 @@ pub struct Journal {
     joined: Condvar,
     /// For the thread that commits what nobody waits for.
     due: Condvar,
+    /// For the thread that notes how far the journal has come.
+    noted: Condvar,
+    witness: Arc<Witness>,
+    /// By which the witness knows it.
+    name: [u8; 16],
     /// What found headers said: later batches are known to have been acknowledged by being there.
     acknowledged_before: Sequence,
     mending: Mutex<Mending>,

@@ -9,9 +9,10 @@ use super::members::{Candidate, Gathered, JournalDirectory, gather, needs_witnes
 use super::mending::recruit;
 use super::recovery::{self, Recovered, Unrecovered};
 use super::segments::{self, FOLDER, Stock};
+use super::witness::{Holding, Testimony, Witness};
 use super::{
-    Directory, Journal, JournalError, JournalFigures, JournalSettings, Located, OpenBatch, State,
-    Trims, frame_capacity,
+    Journal, JournalError, JournalFigures, JournalSettings, Located, OpenBatch, State, Trims,
+    frame_capacity,
 };
 use crate::io::Io;
 use crate::io::buffer::BufferPool;
@@ -25,36 +26,36 @@ const BATCHES: usize = 3;
 
 impl Journal {
     /// Opens the journal in its directories, or makes one in empty directories. What it holds comes back in the order it
-    /// was written. Blocks on the disks; starts threads. In `witness` is noted which devices were the last, where they
-    /// cannot tell by themselves.
+    /// was written. Blocks on the disks; starts threads. `witness` remembers what the directories cannot tell by themselves.
     pub fn open(
         directories: Vec<JournalDirectory>,
-        witness: Option<Directory>,
+        witness: Witness,
         settings: JournalSettings,
     ) -> Result<(Arc<Self>, Vec<Located>), JournalError> {
-        let mut gathered = gather(directories, &settings, witness.as_ref())?;
+        let names: Vec<String> = directories.iter().map(|d| d.name.clone()).collect();
+        let mut gathered = gather(directories, &settings, &witness)?;
         let (head, mut recovered) = loop {
             match begin(&gathered, &settings) {
                 Ok(begun) => break begun,
                 Err(Unrecovered {
                     device: Some(device),
-                    error: error @ JournalError::Io(_),
+                    error: error @ (JournalError::Io(_) | JournalError::SegmentsMissing { .. }),
                 }) => gathered.lose(device, error)?,
                 Err(refused) => return Err(refused.error),
             }
         };
-        let witness = witness.filter(|_| needs_witness(head.spread));
-        if let Some(witness) = &witness {
-            identity::write_witness(&**witness, &head.membership)?;
-        }
+        // The last batches may be here by luck: nobody was told that they are.
+        let acknowledged = recovered.progress.acknowledged;
+        begin_to_note(&witness, &head, acknowledged, names.join(":"))?;
+        let witness = Arc::new(witness);
         let records = std::mem::take(&mut recovered.records);
-        let devices = make_devices(&settings, head, &mut recovered, gathered, witness)?;
-        let journal = Arc::new(Self::of(settings, devices, recovered)?);
+        let devices = make_devices(&settings, head, &mut recovered, gathered, witness.clone())?;
+        let journal = Arc::new(Self::of(settings, devices, recovered, witness)?);
         journal.mend_the_end();
-        let committing = journal.clone();
-        std::thread::Builder::new()
-            .name("journal-commit".to_owned())
-            .spawn(move || committing.run())?;
+        let (committing, noting) = (journal.clone(), journal.clone());
+        let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
+        thread("journal-commit").spawn(move || committing.run())?;
+        thread("journal-witness").spawn(move || noting.note_acknowledged())?;
         journal.mend_in_background();
         Ok((journal, records))
     }
@@ -63,6 +64,7 @@ impl Journal {
         settings: JournalSettings,
         mut devices: Devices,
         recovered: Recovered,
+        witness: Arc<Witness>,
     ) -> io::Result<Self> {
         let last = recovered.last;
         let state = State {
@@ -95,15 +97,43 @@ impl Journal {
         Ok(Self {
             pool: BufferPool::new(batches, frame_capacity(settings.batch_bytes), false)?,
             segment_bytes: devices.segment_bytes(),
+            name: devices.journal(),
             acknowledged_before: recovered.progress.acknowledged,
             devices: Mutex::new(devices),
             state: Mutex::new(state),
             turned: Condvar::new(),
             joined: Condvar::new(),
             due: Condvar::new(),
+            noted: Condvar::new(),
+            witness,
             mending: Mutex::default(),
             settings,
         })
+    }
+}
+
+/// From now on the journal is known, by this epoch. Where its devices can do without the cache directories they do.
+fn begin_to_note(
+    witness: &Witness,
+    head: &Head,
+    acknowledged: Sequence,
+    directories: String,
+) -> io::Result<()> {
+    let noted = witness.begin(Testimony {
+        journal: head.membership.journal,
+        backend: head.backend.clone(),
+        backend_name: head.backend_name.clone(),
+        epoch: head.membership.epoch,
+        acknowledged,
+        holding: Holding::Unknown,
+        directories,
+    });
+    match noted {
+        Err(error) if !needs_witness(head.spread) => {
+            tracing::warn!("noting the journal in the cache directory: {error}");
+            Ok(())
+        }
+        outcome => outcome,
     }
 }
 
@@ -118,14 +148,14 @@ fn begin(
             member.io.create_directory(FOLDER)?;
             member.io.sync_directory(".")?;
         }
-        let device = member.device;
         let head = Head {
-            device,
+            device: member.device,
+            segments: member.segments,
             ..gathered.head.clone()
         };
         found::look_at(&*member.io, head)
     })?;
-    let mut recovered = recovery::recover(&found)?;
+    let mut recovered = recovery::recover(&found, gathered.known_acknowledged())?;
     on_members(gathered, |member| {
         let stock = recovered.stocks.entry(member.device).or_default();
         provide_segments(&*member.io, settings, gathered.head.segment_bytes, stock)
@@ -137,9 +167,10 @@ fn begin(
         .fold(0, |set, member| set | 1 << member.device);
     head.open_epoch(set, recovered.last, recovered.progress.trimmed);
     on_members(gathered, |member| {
-        let device = member.device;
+        let stock = recovered.stocks.get(&member.device);
         let head = Head {
-            device,
+            device: member.device,
+            segments: segments::in_a_head(stock.map_or(0, Stock::count)),
             ..head.clone()
         };
         Ok(identity::write(&*member.io, &head)?)
@@ -168,10 +199,13 @@ fn make_devices(
     head: Head,
     recovered: &mut Recovered,
     gathered: Gathered,
-    witness: Option<Directory>,
+    witness: Arc<Witness>,
 ) -> io::Result<Devices> {
     let mut members = Vec::new();
-    for Candidate { name, io, device } in gathered.members {
+    for Candidate {
+        name, io, device, ..
+    } in gathered.members
+    {
         let stock = recovered.stocks.remove(&device).unwrap_or_default();
         let parts = (name, io, stock);
         members.push(recruit(head.spread, head.segment_bytes, parts, device)?);
@@ -202,7 +236,7 @@ pub(super) fn provide_segments(
     stock: &mut Stock,
 ) -> Result<(), JournalError> {
     let wanted = (settings.size_bytes / segment_bytes).max(SEGMENTS_MIN) as usize;
-    let missing = wanted.saturating_sub(stock.live.len() + stock.free.len()) as u64;
+    let missing = wanted.saturating_sub(stock.count()) as u64;
     let available_bytes = io.space()?.available_bytes;
     if missing * segment_bytes > available_bytes {
         return Err(JournalError::NoRoom {
@@ -212,7 +246,7 @@ pub(super) fn provide_segments(
     }
     let mut numbers = 0..u32::MAX;
     let mut made = false;
-    while stock.live.len() + stock.free.len() < wanted {
+    while stock.count() < wanted {
         let taken = &stock.numbers;
         let number = numbers.find(|number| taken.binary_search(number).is_err());
         let number = number.ok_or(io::Error::from_raw_os_error(libc::ENOSPC))?;

@@ -67,8 +67,10 @@ pub struct Recovered {
     pub cut_batches: u64,
 }
 
-/// Judges what the devices have together. A device that cannot be read is the error beside it.
-pub fn recover(devices: &[FoundDevice]) -> Result<Recovered, Unrecovered> {
+/// Judges what the devices have together, of which all up to `known` is known to have been acknowledged. A device that
+/// cannot be read is the error beside it.
+pub fn recover(devices: &[FoundDevice], known: Sequence) -> Result<Recovered, Unrecovered> {
+    let judge = |devices, depth| judge(devices, depth, known);
     match judge(devices, Depth::AsFarAsWhole) {
         // It may be found behind damage.
         Err(Unrecovered {
@@ -104,8 +106,12 @@ impl Recovered {
     }
 }
 
-fn judge(devices: &[FoundDevice], depth: Depth) -> Result<Recovered, Unrecovered> {
-    let (mut all, mut progress) = (Vec::new(), Progress::default());
+fn judge(devices: &[FoundDevice], depth: Depth, known: Sequence) -> Result<Recovered, Unrecovered> {
+    let mut progress = Progress {
+        acknowledged: known,
+        ..Progress::default()
+    };
+    let mut all = Vec::new();
     for device in devices {
         let scanned = device.scan(depth)?;
         for segment in &scanned.scanned {

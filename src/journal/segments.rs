@@ -80,7 +80,22 @@ pub struct Stock {
     pub numbers: Vec<u32>,
 }
 
+impl Stock {
+    pub fn count(&self) -> usize {
+        self.live.len() + self.free.len()
+    }
+}
+
+/// A number of segments as a head says it: so many at least.
+pub fn in_a_head(count: usize) -> u16 {
+    u16::try_from(count).unwrap_or(u16::MAX)
+}
+
 impl Segments {
+    pub fn count(&self) -> usize {
+        self.live.len() + self.free.len()
+    }
+
     /// All is written to a new segment.
     pub fn new(spread: Spread, device: u8, segment_bytes: u64, stock: Stock) -> Self {
         Self {

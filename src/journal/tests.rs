@@ -16,6 +16,7 @@ pub(super) fn settings() -> JournalSettings {
         segment_bytes: SEGMENT_BYTES,
         batch_bytes: 12 << 10,
         spread: Spread::ALONE,
+        witness_interval: Duration::from_secs(3600),
         device_timeout: Duration::from_secs(600),
         name: [7; 16],
         backend: b"root".to_vec(),
@@ -31,7 +32,7 @@ pub(super) struct Opened {
 
 impl Drop for Opened {
     fn drop(&mut self) {
-        self.journal.shutdown();
+        self.journal.shutdown(Holding::Something);
     }
 }
 
@@ -44,7 +45,7 @@ fn open_as(simulation: &Simulation, settings: JournalSettings) -> Result<Opened,
         name: "journal".to_owned(),
         io: Ok(simulation.device("journal")),
     };
-    let (journal, records) = Journal::open(vec![directory], None, settings)?;
+    let (journal, records) = Journal::open(vec![directory], Witness::hear(Vec::new()), settings)?;
     Ok(Opened { journal, records })
 }
 
@@ -480,7 +481,7 @@ fn what_is_in_no_batch_yet_and_what_is_on_the_disk_reads_the_same() {
     journal.make_durable(pieces[0].sequence).expect("no faults");
     assert_eq!(read(100, 50).expect("on the disk"), &data[100..150]);
     journal.trim(pieces[0].sequence);
-    journal.shutdown();
+    journal.shutdown(Holding::Something);
     assert!(matches!(read(0, 1), Err(ReadError::Trimmed)));
 }
 

@@ -21,7 +21,7 @@
 
 use crate::backend::Backend;
 use crate::io::Io;
-use crate::journal::{Journal, JournalFigures, Located};
+use crate::journal::{Holding, Journal, JournalFigures, Located};
 use crate::metrics::Counter;
 use crate::types::{Credentials, FileKey, Version};
 use std::io;
@@ -203,7 +203,10 @@ impl WriteBack {
         self.uploader.drain(deadline);
         self.uploader.end();
         let left = self.figures().dirty_files;
-        self.journal.shutdown();
+        self.journal.shutdown(match left {
+            0 => Holding::Nothing,
+            _ => Holding::Something,
+        });
         left
     }
 }

@@ -1,12 +1,15 @@
-//! A small real disk: a filesystem in a file, on a loop device, that somebody else fills.
+//! Small real disks: filesystems in files, on loop devices. Somebody else fills them, or they end in the middle of writing.
 
-use super::Scratch;
 use super::mount::private_directory;
+use super::{Scratch, wait_until};
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
+const LIMIT: Duration = Duration::from_secs(30);
 const CHUNKS: [usize; 2] = [1 << 20, 4096];
 
 /// Unmounted with its scratch directory.
@@ -18,16 +21,8 @@ impl SmallDisk {
     /// `kind` is ext4 or xfs. Nothing of it is kept for root.
     pub fn new(scratch: &Scratch, kind: &str, size_bytes: u64) -> Self {
         let image = scratch.path().join("disk.image");
-        File::create(&image).unwrap().set_len(size_bytes).unwrap();
-        let quiet: &[&str] = match kind {
-            "ext4" => &["-q", "-F", "-m", "0"],
-            _ => &["-q"],
-        };
-        run(Command::new(format!("mkfs.{kind}")).args(quiet).arg(&image));
         let path = scratch.directory("disk");
-        run(Command::new("mount")
-            .args(["-o", "loop", "-t", kind])
-            .args([&image, &path]));
+        mount_image(&image, &path, kind, size_bytes);
         Self { path }
     }
 
@@ -67,6 +62,67 @@ impl SmallDisk {
     pub fn free_bytes(&self) -> u64 {
         free_bytes(&self.path)
     }
+}
+
+/// Makes a filesystem in a new file, and mounts it.
+pub fn mount_image(image: &Path, path: &Path, kind: &str, size_bytes: u64) {
+    File::create(image).unwrap().set_len(size_bytes).unwrap();
+    let quiet: &[&str] = match kind {
+        "ext4" => &["-q", "-F", "-m", "0"],
+        _ => &["-q"],
+    };
+    run(Command::new(format!("mkfs.{kind}")).args(quiet).arg(image));
+    mount_again(image, path, kind);
+}
+
+/// Mounts what is in an image, once nothing else has it.
+pub fn mount_again(image: &Path, path: &Path, kind: &str) {
+    wait_until(LIMIT, "the image to be free", || {
+        let used = Command::new("losetup").arg("-j").arg(image).output();
+        used.unwrap().stdout.is_empty()
+    });
+    run(Command::new("mount")
+        .args(["-o", "loop", "-t", kind])
+        .args([image, path]));
+}
+
+/// Takes the name away, whoever has files open there.
+pub fn detach(path: &Path) {
+    nix::mount::umount2(path, nix::mount::MntFlags::MNT_DETACH).unwrap();
+}
+
+/// EXT4_IOC_SHUTDOWN and XFS_IOC_GOINGDOWN, which are one number.
+const IOC_SHUTDOWN: libc::c_ulong = 0x8004_587d;
+/// As of a power cut: what is in the filesystem's log in memory is not written either.
+const WITHOUT_LOG: u32 = 2;
+
+/// Ends a filesystem: what it has not written is lost, and all that is asked of it fails from now on.
+pub fn cut_off(path: &Path) {
+    let directory = File::open(path).unwrap();
+    let flags = WITHOUT_LOG;
+    // SAFETY: it reads one u32, which outlives the call.
+    let failed = unsafe { libc::ioctl(directory.as_raw_fd(), IOC_SHUTDOWN, &flags) };
+    assert_eq!(failed, 0, "{}", std::io::Error::last_os_error());
+}
+
+/// Why images cannot be mounted here.
+pub fn can_mount_images(scratch: &Scratch) -> Result<(), String> {
+    if !nix::unistd::geteuid().is_root() {
+        return Err("only root mounts images".to_owned());
+    }
+    let image = scratch.path().join("trial.image");
+    File::create(&image).unwrap().set_len(1 << 20).unwrap();
+    let trial = Command::new("losetup")
+        .args(["-f", "--show"])
+        .arg(&image)
+        .output();
+    let trial = trial.map_err(|error| format!("losetup: {error}"))?;
+    let told = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    if !trial.status.success() {
+        return Err(format!("no loop devices: {}", told(&trial.stderr)));
+    }
+    run(Command::new("losetup").args(["-d", &told(&trial.stdout)]));
+    Ok(())
 }
 
 fn free_bytes(path: &Path) -> u64 {

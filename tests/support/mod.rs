@@ -14,7 +14,7 @@
 //! - `waiter`: processes that wait in one call of a mount
 //! - `reading`: O_DIRECT, mmap, RWF_NOWAIT, splice, dropping caches
 //! - `writing`: fallocate, copy_file_range, writable mappings
-//! - `written_back`: a mount that writes back
+//! - `written_back`: a mount that writes back; `journal_disks`: one whose journal lies on several disks
 //! - `random`: seeds
 
 // Every test binary compiles all of this and uses its share.
@@ -23,6 +23,7 @@
 pub mod backend;
 pub mod content;
 pub mod disk;
+pub mod journal_disks;
 pub mod locking;
 pub mod mount;
 pub mod pair;

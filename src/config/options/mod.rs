@@ -96,6 +96,27 @@ impl Settings {
             .filter_map(|row| row.show.map(|show| (row.name, show(self))))
             .collect()
     }
+
+    /// Words without a value that make a difference as things are, in table order: `ro`, say.
+    pub fn words_in_effect(&self) -> Vec<&'static str> {
+        let flags_after = |row: &OptionRow, settings: &Self| {
+            let mut settings = settings.clone();
+            if let Kind::Word(set) = row.kind {
+                set(&mut settings);
+            }
+            settings.mount_flags
+        };
+        let defaults = Self::default();
+        let has_effect = |row: &&OptionRow| {
+            flags_after(row, self) == self.mount_flags
+                && flags_after(row, &defaults) != defaults.mount_flags
+        };
+        mount::ROWS
+            .iter()
+            .filter(has_effect)
+            .map(|row| row.name)
+            .collect()
+    }
 }
 
 /// An option as it is explained to an operator.
