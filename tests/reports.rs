@@ -75,7 +75,7 @@ fn a_bug_report_has_what_is_needed_and_no_name_of_the_tree() {
     let mut told = fs::read_to_string(&log_file).unwrap();
     told +=
         &format!("WARN path=\"{SECRET} dir/x\" beside=Some(\"a \\\" {SECRET}\") both are kept\n");
-    told += &format!("ERROR removing {SECRET}/{SECRET}: refused\n").replacen(SECRET, "a", 1);
+    told += &format!("ERROR removing {SECRET}/{SECRET}: refused\n");
     told += &format!(
         "ERROR {}/{SECRET} and {SECRET}: refused\n",
         mount.path().display()

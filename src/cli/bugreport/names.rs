@@ -20,7 +20,7 @@ impl Known {
     }
 
     /// Names in the log stand in quotation marks, whole; a path that does not may go on behind any character, so
-    /// the rest of its line goes with it.
+    /// the rest of its line goes with it, and one that begins with a name may have begun anywhere before.
     pub fn without_names(&self, text: &str) -> String {
         let lines = text.lines().map(|line| self.line_without_names(line));
         lines.map(|line| line + "\n").collect()
@@ -35,9 +35,9 @@ impl Known {
                 rest = after_quotation(rest);
             } else if next == '/' {
                 let known = self.0.iter().find(|path| is_whole(rest, path));
+                let known = known.map(String::as_str).or_else(|| rate_in(&kept, rest));
                 let Some(known) = known else {
-                    kept.push_str(LEFT_OUT);
-                    break;
+                    return cut_at_path(line, &kept);
                 };
                 kept.push_str(known);
                 rest = &rest[known.len()..];
@@ -63,6 +63,29 @@ impl Known {
             *warning = self.line_without_names(warning);
         }
         status
+    }
+}
+
+/// The unit of a speed, such as MiB/s.
+fn rate_in(before: &str, text: &str) -> Option<&'static str> {
+    let follows = text.strip_prefix("/s")?.chars().next();
+    let is_unit =
+        before.ends_with('B') && follows.is_none_or(|next| matches!(next, ' ' | ',' | ';' | ')'));
+    is_unit.then_some("/s")
+}
+
+fn cut_at_path(line: &str, kept: &str) -> String {
+    let is_absolute = kept.is_empty() || kept.ends_with([' ', '(', '=', '`', '\'']);
+    if is_absolute {
+        return format!("{kept}{LEFT_OUT}");
+    }
+    // The time and the level.
+    match line.starts_with(|first: char| first.is_ascii_digit()) {
+        true => {
+            let words: Vec<&str> = line.split_whitespace().take(2).collect();
+            format!("{} {LEFT_OUT}", words.join(" "))
+        }
+        false => LEFT_OUT.to_owned(),
     }
 }
 
@@ -109,7 +132,12 @@ mod tests {
             ),
             ("/mnt/c: serves /mnt/nfs", "/mnt/c: serves /mnt/nfs"),
             ("/mnt/c/secret name: failed", "<left out>"),
-            ("removing dir/secret name: failed", "removing dir<left out>"),
+            ("removing dir/secret name: failed", "<left out>"),
+            (
+                "2026-01-01T00:00:00Z  WARN my dir/secret: failed",
+                "2026-01-01T00:00:00Z WARN <left out>",
+            ),
+            ("INFO 12 MiB/s, not more", "INFO 12 MiB/s, not more"),
             (r#"an unended "secret"#, r#"an unended "<left out>""#),
         ] {
             assert_eq!(known().line_without_names(line), wanted);
