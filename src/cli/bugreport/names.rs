@@ -116,8 +116,10 @@ mod tests {
     use super::*;
 
     fn known() -> Known {
-        let mut status = Status::default();
-        status.mountpoint = "/mnt/c".to_owned();
+        let mut status = Status {
+            mountpoint: "/mnt/c".to_owned(),
+            ..Status::default()
+        };
         status.backend.path = "/mnt/nfs".to_owned();
         Known::of(&status)
     }
