@@ -33,6 +33,8 @@ pub mod sys;
 pub mod types;
 /// What the kernel is to forget.
 pub mod events;
+/// Operations of programs as they end, for who watches.
+pub mod watch;
 /// Monotonic and wall-clock time.
 pub mod clock;
 /// Counters and gauges.

@@ -16,7 +16,7 @@ const LAYERS: &[&[&str]] = &[
     &["backend"],
     &["io"],
     &["sys"],
-    &["events", "clock", "metrics"],
+    &["events", "clock", "metrics", "watch"],
     &["types"],
 ];
 

@@ -192,7 +192,14 @@ fn what_the_backend_does_not_have_yet_is_told() {
     let place = support::written_back::Place::late("why-dirty");
     let path = place.here("file");
     fs::write(&path, "some bytes").unwrap();
-    expect(&words(&path), &["10 B not on the backend yet", "waiting"]);
+    expect(
+        &words(&path),
+        &[
+            "10 B not on the backend yet",
+            "waiting",
+            "as programs here left it",
+        ],
+    );
     assert!(place.command("flush", &path, &["--wait"]).status.success());
     expect(&words(&path), &["none wait here (write_mode=back)"]);
 }

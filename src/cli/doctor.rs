@@ -52,7 +52,7 @@ pub fn run(arguments: &Arguments) -> i32 {
 }
 
 /// What is wrong comes first.
-fn look_at(status: &Status) -> Vec<Advice> {
+pub fn look_at(status: &Status) -> Vec<Advice> {
     let mut advice = of_status(status);
     let backend = Path::new(&status.backend.path);
     // Its mount is found without touching it: it may hang, or be covered by the cached one.

@@ -1,21 +1,23 @@
 //! `nfs-cachefs flush PATH... [--wait]`
 
+use super::conflicts::conflicts_of;
 use super::located::locate;
 use super::{complain, say};
 use crate::daemon::control::WirePath;
 use crate::daemon::draining::{ask, drain};
 use crate::daemon::error::exit_status;
 use crate::daemon::journal_control::{BackReply, BackRequest, UnsentReport};
+use crate::daemon::mount_table::Mount;
 use crate::daemon::status::bytes;
 use crate::daemon::unmount::{connect, find};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::fs;
 use std::io::{self, IsTerminal};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Exit status: 0 it is on its way, or with --wait on the backend's stable storage, 1 usage, 2 error, 3 with --wait: the backend does not take it; it stays in the journal."
+    after_help = "Exit status: 0 it is on its way, or with --wait on the backend's stable storage, 1 usage, 2 error; with --wait: 3 the backend does not take it, it stays in the journal, 4 it is there, some of it beside files that somebody else has changed meanwhile."
 )]
 pub struct Arguments {
     /// What is to be on the backend: a mount, or files and directories of one
@@ -27,22 +29,17 @@ pub struct Arguments {
 
 /// The backend does not take some of it.
 const FILES_LEFT: i32 = 3;
+/// Some of it lies beside what it was written to.
+const CONFLICTS: i32 = 4;
 
 pub fn run(arguments: &Arguments) -> i32 {
-    match flush(arguments) {
-        Ok(left) if !arguments.wait || left.is_done() => exit_status::SUCCESS,
-        Ok(left) => {
-            complain(left.in_words());
-            FILES_LEFT
-        }
-        Err(error) => {
-            complain(format_args!("{}: {error}", arguments.path.display()));
-            exit_status::SYSTEM
-        }
-    }
+    flush(arguments).unwrap_or_else(|error| {
+        complain(format_args!("{}: {error}", arguments.path.display()));
+        exit_status::SYSTEM
+    })
 }
 
-fn flush(arguments: &Arguments) -> Result<UnsentReport, String> {
+fn flush(arguments: &Arguments) -> Result<i32, String> {
     let located = locate(&arguments.path)?;
     let absent = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
     if let Err(error) = fs::symlink_metadata(&arguments.path)
@@ -54,10 +51,7 @@ fn flush(arguments: &Arguments) -> Result<UnsentReport, String> {
     let mount = mount.ok_or("not a mount of nfs-cachefs")?;
     let paths = vec![WirePath::from(&*located.below)];
     if arguments.wait {
-        let mut progress = Progress::default();
-        let left = drain(&paths, || connect(&mount), |left| progress.show(left));
-        progress.end();
-        return left;
+        return wait(&mount, &located.below, &paths);
     }
     let flush = BackRequest::Flush {
         paths,
@@ -72,10 +66,36 @@ fn flush(arguments: &Arguments) -> Result<UnsentReport, String> {
                     bytes(left.bytes)
                 ));
             }
-            Ok(left)
+            Ok(exit_status::SUCCESS)
         }
         other => Err(format!("unexpected answer {other:?}")),
     }
+}
+
+fn wait(mount: &Mount, below: &Path, paths: &[WirePath]) -> Result<i32, String> {
+    let before = conflicts_of(mount, BackRequest::Conflicts)?;
+    let mut progress = Progress::default();
+    let left = drain(paths, || connect(mount), |left| progress.show(left));
+    progress.end();
+    let left = left?;
+    let mut conflicts = conflicts_of(mount, BackRequest::Conflicts)?;
+    conflicts
+        .retain(|one| !before.contains(one) && PathBuf::from(one.path.clone()).starts_with(below));
+    if !conflicts.is_empty() {
+        complain(format_args!(
+            "{} files were changed or removed by somebody else meanwhile; what was written here lies beside them: `nfs-cachefs conflicts {}` lists it",
+            conflicts.len(),
+            mount.mountpoint.display()
+        ));
+    }
+    if !left.is_done() {
+        complain(left.in_words());
+        return Ok(FILES_LEFT);
+    }
+    Ok(match conflicts.is_empty() {
+        true => exit_status::SUCCESS,
+        false => CONFLICTS,
+    })
 }
 
 /// A bar on a terminal, nothing else.

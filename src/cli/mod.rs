@@ -3,10 +3,12 @@
 //! Exit statuses are those of mount(8): 0 it worked, 1 wrong usage or permissions, 2 system error, 32
 //! the mount (or unmount) failed. `check` exits 1 when the daemon cannot run on this machine.
 //!
-//! - `mount`, `umount`, `status`, `list`, `why`, `doctor`, `config`, `reload`, `flush`, `conflicts`, `evict`, `scrub`, `warm`, `pin` (and `unpin`), `check`, `options`, `metrics`: the subcommands; `pages`: their man pages
+//! - `mount`, `umount`, `status`, `list`, `why`, `trace`, `top`, `doctor`, `bench`, `bugreport`, `config`, `reload`, `flush`, `conflicts`, `evict`, `scrub`, `warm`, `pin` (and `unpin`), `check`, `options`, `metrics`: the subcommands; `pages`: their man pages
 //! - `located`: where a path of the command line lies
 //! - `helper`: what mount(8) runs as /sbin/mount.cachefs; `umount_helper`: what umount(8) runs
 
+mod bench;
+mod bugreport;
 mod check;
 mod config;
 mod conflicts;
@@ -25,6 +27,8 @@ mod pin;
 mod reload;
 mod scrub;
 mod status;
+mod top;
+mod trace;
 mod umount;
 mod umount_helper;
 mod warm;
@@ -69,8 +73,16 @@ enum Command {
     List(list::Arguments),
     /// Tell how a file stands: what is cached of it, how it is opened, and why the last read of it missed
     Why(why::Arguments),
+    /// Print every operation of a mount as it ends
+    Trace(trace::Arguments),
+    /// Show live which files and processes use a mount, and what their reads find in the cache
+    Top(top::Arguments),
     /// Look for what is wrong with a mount, or could be better, and say what to do about it
     Doctor(doctor::Arguments),
+    /// Measure the cache disk, the backend, misses, hits and writes, and say whether the cache helps
+    Bench(bench::Arguments),
+    /// Gather what helps to find out what is wrong into one archive
+    Bugreport(bugreport::Arguments),
     /// Print the settings of a mount, and where each of them comes from
     Config(config::Arguments),
     /// Have a mount read the settings file again
@@ -123,7 +135,11 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> i32 {
         Some(Command::Status(arguments)) => status::run(&arguments),
         Some(Command::List(arguments)) => list::run(&arguments),
         Some(Command::Why(arguments)) => why::run(&arguments),
+        Some(Command::Trace(arguments)) => trace::run(&arguments),
+        Some(Command::Top(arguments)) => top::run(&arguments),
         Some(Command::Doctor(arguments)) => doctor::run(&arguments),
+        Some(Command::Bench(arguments)) => bench::run(&arguments),
+        Some(Command::Bugreport(arguments)) => bugreport::run(&arguments),
         Some(Command::Config(arguments)) => config::run(&arguments),
         Some(Command::Reload(arguments)) => reload::run(&arguments),
         Some(Command::Flush(arguments)) => flush::run(&arguments),

@@ -1,10 +1,11 @@
 //! `nfs-cachefs status MOUNTPOINT [--json]`
 
 use super::{complain, say};
-use crate::daemon::control::{Client, Reply, Request, socket_directory};
+use crate::daemon::control::{Client, Lines, Reply, Request, socket_directory};
 use crate::daemon::error::exit_status;
 use crate::daemon::mount_table::Mount;
 use crate::daemon::unmount::{connect, find, is_dead};
+use crate::daemon::watching::WatchRequest;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -74,6 +75,29 @@ fn patience_with(request: &Request) -> Duration {
 
 /// Asks the daemon of the mount at `mountpoint`; errors say what to do.
 pub fn ask(mountpoint: &Path, request: &Request) -> Result<Reply, String> {
+    connected(mountpoint)?
+        .ask(request, patience_with(request))
+        .map_err(|error| no_answer(mountpoint, &error))
+}
+
+/// The lines of what it is told to follow.
+pub fn follow(mountpoint: &Path, request: &WatchRequest) -> Result<Lines, String> {
+    connected(mountpoint)?
+        .follow(request, ANSWER_TIMEOUT)
+        .map_err(|error| no_answer(mountpoint, &error))
+}
+
+fn no_answer(mountpoint: &Path, error: &io::Error) -> String {
+    let shown = mountpoint.display();
+    match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+            format!("{shown}: the daemon does not answer")
+        }
+        _ => format!("{shown}: {error}"),
+    }
+}
+
+fn connected(mountpoint: &Path) -> Result<Client, String> {
     let shown = mountpoint.display();
     let (path, mount) = find(mountpoint).map_err(|error| format!("{shown}: {error}"))?;
     let connected = match &mount {
@@ -99,12 +123,5 @@ pub fn ask(mountpoint: &Path, request: &Request) -> Result<Reply, String> {
             "{shown}: its daemon is dead; `nfs-cachefs umount {shown}` cleans up"
         ));
     }
-    client
-        .ask(request, patience_with(request))
-        .map_err(|error| match error.kind() {
-            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-                format!("{shown}: the daemon does not answer")
-            }
-            _ => format!("{shown}: {error}"),
-        })
+    Ok(client)
 }

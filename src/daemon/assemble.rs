@@ -7,6 +7,7 @@ use super::journalling;
 use super::offline::{find_backend, look_for};
 use super::pinning::change_pins;
 use super::prepare::Prepared;
+use super::prometheus::MapSource;
 use super::reload::Apply;
 use super::report::Reporter;
 use super::status::Status;
@@ -33,6 +34,7 @@ use crate::io::engine::{Engine, EngineKind, EngineSettings};
 use crate::metrics::{BackendMetrics, CacheMetrics};
 use crate::readahead;
 use crate::sys::credentials;
+use crate::watch::Watch;
 use anyhow::{Context, bail};
 use nix::mount::MsFlags;
 use std::sync::Arc;
@@ -79,6 +81,8 @@ pub struct Assembled {
     pub apply: Apply,
     pub journal: ChangeJournal,
     pub back: AskBack,
+    pub watch: Arc<Watch>,
+    pub map: MapSource,
     /// What the administrator should hear at once, a sentence each.
     pub warnings: Vec<String>,
 }
@@ -156,6 +160,7 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
     let registry: Option<Arc<dyn BackingRegistry>> =
         protocol.passthrough.is_ok().then(|| channel.registry());
     let (invalidations, invalidated) = InvalidationQueue::new();
+    let watch = Arc::new(Watch::default());
     let parts = FsParts {
         settings: fs_settings(settings),
         backend: backend.clone(),
@@ -174,6 +179,7 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
         root: found.root,
         metrics: cache_metrics.clone(),
         invalidations,
+        watch: watch.clone(),
         registry,
     };
     let filesystem = FileSystem::new(parts);
@@ -188,7 +194,7 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
         let path = prepared.backend_name.clone();
         look_for(path, directory.clone(), health.clone()).context("looking for the backend")?;
     }
-    let serving = channel.serve(filesystem.clone(), invalidated)?;
+    let serving = channel.serve(filesystem.clone(), invalidated, watch.clone())?;
     let tuned = Tuned {
         cache: cache.clone(),
         filesystem: filesystem.clone(),
@@ -224,7 +230,7 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
         .start_pins(settings.pin_interval)
         .context("starting the thread that looks through what is pinned")?;
     let (pinning, ending) = (filesystem.clone(), filesystem.clone());
-    let explaining = filesystem.clone();
+    let (explaining, mapped) = (filesystem.clone(), filesystem.clone());
     let evicting = filesystem;
     let (evictable, scrubbed, limited) = (cache.clone(), cache.clone(), cache.clone());
     let asked_of = back.clone();
@@ -258,6 +264,8 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
             explain(&explaining, path, &surroundings).context("looking at the backend")
         }),
         back: answering(asked_of),
+        watch,
+        map: Arc::new(move |limit| mapped.map_of_cache(limit)),
         scrub: Box::new(move || {
             let asked = scrubbed.ask_for_scrub();
             asked.context(

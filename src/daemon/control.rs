@@ -1,16 +1,18 @@
 //! The control socket of a mount: a unix stream socket, one JSON request and one JSON reply, a line
-//! each, per connection. Only the user that runs the daemon (and root) may connect.
+//! each, per connection; or, to who wants to follow what programs do, lines until it has enough. Only the user that runs the daemon (and root) may connect.
 //!
 //! Its name is made from the mountpoint, so that a command finds it without touching the mount.
 
+pub use super::control_client::{Client, Lines};
 use super::journal_control::{AskBack, BackReply, BackRequest};
 use super::journal_devices::JournalChange;
 use super::mount_table::path_hash;
-use super::prepare::{default_cache_parent, with_timeout};
+use super::prepare::default_cache_parent;
 use super::status::Status;
+use super::watching::{self, WatchRequest};
 use super::why::WhyStatus;
 use crate::config::Changes;
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use crate::watch::Watch;
 use serde::{Deserialize, Serialize};
 use std::ffi::OsStr;
 use std::fs::File;
@@ -29,7 +31,7 @@ const REQUEST_BYTES_MAX: u64 = 4 << 20;
 /// Connections served at once; more are turned away.
 const CONNECTIONS_MAX: usize = 16;
 /// How long one side waits for the other to send or take its line.
-const LINE_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const LINE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What a client may ask.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -68,6 +70,12 @@ pub enum Request {
     },
     /// Unmount and end, as SIGTERM does.
     Stop,
+}
+
+/// Asks for lines without end instead of one reply: see [`watching`].
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Following {
+    pub follow: WatchRequest,
 }
 
 /// What comes back.
@@ -209,6 +217,7 @@ pub struct Handlers {
     pub reload: Reload,
     pub journal: ChangeJournal,
     pub back: AskBack,
+    pub watch: Arc<Watch>,
     pub stop: Box<dyn Fn() + Send + Sync>,
 }
 
@@ -283,14 +292,14 @@ pub fn socket_path(directory: &Path, mountpoint: &Path) -> PathBuf {
 
 /// An open directory of sockets. A socket's address has 108 bytes (unix(7)), which paths exceed: here
 /// it is reached through the descriptor, whatever the length of the directory's path.
-struct Sockets(File);
+pub(super) struct Sockets(File);
 
 impl Sockets {
-    fn open(directory: &Path) -> io::Result<Sockets> {
+    pub fn open(directory: &Path) -> io::Result<Sockets> {
         Ok(Sockets(File::open(directory)?))
     }
 
-    fn address(&self, path: &Path) -> PathBuf {
+    pub fn address(&self, path: &Path) -> PathBuf {
         let name = path.file_name().unwrap_or_default();
         Path::new(&format!("/proc/self/fd/{}", self.0.as_raw_fd())).join(name)
     }
@@ -376,6 +385,9 @@ fn serve_one(stream: &UnixStream, handlers: &Handlers) -> io::Result<()> {
     BufReader::new(stream)
         .take(REQUEST_BYTES_MAX)
         .read_until(b'\n', &mut line)?;
+    if let Ok(Following { follow }) = serde_json::from_slice(&line) {
+        return watching::serve(stream, &handlers.watch, follow);
+    }
     let reply = match serde_json::from_slice(&line) {
         Ok(request) => handlers.answer(request),
         Err(error) => Reply::Error {
@@ -385,49 +397,10 @@ fn serve_one(stream: &UnixStream, handlers: &Handlers) -> io::Result<()> {
     write_line(stream, &reply)
 }
 
-fn write_line(mut stream: &UnixStream, message: &impl Serialize) -> io::Result<()> {
+pub(super) fn write_line(mut stream: &UnixStream, message: &impl Serialize) -> io::Result<()> {
     let mut line = serde_json::to_vec(message)?;
     line.push(b'\n');
     stream.write_all(&line)
-}
-
-/// A connection to the daemon of a mount.
-#[derive(Debug)]
-pub struct Client {
-    stream: UnixStream,
-}
-
-impl Client {
-    /// ENOENT or ECONNREFUSED when no daemon serves this mountpoint. Does not touch the mount. A
-    /// daemon that hangs is still connected to, by its kernel's queue.
-    pub fn connect(directory: &Path, mountpoint: &Path) -> io::Result<Client> {
-        let path = socket_path(directory, mountpoint);
-        // connect(2) waits where the queue of a hung daemon is full.
-        let sockets = Sockets::open(directory)?;
-        let stream = with_timeout(LINE_TIMEOUT, move || {
-            UnixStream::connect(sockets.address(&path))
-        })?
-        .ok_or_else(|| io::Error::from(io::ErrorKind::TimedOut))??;
-        Ok(Client { stream })
-    }
-
-    /// The daemon's process id, known even when it does not answer.
-    pub fn daemon_pid(&self) -> io::Result<i32> {
-        Ok(getsockopt(&self.stream, PeerCredentials)?.pid())
-    }
-
-    /// Asks and waits up to `timeout` for the reply.
-    pub fn ask(&self, request: &Request, timeout: Duration) -> io::Result<Reply> {
-        self.stream.set_write_timeout(Some(timeout))?;
-        self.stream.set_read_timeout(Some(timeout))?;
-        write_line(&self.stream, request)?;
-        let mut line = Vec::new();
-        BufReader::new(&self.stream).read_until(b'\n', &mut line)?;
-        if line.is_empty() {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        serde_json::from_slice(&line).map_err(io::Error::other)
-    }
 }
 
 /// `path` relative to the mount's root: given absolute (lexically beneath the mountpoint) or relative to

@@ -48,6 +48,7 @@ fn serve(directory: &Path, mountpoint: &Path) -> (ControlSocket, Arc<Seen>) {
             PinChange::Unpin(_) => anyhow::bail!("not pinned"),
             PinChange::Nothing => Ok(Vec::new()),
         }),
+        watch: Arc::default(),
         stop: Box::new(move || {
             stopping.stopped.fetch_add(1, Ordering::AcqRel);
         }),

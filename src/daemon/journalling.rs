@@ -54,10 +54,8 @@ pub(super) fn start(
     let names: Vec<&str> = directories.iter().map(|d| d.name.as_str()).collect();
     let notes = directories
         .iter()
-        .find_map(|directory| directory.io.as_ref().ok());
-    let notes = notes
-        .context("no directory of the journal can be used")?
-        .clone();
+        .filter_map(|directory| directory.io.as_ref().ok().cloned())
+        .collect();
     let what = format!("journal in {}", names.join(", "));
     let settings_of_it = journal_settings(settings, prepared, root)?;
     let (journal, found) =

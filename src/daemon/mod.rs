@@ -16,9 +16,10 @@
 //! - `offline`: a backend that is away at the start
 //! - `report`: the components' state, for `status`
 //! - `run`: serving until the end, signals, shutdown
-//! - `control`: the socket that `status`, `evict` and `umount` talk to
+//! - `control`: the socket that `status`, `evict` and `umount` talk to; `control_client`: their end of it
 //! - `status`: what `status --json` says for good; `status_of_scrub`: of checksums, `latency`: of how long things took
 //! - `why`: how one file stands; `doctor`: what to do about a mount
+//! - `watching`: what programs do, told to `trace` and `top`
 //! - `watchdog`: tells the service manager that requests are answered
 //! - `prometheus`: the same as metrics
 //! - `unmount`: ending a mount from outside, whatever state its daemon is in; `draining`: not before all is on the backend; `remount`: between ro and rw; `reload`: settings that change while it serves
@@ -32,6 +33,7 @@ pub mod backend_root;
 pub mod background;
 pub mod cache_directory;
 pub mod control;
+mod control_client;
 pub mod device_status;
 mod directory_lock;
 mod disks;
@@ -63,6 +65,7 @@ pub mod status_of_scrub;
 pub mod tuning;
 pub mod unmount;
 pub mod watchdog;
+pub mod watching;
 pub mod why;
 
 /// The filesystem type as the kernel shows it: `fuse.` and this.

@@ -5,7 +5,7 @@ use super::background::Announcer;
 use super::control::{ControlSocket, Handlers, socket_directory};
 use super::error::exit_status;
 use super::prepare::{Prepared, with_timeout};
-use super::prometheus::{MetricsServer, StatusSource};
+use super::prometheus::{MapSource, MetricsServer, StatusSource};
 use super::reload::Configuration;
 use super::start::MountRequest;
 use super::status::{OptionStatus, State, Status};
@@ -81,12 +81,14 @@ pub fn serve(
         apply,
         journal,
         back,
+        watch,
+        map,
         warnings,
     } = assembled;
     let configuration = Configuration::new(request.given, request.resolved.clone(), apply);
     let backend_timeout = settings.backend_timeout;
     let status = complete_status(status, &configuration, &prepared, stopping.clone());
-    let (metrics, refused) = serve_metrics(settings, &status);
+    let (metrics, refused) = serve_metrics(settings, &status, map);
     let warnings: Vec<String> = warnings.into_iter().chain(refused.clone()).collect();
     let handlers = Handlers {
         status: Box::new(move || with_metrics(status(), refused.as_deref())),
@@ -100,6 +102,7 @@ pub fn serve(
         },
         journal,
         back,
+        watch,
         stop: {
             let sender = sender.clone();
             Box::new(move || {
@@ -147,11 +150,12 @@ pub fn serve(
 fn serve_metrics(
     settings: &Settings,
     status: &StatusSource,
+    map: MapSource,
 ) -> (Option<MetricsServer>, Option<String>) {
     let Some(address) = &settings.metrics else {
         return (None, None);
     };
-    match MetricsServer::start(address, status.clone()) {
+    match MetricsServer::start(address, status.clone(), map) {
         Ok(server) => (Some(server), None),
         Err(error) => (None, Some(format!("no metrics at {address}: {error}"))),
     }

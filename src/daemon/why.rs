@@ -236,6 +236,9 @@ impl WhyStatus {
     fn version_in_words(&self) -> String {
         let changed = ago(self.mtime_seconds);
         let state = match (self.cached_bytes, self.is_current, self.backend_was_asked) {
+            _ if self.dirty.is_some() => {
+                "as programs here left it; the backend has what was there before until it is sent"
+            }
             (_, _, false) => "the backend is away: this is what was known last",
             (0, _, _) => "as the backend has it now",
             (_, true, _) => "what is cached is what the backend has now",

@@ -23,6 +23,7 @@
 //! - `xattrs`: extended attributes, remembered like attributes
 //! - `walking`: files of a directory that are opened one after the other
 //! - `explaining`: how one file stands, for `why`
+//! - `mapping`: what is cached, by directory
 //! - `damage`: cached blocks that are not what was stored
 //! - `warming`: files fetched whole because somebody said so; `pinning`: and kept
 //! - `shares`: how much each user may hold open
@@ -48,8 +49,10 @@ use crate::types::{
     AttributeChange, Attributes, ByteRange, Conflict, HandleId, NewNode, NodeId, Removal,
     RenameMode,
 };
+use crate::watch::{Served, Watch};
 use parking_lot::Mutex;
 use std::ffi::OsStr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -71,6 +74,7 @@ mod keeping;
 mod listings;
 mod lock_table;
 mod locking;
+mod mapping;
 mod names;
 mod node;
 mod nodes;
@@ -96,6 +100,7 @@ mod warming;
 mod xattrs;
 
 pub use explaining::{Explanation, Obstacle, OpenNow, ReadBy};
+pub use mapping::{CacheMap, MappedDirectory, Sum};
 pub use pinning::PinReport;
 pub use written::KeepWritten;
 
@@ -175,6 +180,7 @@ pub struct FsParts {
     pub root: KnownRoot,
     pub metrics: Arc<CacheMetrics>,
     pub invalidations: InvalidationQueue,
+    pub watch: Arc<Watch>,
     /// `None`: the kernel or our privileges do not allow passthrough.
     pub registry: Option<Arc<dyn BackingRegistry>>,
 }
@@ -195,6 +201,7 @@ pub struct FileSystem {
     noted_filesystems: remembering::NotedFilesystems,
     metrics: Arc<CacheMetrics>,
     invalidations: InvalidationQueue,
+    watch: Arc<Watch>,
     registry: Option<Arc<dyn BackingRegistry>>,
     nodes: NodeTable,
     handles: HandleTable<Handle>,
@@ -256,7 +263,8 @@ impl FileSystem {
             registry: parts.registry,
             handles: HandleTable::new(),
             directories: HandleTable::new(),
-            pending: PendingTable::new(parts.timers.clone()),
+            pending: PendingTable::new(parts.timers.clone(), parts.watch.clone()),
+            watch: parts.watch,
             listings: listings::ListingCache::new(),
             walks: walking::Walks::new(),
             xattrs: xattrs::XattrCache::new(),
@@ -335,6 +343,7 @@ impl FileSystem {
         match self.settings.write_back {
             true => {
                 let thread = context.caller.pid;
+                self.watch.note(context.unique, Some(Served::Journal));
                 self.pending.begin_patient(context.unique, thread, done)
             }
             false => self.begin_transfer(context, done),
@@ -422,11 +431,13 @@ impl FileSystem {
     ) -> bool {
         let this = self.this();
         if self.health.is_away() {
-            return known(&this, pending);
+            return pending.answer_by_known(|pending| known(&this, pending));
         }
         let latest = Instant::now() + self.settings.revalidate_timeout;
         let on_behalf = this.clone();
-        pending.set_fallback(Box::new(move |pending| known(&on_behalf, pending)));
+        pending.set_fallback(Box::new(move |pending| {
+            pending.answer_by_known(|pending| known(&on_behalf, pending))
+        }));
         this.fall_back_when_away(pending, latest);
         false
     }
@@ -659,6 +670,10 @@ impl Operations for FileSystem {
 
     fn interrupt(&self, unique: u64) {
         self.pending.interrupt(unique);
+    }
+
+    fn path_of(&self, node: NodeId) -> Option<PathBuf> {
+        Some(self.nodes.get(node)?.path())
     }
 
     fn create(

@@ -18,6 +18,7 @@ use super::recalling::Wanted;
 use crate::backend::access::Access;
 use crate::cache::{CachedFile, FetchError};
 use crate::types::{Attributes, Credentials, FileKind, HandleId, NodeId};
+use crate::watch::Served;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -167,6 +168,7 @@ impl FileSystem {
             Box::new(move |outcome| match outcome {
                 // Read past the cache if there is no room in it.
                 Ok(()) | Err(FetchError::Bypass) => {
+                    pending.note(Served::Fill);
                     this.open_first(&node, file, small, true, opener, &pending);
                 }
                 Err(error) => {
@@ -330,6 +332,9 @@ impl FileSystem {
     pub(super) fn answer(&self, new: NewHandle, pending: &Arc<Pending<OpenReply>>) {
         let node = new.handle().node.clone();
         let waiting = pending.clone();
+        if new.handle().open.passthrough.is_some() {
+            pending.note(Served::Passthrough);
+        }
         let behind = std::mem::replace(&mut node.state.lock().kernel_behind, false);
         let answer = move || {
             waiting.finish_with(|| Ok(new.reply()));

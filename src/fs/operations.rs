@@ -10,6 +10,7 @@ use crate::types::{
 };
 use std::ffi::{OsStr, OsString};
 use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -279,6 +280,8 @@ pub trait Operations: Send + Sync + 'static {
     fn sync_filesystem(&self, context: RequestContext, node: NodeId, done: Done<()>);
     /// Ends a request that waits, with EINTR; one that is done or unknown is left alone.
     fn interrupt(&self, unique: u64);
+    /// From the root, as the node was last found; `None` where it has been forgotten. For who watches.
+    fn path_of(&self, node: NodeId) -> Option<PathBuf>;
 
     // Bytes. What takes no changes answers EROFS.
 

@@ -5,6 +5,7 @@ use super::error::FsError;
 use super::operations::Done;
 use crate::backend::deadline::{TimerId, Timers};
 use crate::sys::process;
+use crate::watch::{Served, Watch};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -21,6 +22,7 @@ const PATIENCE: Duration = Duration::from_millis(500);
 pub(super) struct PendingTable {
     shards: [Mutex<HashMap<u64, Waiting>>; SHARDS],
     timers: Arc<Timers>,
+    watch: Arc<Watch>,
 }
 
 struct Waiting {
@@ -55,10 +57,11 @@ struct State<T: Send + 'static> {
 pub(super) type Fallback<T> = Box<dyn FnOnce(&Arc<Pending<T>>) -> bool + Send>;
 
 impl PendingTable {
-    pub(super) fn new(timers: Arc<Timers>) -> Arc<Self> {
+    pub(super) fn new(timers: Arc<Timers>, watch: Arc<Watch>) -> Arc<Self> {
         Arc::new(Self {
             shards: std::array::from_fn(|_| Mutex::default()),
             timers,
+            watch,
         })
     }
 
@@ -166,6 +169,24 @@ impl<T: Send + 'static> Pending<T> {
             drop(state);
             self.table.timers.cancel(timer);
         }
+    }
+
+    /// Says where its answer comes from.
+    pub(super) fn note(&self, served: Served) {
+        self.table.watch.note(self.unique, Some(served));
+    }
+
+    /// Answers by what is known; whether it does, be it later.
+    pub(super) fn answer_by_known(
+        self: &Arc<Self>,
+        known: impl FnOnce(&Arc<Self>) -> bool,
+    ) -> bool {
+        self.note(Served::Known);
+        let answers = known(self);
+        if !answers {
+            self.table.watch.note(self.unique, None);
+        }
+        answers
     }
 
     /// Keeps an answer for when the backend gives none.

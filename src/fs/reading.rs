@@ -15,6 +15,7 @@ use crate::events::Invalidation;
 use crate::io::Buffer;
 use crate::readahead::Read;
 use crate::types::{Attributes, ByteRange, HandleId, Version};
+use crate::watch::Served;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -51,6 +52,7 @@ impl FileSystem {
                     return self.version_gone(handle, &file, plan, pending, VERSION_TRIES);
                 }
                 self.count_read(&handle, true, length_bytes);
+                self.watch.note(context.unique, Some(Served::Hit));
                 self.cache.fetch_ahead(&file, plan.ahead);
                 done(Ok(ReadReply {
                     buffer,
@@ -154,6 +156,11 @@ impl FileSystem {
                 Ok((buffer, length_bytes)) => {
                     this.count_read(&handle, hit, length_bytes);
                     this.time_read(hit, asked.elapsed());
+                    pending.note(match (hit, reader.is_bypassed()) {
+                        (true, _) => Served::Hit,
+                        (false, false) => Served::Fill,
+                        (false, true) => Served::Backend,
+                    });
                     pending.finish(Ok(ReadReply {
                         buffer,
                         length_bytes,
@@ -299,6 +306,7 @@ impl FileSystem {
             let buffer_part = &mut buffer[..length_bytes];
             if let Some(length_bytes) = fs.read_kept(&handle.node, &held, buffer_part, offset) {
                 fs.count_read(&handle, true, length_bytes);
+                pending.note(Served::Hit);
                 pending.finish(Ok(ReadReply {
                     buffer,
                     length_bytes,
@@ -351,6 +359,7 @@ impl FileSystem {
             let mut buffer = this.cache.buffer(length_bytes);
             let file = handle.open.file.load_full();
             let read = file.read_following(&mut buffer[..length_bytes], offset);
+            pending.note(Served::Hit);
             pending.finish(match read {
                 Ok(length_bytes) => Ok(ReadReply {
                     buffer,

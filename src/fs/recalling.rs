@@ -119,7 +119,7 @@ impl FileSystem {
     ) -> bool {
         let pending = &answerable.pending;
         match self.last_decided(&answerable.asking) {
-            Some(true) if (answerable.known)(self, pending) => {
+            Some(true) if pending.answer_by_known(|pending| (answerable.known)(self, pending)) => {
                 self.health.metrics().stale_answers.add(1);
                 true
             }

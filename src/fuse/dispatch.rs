@@ -11,6 +11,7 @@ use crate::fs::error::FsError;
 use crate::fs::operations::{Operations, RequestContext};
 use crate::sys::fuse_device::FuseDevice;
 use crate::types::HandleId;
+use crate::watch::Watch;
 use std::sync::Arc;
 
 /// Shared by all reader threads.
@@ -21,16 +22,24 @@ pub struct Dispatcher<O: ?Sized> {
     owner_uid: u32,
     /// The largest reply the kernel asks for; a request for more is cut to it.
     max_reply_bytes: usize,
+    pub(super) watch: Arc<Watch>,
 }
 
 impl<O: Operations + ?Sized> Dispatcher<O> {
-    pub fn new(operations: Arc<O>, access: Access, owner_uid: u32, max_reply_bytes: usize) -> Self {
+    pub fn new(
+        operations: Arc<O>,
+        access: Access,
+        owner_uid: u32,
+        max_reply_bytes: usize,
+        watch: Arc<Watch>,
+    ) -> Self {
         Self {
             operations,
             interrupts: Interrupts::default(),
             access,
             owner_uid,
             max_reply_bytes,
+            watch,
         }
     }
 
@@ -60,7 +69,9 @@ impl<O: Operations + ?Sized> Dispatcher<O> {
             }
             Request::Ignore => {}
             _ => {
-                self.answer(&header, request, Reply::new(device.clone(), header.unique));
+                let reply = Reply::new(device.clone(), header.unique);
+                let reply = self.watched(&header, &request, reply);
+                self.answer(&header, request, reply);
                 if self.interrupts.is_waiting(header.unique) {
                     self.operations.interrupt(header.unique);
                 }
@@ -133,6 +144,9 @@ impl<O: Operations + ?Sized> Dispatcher<O> {
                 name,
                 Box::new(move |result| match result {
                     Ok(found) => match encode::lookup(&found) {
+                        Some(entry) if entry.node == 0 => {
+                            reply.meaning(libc::ENOENT).structure(&entry)
+                        }
                         Some(entry) => reply.structure(&entry),
                         None => reply.errno(libc::ENOENT),
                     },
@@ -192,7 +206,8 @@ impl<O: Operations + ?Sized> Dispatcher<O> {
                     size_bytes,
                     Box::new(move |result| match result {
                         Ok(read) => {
-                            reply.data(&read.buffer[..read.length_bytes.min(size_bytes)]);
+                            let data = &read.buffer[..read.length_bytes.min(size_bytes)];
+                            reply.having_moved(data.len()).data(data);
                         }
                         Err(error) => reply.error(&error),
                     }),

@@ -10,6 +10,7 @@ use crate::types::{
 use parking_lot::{Condvar, Mutex};
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
@@ -346,6 +347,10 @@ impl Operations for MemoryFs {
 
     fn sync_filesystem(&self, _: RequestContext, _: NodeId, done: Done<()>) {
         done(Ok(()));
+    }
+
+    fn path_of(&self, _node: NodeId) -> Option<PathBuf> {
+        None
     }
 
     fn interrupt(&self, unique: u64) {

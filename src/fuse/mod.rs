@@ -13,7 +13,7 @@
 //! - `decode`, `encode`, `directory`, `abi`: bytes, pure
 //! - `locks`: requests about locks
 //! - `names`: requests that change names and attributes; `bytes`: those that change bytes
-//! - `reply`: the duty to answer one request
+//! - `reply`: the duty to answer one request; `watched`: what is told of it to who watches
 //! - `interrupts`: interrupts that overtake their request
 //! - `invalidate`: what the kernel is to forget
 //! - `registry`: passthrough ids
@@ -34,6 +34,7 @@ pub mod protocol;
 pub mod registry;
 pub mod reply;
 pub mod session;
+mod watched;
 
 pub use mount::{Access, DeviceNumber, FuseError, MountPlan, UnmountMode};
 pub use protocol::{Passthrough, ProtocolReport};

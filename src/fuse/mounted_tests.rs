@@ -64,7 +64,9 @@ impl TestMount {
         prepare(&channel, &mut fs);
         let fs = Arc::new(fs);
         let (queue, invalidations) = InvalidationQueue::new();
-        let serving = channel.serve(fs.clone(), invalidations).unwrap();
+        let serving = channel
+            .serve(fs.clone(), invalidations, Arc::default())
+            .unwrap();
         Self {
             directory,
             fs,

@@ -3,6 +3,7 @@
 use super::encode;
 use crate::fs::error::FsError;
 use crate::sys::fuse_device::FuseDevice;
+use crate::watch::{Outcome, Watch};
 use std::io::IoSlice;
 use std::sync::Arc;
 use zerocopy::{Immutable, IntoBytes};
@@ -13,6 +14,8 @@ pub struct Reply {
     device: Arc<FuseDevice>,
     unique: u64,
     is_answered: bool,
+    watch: Option<Arc<Watch>>,
+    outcome: Outcome,
 }
 
 impl Reply {
@@ -21,7 +24,27 @@ impl Reply {
             device,
             unique,
             is_answered: false,
+            watch: None,
+            outcome: Outcome::default(),
         }
+    }
+
+    /// Tells `watch`, which knows of the request, how it ends.
+    pub fn watched_by(mut self, watch: Arc<Watch>) -> Self {
+        self.watch = Some(watch);
+        self
+    }
+
+    /// So much data was moved.
+    pub fn having_moved(mut self, moved_bytes: usize) -> Self {
+        self.outcome.moved_bytes = moved_bytes as u64;
+        self
+    }
+
+    /// A program will be told this errno of a reply that is none.
+    pub fn meaning(mut self, errno: i32) -> Self {
+        self.outcome.errno = errno;
+        self
     }
 
     pub fn data(mut self, payload: &[u8]) {
@@ -42,12 +65,27 @@ impl Reply {
     }
 
     pub fn error(self, error: &FsError) {
-        tracing::trace!(unique = self.unique, %error, "request failed");
+        tracing::trace!(request = self.unique, %error, "request failed");
         self.errno(error.errno());
+    }
+
+    /// Before the program goes on: what it does next is told after this.
+    fn tell(&mut self, errno: i32) {
+        if let Some(watch) = self.watch.take() {
+            let outcome = match errno {
+                0 => self.outcome,
+                errno => Outcome {
+                    errno,
+                    moved_bytes: 0,
+                },
+            };
+            watch.end(self.unique, outcome);
+        }
     }
 
     fn send(&mut self, errno: i32, payload: &[u8]) {
         self.is_answered = true;
+        self.tell(errno);
         let header = encode::reply_header(self.unique, errno, payload.len());
         let head = IoSlice::new(header.as_bytes());
         let sent = if payload.is_empty() {
@@ -59,7 +97,7 @@ impl Reply {
             // ENOENT: nobody waits for it any more; ENODEV, EPERM: the connection has ended.
             Ok(()) | Err(nix::Error::ENOENT | nix::Error::ENODEV | nix::Error::EPERM) => {}
             Err(error) => tracing::error!(
-                unique = self.unique,
+                request = self.unique,
                 payload_bytes = payload.len(),
                 "the kernel refused a reply: {error}"
             ),
@@ -70,7 +108,10 @@ impl Reply {
 impl Drop for Reply {
     fn drop(&mut self) {
         if !self.is_answered {
-            tracing::error!(unique = self.unique, "a request was dropped; answering EIO");
+            tracing::error!(
+                request = self.unique,
+                "a request was dropped; answering EIO"
+            );
             self.send(libc::EIO, &[]);
         }
     }

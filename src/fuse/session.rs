@@ -12,6 +12,7 @@ use crate::events::Invalidations;
 use crate::fs::operations::{BackingRegistry, Operations};
 use crate::io::{Buffer, BufferPool};
 use crate::sys::fuse_device::FuseDevice;
+use crate::watch::Watch;
 use crossbeam_channel::Sender;
 use parking_lot::Mutex;
 use std::os::fd::AsFd;
@@ -97,6 +98,7 @@ impl Channel {
         self,
         operations: Arc<O>,
         invalidations: Invalidations,
+        watch: Arc<Watch>,
     ) -> Result<Serving, FuseError> {
         let plan = &self.settings.plan;
         let dispatcher = Arc::new(Dispatcher::new(
@@ -104,6 +106,7 @@ impl Channel {
             plan.access,
             nix::unistd::getuid().as_raw(),
             MAX_REQUEST_BYTES as usize,
+            watch,
         ));
         let buffers = BufferPool::new(self.readers.len(), READ_BUFFER_BYTES, false)
             .map_err(FuseError::Memory)?;

@@ -78,6 +78,14 @@ pub enum Record {
     Forget {
         generation: Generation,
     },
+    /// Its file is about to lose what may be its last name, because somebody here says so.
+    Losing {
+        generation: Generation,
+    },
+    /// It has not.
+    Kept {
+        generation: Generation,
+    },
     /// Attributes of the file are about to be changed on the backend, its modification time among them where one is given.
     Touch {
         generation: Generation,
@@ -103,6 +111,8 @@ const FORGET: u8 = 6;
 const MOVED: u8 = 7;
 const TOUCH: u8 = 8;
 const BASE: u8 = 9;
+const LOSING: u8 = 10;
+const KEPT: u8 = 11;
 
 /// Flags of a beginning.
 const NAMELESS: u8 = 1;
@@ -118,7 +128,9 @@ impl Record {
             | Self::Done { generation, .. }
             | Self::Touch { generation, .. }
             | Self::Base { generation, .. }
-            | Self::Forget { generation } => *generation,
+            | Self::Forget { generation }
+            | Self::Losing { generation }
+            | Self::Kept { generation } => *generation,
             Self::Moved { pairs } => pairs.last().map_or(Generation(0), |(_, to)| *to),
         }
     }
@@ -145,6 +157,8 @@ impl Record {
                 put_version(Writer::default().u64(generation.0), version),
             ),
             Self::Forget { generation } => (FORGET, Writer::default().u64(generation.0)),
+            Self::Losing { generation } => (LOSING, Writer::default().u64(generation.0)),
+            Self::Kept { generation } => (KEPT, Writer::default().u64(generation.0)),
             Self::Moved { pairs } => (MOVED, encode_pairs(pairs)),
             Self::Touch {
                 generation,
@@ -333,6 +347,8 @@ fn decode_record(kind: u8, mut reader: Reader<'_>) -> Option<Record> {
             version: version(&mut reader)?,
         },
         FORGET => Record::Forget { generation },
+        LOSING => Record::Losing { generation },
+        KEPT => Record::Kept { generation },
         TOUCH => Record::Touch {
             generation,
             modify_time: match reader.0.is_empty() {

@@ -64,6 +64,12 @@ fn any_record() -> impl Strategy<Value = Record> {
         generation
             .clone()
             .prop_map(|generation| Record::Forget { generation }),
+        generation
+            .clone()
+            .prop_map(|generation| Record::Losing { generation }),
+        generation
+            .clone()
+            .prop_map(|generation| Record::Kept { generation }),
         (generation.clone(), prop::option::of(any_time())).prop_map(|(generation, modify_time)| {
             Record::Touch {
                 generation,

@@ -83,6 +83,20 @@ fn facts_in(stat: &[u8]) -> Option<ProcessFacts> {
     })
 }
 
+/// The process that a thread is of, and its name. `None` when it has ended.
+pub fn process_of(thread: u32) -> Option<(u32, String)> {
+    let status = std::fs::read(format!("/proc/{thread}/status")).ok()?;
+    let line = status
+        .split(|byte| *byte == b'\n')
+        .find_map(|line| line.strip_prefix(b"Tgid:"))?;
+    let process = std::str::from_utf8(line).ok()?.trim().parse().ok()?;
+    let name = std::fs::read(format!("/proc/{process}/comm")).ok()?;
+    Some((
+        process,
+        String::from_utf8_lossy(&name).trim_end().to_owned(),
+    ))
+}
+
 /// The supplementary groups of a process or thread, from /proc/PID/status (proc_pid_status(5)). ENOENT when there is none
 /// of that id.
 pub fn groups_of(pid: u32) -> io::Result<Vec<u32>> {

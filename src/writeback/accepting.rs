@@ -4,6 +4,7 @@ use super::WriteBack;
 use super::dirty::DirtyFile;
 use super::file::errno;
 use super::layers::Layer;
+use super::losing::told_of_loss;
 use crate::clock::wall_clock;
 use crate::journal::{AppendError, Beginning, Generation, Record, Room, Sequence};
 use crate::types::ByteRange;
@@ -132,12 +133,16 @@ impl WriteBack {
             return Err(error.into());
         }
         let layer = Layer::new(generation, first, base, size_bytes, wall_clock());
-        {
+        let told = {
             let mut state = file.state();
             if !state.is_dirty() {
                 state.ctime = state.base.map(|base| base.ctime);
             }
             state.open = Some(layer);
+            told_of_loss(generation, &state)
+        };
+        if let Some(record) = told {
+            self.tell_of_loss(&record);
         }
         self.uploader.schedule(file, self.settings.delay);
         Ok(generation)

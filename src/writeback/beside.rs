@@ -9,6 +9,7 @@ use super::upload::{CHUNK_BYTES, UploadError, is_refusal, write_all};
 use crate::backend::Place;
 use crate::backend::writing::{NewFile, WritableFile, WriteAccess};
 use crate::clock::wall_clock;
+use crate::journal::{Record, Room};
 use crate::types::{Attributes, ByteRange, Credentials, FileKey};
 use parking_lot::MutexGuard;
 use std::ffi::{OsStr, OsString};
@@ -132,24 +133,26 @@ impl WriteBack {
         present: Attributes,
     ) -> Result<(), UploadError> {
         for layer in layers {
-            let done = crate::journal::Record::Done {
+            let done = Record::Done {
                 generation: layer.generation,
                 version: Some(present.version()),
             };
-            self.journal.append(&done, crate::journal::Room::Uploads)?;
+            let sequence = self.journal.append(&done, Room::Uploads)?;
+            self.journal.make_durable(sequence)?;
         }
         self.table.note_end(&file.key);
-        {
+        let sent_bytes = {
             let mut state = file.state();
+            let sent_bytes = state.dirty_bytes();
             state.open = None;
             state.frozen = None;
             state.base = Some(present);
             state.note_success();
-        }
+            sent_bytes
+        };
+        self.pressure.sent(sent_bytes, Instant::now());
         for layer in layers {
             self.table.end(layer.generation, layer.first, &self.journal);
-            self.pressure
-                .sent(layer.extents.total_bytes(), Instant::now());
         }
         Ok(())
     }

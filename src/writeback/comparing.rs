@@ -5,6 +5,7 @@ use super::dirty::{DirtyFile, Frozen};
 use super::layers::Layer;
 use super::upload::{UploadError, runs};
 use crate::backend::writing::WritableFile;
+use crate::cache::has_bytes_of;
 use crate::journal::BaseSum;
 use crate::journal::checksum::crc64;
 use crate::types::{Attributes, ByteRange};
@@ -28,11 +29,19 @@ impl WriteBack {
         below: &dyn WritableFile,
         present: &Attributes,
     ) -> Result<Verdict, UploadError> {
-        let expected = file.state().expected(&frozen.layer);
-        if expected == Some(present.version()) {
+        let (expected, is_nameless) = {
+            let state = file.state();
+            (state.expected(&frozen.layer), state.is_nameless)
+        };
+        // One without a name nobody else gets at.
+        if is_nameless || expected == Some(present.version()) {
             return Ok(Verdict::Ours);
         }
         let (from, to) = (expected.as_ref(), present.version());
+        // No more than attributes: whoever changes bytes moves the modification time, and sets it back only on purpose.
+        if from.is_some_and(|from| has_bytes_of(from, &to)) {
+            return Ok(Verdict::Ours);
+        }
         let touched = frozen.layer.touched.zip(from);
         if touched.is_some_and(|(touch, from)| touch.leads(from, &to)) {
             return Ok(Verdict::Ours);

@@ -1,7 +1,8 @@
-//! What lies beside other files until somebody has looked at it: a list that outlives the daemon, in the journal's directory
-//! (docs/ON_DISK_FORMAT.md draws it).
+//! What lies beside other files until somebody has looked at it: a list that outlives the daemon, in each directory of the
+//! journal (docs/ON_DISK_FORMAT.md draws it). The one that was changed last is believed.
 
 use crate::io::{Io, OpenMode};
+use crate::journal::HEAD_FILE;
 use crate::journal::checksum::crc32c;
 use crate::types::codec::{Reader, Writer};
 use parking_lot::Mutex;
@@ -13,7 +14,9 @@ use std::sync::Arc;
 
 pub const CONFLICTS_FILE: &str = "conflicts";
 const FILE_NEW: &str = "conflicts.new";
-const MAGIC: &[u8] = b"nfs-cachefs conflicts 1\n";
+const MAGIC: &[u8] = b"nfs-cachefs conflicts 2\n";
+/// Without a number of changes.
+const MAGIC_1: &[u8] = b"nfs-cachefs conflicts 1\n";
 /// A longer one is not ours.
 const BYTES_MAX: u64 = 64 << 20;
 
@@ -37,29 +40,45 @@ pub struct Conflict {
     pub ranges: Option<PathBuf>,
 }
 
-/// See the module. Locked while the file is written.
+/// See the module. `writing` is held while the files are written, `listed` never.
 pub(super) struct ConflictList {
-    io: Arc<dyn Io>,
-    entries: Mutex<Vec<Conflict>>,
+    directories: Vec<Arc<dyn Io>>,
+    listed: Mutex<Listed>,
+    writing: Mutex<()>,
+}
+
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
+struct Listed {
+    /// Changes so far, over all lives.
+    changes: u64,
+    entries: Vec<Conflict>,
 }
 
 impl ConflictList {
     /// Takes over what an earlier life has left.
-    pub fn load(io: Arc<dyn Io>) -> Self {
-        let entries = read(&*io).unwrap_or_else(|error| {
+    pub fn load(directories: Vec<Arc<dyn Io>>) -> Self {
+        let found: Vec<_> = directories.iter().map(|io| read(&**io)).collect();
+        for error in found.iter().filter_map(|found| found.as_ref().err()) {
             tracing::warn!(
-                "the list of conflicts cannot be read: {error}; what it told of lies on the backend all the same"
+                "a list of conflicts cannot be read: {error}; what it told of lies on the backend all the same"
             );
-            Vec::new()
-        });
-        Self {
-            io,
-            entries: Mutex::new(entries),
         }
+        let is_everywhere = found
+            .windows(2)
+            .all(|two| two[0].as_ref().ok() == two[1].as_ref().ok());
+        let list = Self {
+            directories,
+            listed: Mutex::new(last_of(found.into_iter().flatten())),
+            writing: Mutex::new(()),
+        };
+        if !is_everywhere {
+            list.write();
+        }
+        list
     }
 
     pub fn all(&self) -> Vec<Conflict> {
-        self.entries.lock().clone()
+        self.listed.lock().entries.clone()
     }
 
     pub fn add(&self, conflict: Conflict) {
@@ -72,17 +91,46 @@ impl ConflictList {
     }
 
     fn change(&self, change: impl FnOnce(&mut Vec<Conflict>)) {
-        let mut entries = self.entries.lock();
-        change(&mut entries);
-        if let Err(error) = write(&*self.io, &encode(&entries)) {
-            tracing::warn!("the list of conflicts is not on the journal's disk: {error}");
+        {
+            let mut listed = self.listed.lock();
+            change(&mut listed.entries);
+            listed.changes += 1;
+        }
+        self.write();
+    }
+
+    /// The list as it is by now, where the journal is: nothing is put into directories that it does not use.
+    fn write(&self) {
+        let _writing = self.writing.lock();
+        let bytes = encode(&self.listed.lock());
+        let is_used = |io: &&Arc<dyn Io>| io.open(HEAD_FILE, OpenMode::Read).is_ok();
+        for io in self.directories.iter().filter(is_used) {
+            if let Err(error) = write(&**io, &bytes) {
+                tracing::warn!("the list of conflicts is not on a disk of the journal: {error}");
+            }
         }
     }
 }
 
-fn encode(entries: &[Conflict]) -> Vec<u8> {
+/// The list that was changed last; of old ones, which do not say, what any of them has.
+fn last_of(found: impl Iterator<Item = Listed>) -> Listed {
+    found.fold(Listed::default(), |mut last, one| {
+        if one.changes > last.changes {
+            return one;
+        }
+        if one.changes == last.changes {
+            let more = one.entries.into_iter();
+            let more: Vec<_> = more.filter(|entry| !last.entries.contains(entry)).collect();
+            last.entries.extend(more);
+        }
+        last
+    })
+}
+
+fn encode(listed: &Listed) -> Vec<u8> {
     let text = |path: &Path| path.as_os_str().as_bytes().to_vec();
-    let body = entries.iter().fold(Writer::default(), |body, entry| {
+    let body = Writer::default().u64(listed.changes);
+    let body = listed.entries.iter().fold(body, |body, entry| {
         let kind = match entry.kind {
             ConflictKind::Changed => 1,
             ConflictKind::Removed => 2,
@@ -98,18 +146,25 @@ fn encode(entries: &[Conflict]) -> Vec<u8> {
     [MAGIC, &sum, &body.0].concat()
 }
 
-fn decode(bytes: &[u8]) -> Option<Vec<Conflict>> {
-    let rest = bytes.strip_prefix(MAGIC)?;
+fn decode(bytes: &[u8]) -> Option<Listed> {
+    let (is_numbered, rest) = match bytes.strip_prefix(MAGIC) {
+        Some(rest) => (true, rest),
+        None => (false, bytes.strip_prefix(MAGIC_1)?),
+    };
     let (sum, body) = rest.split_first_chunk()?;
     if crc32c(body) != u32::from_le_bytes(*sum) {
         return None;
     }
     let mut reader = Reader(body);
+    let changes = match is_numbered {
+        true => reader.u64()?,
+        false => 0,
+    };
     let mut entries = Vec::new();
     while !reader.0.is_empty() {
         entries.push(decode_one(&mut reader)?);
     }
-    Some(entries)
+    Some(Listed { changes, entries })
 }
 
 fn decode_one(reader: &mut Reader<'_>) -> Option<Conflict> {
@@ -129,9 +184,9 @@ fn decode_one(reader: &mut Reader<'_>) -> Option<Conflict> {
     })
 }
 
-fn read(io: &dyn Io) -> io::Result<Vec<Conflict>> {
+fn read(io: &dyn Io) -> io::Result<Listed> {
     let file = match io.open(CONFLICTS_FILE, OpenMode::Read) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Listed::default()),
         opened => opened?,
     };
     let mut bytes = vec![0; file.facts()?.size_bytes.min(BYTES_MAX) as usize];
@@ -169,13 +224,52 @@ mod tests {
     proptest! {
         #[test]
         fn a_list_comes_back_as_it_was_or_not_at_all(
-            entries in prop::collection::vec(any_conflict(), 0..8), at in any::<prop::sample::Index>(),
+            entries in prop::collection::vec(any_conflict(), 0..8), changes in any::<u64>(), at in any::<prop::sample::Index>(),
         ) {
-            let mut bytes = encode(&entries);
-            prop_assert_eq!(decode(&bytes), Some(entries));
+            let listed = Listed { changes, entries };
+            let mut bytes = encode(&listed);
+            prop_assert_eq!(decode(&bytes), Some(listed));
             let at = at.index(bytes.len());
             bytes[at] ^= 1;
             prop_assert_eq!(decode(&bytes), None);
         }
+    }
+
+    fn conflict(name: &str) -> Conflict {
+        Conflict {
+            kind: ConflictKind::Changed,
+            seconds: 1,
+            path: name.into(),
+            beside: format!("{name}.conflict").into(),
+            ranges: None,
+        }
+    }
+
+    #[test]
+    fn a_list_of_an_older_program_is_understood() {
+        let numbered = encode(&Listed {
+            changes: 7,
+            entries: vec![conflict("file")],
+        });
+        let body = &numbered[MAGIC.len() + 4 + 8..];
+        let old = [MAGIC_1, &crc32c(body).to_le_bytes(), body].concat();
+        let listed = decode(&old).unwrap();
+        assert_eq!(
+            (listed.changes, listed.entries),
+            (0, vec![conflict("file")])
+        );
+    }
+
+    #[test]
+    fn the_list_that_was_changed_last_is_believed() {
+        let listed = |changes, names: &[&str]| Listed {
+            changes,
+            entries: names.iter().map(|name| conflict(name)).collect(),
+        };
+        let last =
+            last_of([listed(3, &["a", "b"]), listed(4, &["b"]), Listed::default()].into_iter());
+        assert_eq!(last, listed(4, &["b"]));
+        let old = last_of([listed(0, &["a"]), listed(0, &["a", "b"])].into_iter());
+        assert_eq!(old, listed(0, &["a", "b"]));
     }
 }

@@ -33,6 +33,8 @@ pub(super) struct FileState {
     pub is_nameless: bool,
     /// How often it was about to lose a name, and how often that has come to its end.
     pub losses: (u32, u32),
+    /// A crash came while it was losing what may have been its last name.
+    pub was_losing: bool,
     /// Why the backend did not take what was acknowledged; told once.
     pub refusal: Option<i32>,
     /// The batch of the last change.
@@ -71,6 +73,7 @@ impl DirtyFile {
                 handles: 0,
                 is_nameless: false,
                 losses: (0, 0),
+                was_losing: false,
                 refusal: None,
                 last: Sequence::default(),
                 changes: 0,

@@ -9,7 +9,8 @@
 //!
 //! - `layers`: what is in the journal of one file, over what the backend has: pure
 //! - `dirty`: a file that is open for writing or not on the backend as it should be; `table`: all of them
-//! - `backend`: the calls of the backend; `names`: those that change names; `attributes`: those of a dirty file
+//! - `backend`: the calls of the backend; `names`: those that change names; `attributes`: those of a dirty file;
+//!   `losing`: a name goes
 //! - `file`: a file open for writing; `source`: one open for reading
 //! - `accepting`: changes of bytes are taken; `pressure`: how fast
 //! - `upload`: a generation becomes the backend's; `comparing`: whether somebody else was there
@@ -42,6 +43,7 @@ mod dirty;
 mod file;
 mod flushing;
 mod layers;
+mod losing;
 mod moving;
 mod names;
 mod pressure;
@@ -90,8 +92,8 @@ pub struct WriteBackParts {
     pub own: Credentials,
     /// In the names of files that are put beside others.
     pub host: String,
-    /// Where the list of these is kept.
-    pub notes: Arc<dyn Io>,
+    /// Where the list of these is kept: the directories of the journal that can be used.
+    pub notes: Vec<Arc<dyn Io>>,
 }
 
 /// Called when the same bytes that were of one version are of another.

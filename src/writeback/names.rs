@@ -4,8 +4,7 @@ use super::WriteBack;
 use super::dirty::DirtyFile;
 use crate::backend::{Found, HeldFile, NameChanges, Place};
 use crate::types::{
-    AttributeChange, Attributes, Credentials, FileKey, FileKind, NewNode, Removal, RenameMode,
-    TimeChange,
+    AttributeChange, Attributes, Credentials, FileKind, NewNode, Removal, RenameMode, TimeChange,
 };
 use std::ffi::OsStr;
 use std::io;
@@ -56,31 +55,19 @@ impl WriteBack {
             RenameMode::Exchange => self.settle_below(to.0, to.1)?,
             RenameMode::Replace | RenameMode::NoReplace => None,
         };
-        if let Some(met) = &met {
-            self.with_settled(met, || Ok(()))?;
-        }
-        match &moving {
-            Some(moving) => self.with_settled(moving, rename)?,
-            None => rename()?,
-        }
-        self.note_change(met.as_ref());
-        Ok(())
-    }
-
-    /// Makes a change of a file's attributes or names with all its data on the backend, and takes its version over.
-    fn change_settled<T>(
-        &self,
-        key: &FileKey,
-        change: impl FnOnce() -> io::Result<T>,
-    ) -> io::Result<T> {
-        match self.table.get(key) {
-            Some(file) => self.with_settled(&file, change),
-            None => change(),
+        let mut files: Vec<_> = moving.iter().chain(&met).collect();
+        // Others who exchange the same two wait for the same one first.
+        files.sort_by(|one, other| one.key.cmp(&other.key));
+        files.dedup_by(|one, other| Arc::ptr_eq(one, other));
+        match files[..] {
+            [one] => self.with_settled(one, rename),
+            [one, other] => self.with_settled(one, || self.with_settled(other, rename)),
+            _ => rename(),
         }
     }
 
     /// A name of this file was changed, and with it its version.
-    fn note_change(&self, file: Option<&Arc<DirtyFile>>) {
+    pub(super) fn note_change(&self, file: Option<&Arc<DirtyFile>>) {
         let Some(file) = file else {
             return;
         };
@@ -97,38 +84,6 @@ impl WriteBack {
         }
     }
 
-    /// A file is about to lose a name, perhaps its last: on NFS any descriptor of ours would leave an .nfsXXXX behind.
-    fn prepare_loss(&self, file: &DirtyFile) {
-        let unused = {
-            let mut state = file.state();
-            state.losses.0 += 1;
-            match state.handles {
-                0 => state.file.take(),
-                _ => None,
-            }
-        };
-        drop(unused);
-    }
-
-    fn finish_loss(&self, file: &Arc<DirtyFile>, before: &Attributes) {
-        if before.link_count > 1 {
-            return self.note_change(Some(file));
-        }
-        let is_open = {
-            let mut state = file.state();
-            state.is_nameless = true;
-            state.handles > 0
-        };
-        match is_open {
-            true => {
-                self.note_change(Some(file));
-                self.note_nameless(file);
-            }
-            false => self.forget(file),
-        }
-        self.table.release(file);
-    }
-
     fn moved(&self, from: (&Place, &OsStr), to: (&Place, &OsStr), mode: RenameMode) {
         let (old, new) = (from.0.path.join(from.1), to.0.path.join(to.1));
         let (forth, back) = (self.table.beneath(&old), self.table.beneath(&new));
@@ -137,11 +92,6 @@ impl WriteBack {
             move_paths(&back, &new, &old);
         }
     }
-}
-
-/// What was said to be lost is, or is not.
-fn end_loss(file: &DirtyFile) {
-    file.state().losses.1 += 1;
 }
 
 fn move_paths(files: &[Arc<DirtyFile>], old: &Path, new: &Path) {
@@ -174,14 +124,17 @@ impl NameChanges for WriteBack {
         name: &OsStr,
         caller: &Credentials,
     ) -> io::Result<Found> {
-        let linked =
-            self.change_settled(&file.key, || self.inner.link(file, parent, name, caller))?;
-        if let Some(named) = self.table.get(&file.key) {
+        let link = || self.inner.link(file, parent, name, caller);
+        let Some(named) = self.table.get(&file.key) else {
+            return link();
+        };
+        self.with_settled(&named, || {
+            let linked = link()?;
             let mut state = named.state();
             state.is_nameless = false;
             state.place.path = parent.path.join(name);
-        }
-        Ok(linked)
+            Ok(linked)
+        })
     }
 
     fn remove(
@@ -202,7 +155,7 @@ impl NameChanges for WriteBack {
             Some((file, before)) if before.link_count > 1 => self.with_settled(file, || {
                 self.prepare_loss(file);
                 let removed = remove();
-                end_loss(file);
+                self.end_loss(file);
                 removed
             }),
             Some((file, before)) => {
@@ -211,7 +164,7 @@ impl NameChanges for WriteBack {
                 if removed.is_ok() {
                     self.finish_loss(file, before);
                 }
-                end_loss(file);
+                self.end_loss(file);
                 removed
             }
         }
@@ -246,7 +199,7 @@ impl NameChanges for WriteBack {
             if renamed.is_ok() && !is_same(&(file.clone(), *before)) {
                 self.finish_loss(file, before);
             }
-            end_loss(file);
+            self.end_loss(file);
         }
         renamed?;
         self.moved(from, to, mode);

@@ -26,6 +26,10 @@ struct Replay {
     /// Of these, copies that nothing says yet to be whole.
     copies: HashSet<Generation>,
     forgotten: HashSet<Generation>,
+    /// Their file was about to lose what may be its last name.
+    losing: HashSet<Generation>,
+    /// What stands for a generation since it was moved.
+    moved: HashMap<Generation, Generation>,
     last: u64,
 }
 
@@ -44,6 +48,13 @@ impl Replay {
             Record::Forget { .. } => {
                 self.forgotten.insert(generation);
                 self.generations.remove(&generation);
+                self.generations.remove(&self.present(generation));
+            }
+            Record::Losing { .. } => {
+                self.losing.insert(self.present(generation));
+            }
+            Record::Kept { .. } => {
+                self.losing.remove(&self.present(generation));
             }
             Record::Moved { pairs } => pairs.into_iter().for_each(|pair| self.take_move(pair)),
             record => {
@@ -58,9 +69,17 @@ impl Replay {
     /// A copy of what was forgotten while it was made is forgotten, too.
     fn take_move(&mut self, (from, to): (Generation, Generation)) {
         self.generations.remove(&from);
+        self.moved.insert(from, to);
+        if self.losing.remove(&from) {
+            self.losing.insert(to);
+        }
         if !self.forgotten.contains(&from) {
             self.copies.remove(&to);
         }
+    }
+
+    fn present(&self, generation: Generation) -> Generation {
+        *self.moved.get(&generation).unwrap_or(&generation)
     }
 
     fn begin(&mut self, beginning: Beginning, first: crate::journal::Sequence) {
@@ -117,6 +136,8 @@ impl Replayed {
             Record::Begin(_)
             | Record::Done { .. }
             | Record::Forget { .. }
+            | Record::Losing { .. }
+            | Record::Kept { .. }
             | Record::Moved { .. } => {}
         }
     }
@@ -143,17 +164,18 @@ impl WriteBack {
         self.next_generation
             .store(replay.last + 1, std::sync::atomic::Ordering::Relaxed);
         for (generation, replayed) in replay.generations {
-            if replay.copies.contains(&generation) {
+            if replay.copies.contains(&generation) || replayed.beginning.is_nameless {
                 continue;
             }
+            let is_losing = replay.losing.contains(&generation);
             let before = replayed.beginning.follows;
             let led_to = before.and_then(|before| replay.led_to.get(&before).copied().flatten());
             self.table.restored(generation, replayed.layer.first);
-            self.restore(replayed, led_to);
+            self.restore(replayed, led_to, is_losing);
         }
     }
 
-    fn restore(&self, replayed: Replayed, led_to: Option<Version>) {
+    fn restore(&self, replayed: Replayed, led_to: Option<Version>, is_losing: bool) {
         let Replayed {
             beginning,
             mut layer,
@@ -173,19 +195,29 @@ impl WriteBack {
         };
         let file = self.table.restore(place, beginning.opener);
         let mut state = file.state();
-        state.is_nameless = beginning.is_nameless;
+        state.was_losing |= is_losing;
         state.changes = state.changes.wrapping_add(changes);
         self.pressure.add(layer.extents.total_bytes());
-        match state.frozen {
+        match &state.frozen {
             None => {
                 // Without either nobody can say what was there.
-                layer.base = layer.base.or(led_to).or(Some(NO_VERSION));
+                let base = layer.base.or(led_to);
+                state.ctime = base.map(|base| base.ctime);
+                if let Some(base) = base.filter(|_| layer.changes_nothing()) {
+                    layer.stamp = base.mtime;
+                }
+                layer.base = base.or(Some(NO_VERSION));
                 state.frozen = Some(Frozen {
                     layer: Arc::new(layer),
                     intent: intent.map(Arc::new),
                 });
             }
-            Some(_) => state.open = Some(layer),
+            Some(below) => {
+                if layer.changes_nothing() {
+                    layer.stamp = below.layer.stamp;
+                }
+                state.open = Some(layer);
+            }
         }
         drop(state);
         self.uploader.schedule(&file, Duration::ZERO);

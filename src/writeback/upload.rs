@@ -5,7 +5,6 @@
 
 use super::comparing::Verdict;
 use super::dirty::{DirtyFile, Frozen};
-use super::file::errno;
 use super::layers::{Layer, Origin, origins};
 use super::{ConflictAnswer, WriteBack};
 use crate::backend::Place;
@@ -48,6 +47,16 @@ impl UploadError {
     }
 }
 
+/// How a file was when an upload had ended.
+struct Finished {
+    /// It was not forgotten meanwhile.
+    was_needed: bool,
+    /// What the backend has may have changed with the loss of the name, since it was asked.
+    is_nameless: bool,
+    /// The version that was shown, where the file is clean now.
+    shown: Option<Version>,
+}
+
 impl WriteBack {
     /// Brings what is dirty of a file to the backend; changes may go on meanwhile.
     pub(super) fn upload(&self, file: &Arc<DirtyFile>) -> Result<(), UploadError> {
@@ -72,7 +81,6 @@ impl WriteBack {
             self.upload_frozen(file, Some(&turn))
                 .map_err(|error| error.to_io())?;
         }
-        self.remember_ends()?;
         let changed = change();
         let below = file.state().file.clone();
         if let Some(Ok(fresh)) = below.map(|below| below.attributes()) {
@@ -81,13 +89,6 @@ impl WriteBack {
         drop(turn);
         self.table.release(file);
         changed
-    }
-
-    /// An upload whose end a crash forgets is made again, over what is changed after it: no such change before this
-    /// returns. Blocks on the journal's disks, where an end is not durable yet.
-    pub(super) fn remember_ends(&self) -> io::Result<()> {
-        let told = self.journal.make_durable(self.journal.last_told());
-        told.map_err(|_| errno(libc::EIO))
     }
 
     fn upload_frozen(
@@ -117,6 +118,11 @@ impl WriteBack {
         let verdict = self.judge(file, &frozen, &*below, &present)?;
         if verdict == Verdict::Foreign {
             expect_names(file, losses)?;
+            // Where keys tell no more than the inode's number, another file has it by now.
+            if file.state().was_losing {
+                self.forget(file);
+                return Ok(());
+            }
         }
         let frozen = match (verdict, self.settings.conflict) {
             (Verdict::Ours, _) => frozen,
@@ -156,6 +162,10 @@ impl WriteBack {
         turn: Option<&MutexGuard<'_, ()>>,
     ) -> Result<(), UploadError> {
         expect_names(file, losses)?;
+        if file.state().was_losing {
+            self.forget(file);
+            return Ok(());
+        }
         if self.settings.conflict != ConflictAnswer::Theirs {
             return self.keep_orphan(file, turn);
         }
@@ -217,7 +227,8 @@ impl WriteBack {
         below: &dyn WritableFile,
         present: &Attributes,
     ) -> Result<bool, UploadError> {
-        if frozen.intent.is_some() {
+        // One without a name is not looked for after a crash.
+        if frozen.intent.is_some() || file.state().is_nameless {
             return Ok(false);
         }
         let generation = frozen.layer.generation;
@@ -295,7 +306,8 @@ impl WriteBack {
         }
     }
 
-    /// All of a generation is on the backend, or where it has to be instead.
+    /// All of a generation is on the backend. That is durable here before anybody takes it for so: a crash that forgets it
+    /// has it made again, over what others have changed since.
     pub(super) fn finish(
         &self,
         file: &Arc<DirtyFile>,
@@ -308,12 +320,18 @@ impl WriteBack {
             generation: layer.generation,
             version: Some(after.version()),
         };
-        self.journal.append(&done, Room::Uploads)?;
-        let shown = self.note_finished(file, layer, after);
+        let sequence = self.journal.append(&done, Room::Uploads)?;
+        self.journal.make_durable(sequence)?;
+        let finished = self.note_finished(file, layer, after);
         self.table.end(layer.generation, layer.first, &self.journal);
-        let sent = layer.extents.total_bytes();
-        self.pressure.sent(sent, Instant::now());
-        if let Some(shown) = shown
+        if finished.was_needed {
+            let sent = layer.extents.total_bytes();
+            self.pressure.sent(sent, Instant::now());
+        }
+        if finished.is_nameless {
+            self.note_change(Some(file));
+        }
+        if let Some(shown) = finished.shown
             && is_as_left(layer, &after)
             && let Some(carry_over) = self.carry_over.get()
         {
@@ -322,48 +340,20 @@ impl WriteBack {
         Ok(())
     }
 
-    /// The version that was shown, where the file is clean now.
-    fn note_finished(&self, file: &DirtyFile, layer: &Layer, after: Attributes) -> Option<Version> {
+    fn note_finished(&self, file: &DirtyFile, layer: &Layer, after: Attributes) -> Finished {
         // Before: whoever finds the file clean is to find this, too.
         self.table.note_end(&file.key);
         let mut state = file.state();
         let shown = state.shown_version(&after);
-        let is_this = |frozen: &Frozen| frozen.layer.generation == layer.generation;
-        if state.frozen.as_ref().is_some_and(is_this) {
-            state.frozen = None;
-        }
+        let is_this = |frozen: &mut Frozen| frozen.layer.generation == layer.generation;
+        let was_needed = state.frozen.take_if(is_this).is_some();
         state.base = Some(after);
+        state.was_losing = false;
         state.note_success();
-        (!state.is_dirty()).then_some(shown)
-    }
-
-    /// What is in the journal of a file is not needed: it has lost its last name, and nobody has it open.
-    pub(super) fn forget(&self, file: &DirtyFile) {
-        let (open, frozen) = {
-            let mut state = file.state();
-            (state.open.take(), state.frozen.take())
-        };
-        let frozen = frozen.map(|frozen| (*frozen.layer).clone());
-        for layer in open.into_iter().chain(frozen) {
-            self.append_forget(&layer);
-            self.table.end(layer.generation, layer.first, &self.journal);
-            self.pressure.drop_bytes(layer.extents.total_bytes());
-        }
-    }
-
-    /// A file without a name is not looked for after a restart.
-    pub(super) fn note_nameless(&self, file: &DirtyFile) {
-        let layers: Vec<Layer> = file.state().layers().into_iter().cloned().collect();
-        for layer in &layers {
-            self.append_forget(layer);
-        }
-    }
-
-    fn append_forget(&self, layer: &Layer) {
-        let generation = layer.generation;
-        let forget = Record::Forget { generation };
-        if let Err(error) = self.journal.append(&forget, Room::Uploads) {
-            tracing::warn!(%error, "a removed file will be looked for after a restart");
+        Finished {
+            was_needed,
+            is_nameless: state.is_nameless,
+            shown: (!state.is_dirty()).then_some(shown),
         }
     }
 }

@@ -4,6 +4,7 @@
 use super::WriteBack;
 use super::dirty::DirtyFile;
 use super::upload::UploadError;
+use crate::journal::AppendError;
 use parking_lot::{Condvar, Mutex};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -216,8 +217,11 @@ impl WriteBack {
 
 /// The backend says no, rather than nothing: whoever writes is to hear of it.
 fn refuses(error: &UploadError) -> bool {
-    let UploadError::Backend(error) = error else {
-        return true;
+    let error = match error {
+        UploadError::Backend(error) => error,
+        // There will be, when something else has got to the backend.
+        UploadError::Journal(AppendError::Full) => return false,
+        UploadError::Journal(_) | UploadError::Reading(_) | UploadError::LosingName => return true,
     };
     matches!(
         error.raw_os_error(),

@@ -212,12 +212,22 @@ impl NamesFile {
 
     /// The keys that begin with `prefix`, and their values; damaged ones are left out.
     pub fn all_with(&self, prefix: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
+        self.some_with(prefix, prefix, usize::MAX)
+    }
+
+    /// The same from a key on, up to so many.
+    pub fn some_with(
+        &self,
+        prefix: &[u8],
+        from: &[u8],
+        count_max: usize,
+    ) -> Vec<(Vec<u8>, Vec<u8>)> {
         let mut all = Vec::new();
         let database = self.database.read();
         if let Some(database) = database.as_ref() {
             // What could not be read is not known.
-            let _ = each_from(database, prefix, |key, stored| {
-                if !key.starts_with(prefix) {
+            let _ = each_from(database, from, |key, stored| {
+                if !key.starts_with(prefix) || all.len() >= count_max {
                     return false;
                 }
                 let value = believed(key, stored).map(|(_, value)| value.to_vec());

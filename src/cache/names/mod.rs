@@ -8,6 +8,7 @@
 //! - `records`: what is asked and answered, as bytes ([`Names`] has a pair of verbs for each)
 //! - `database`: the file; docs/ON_DISK_FORMAT.md draws it
 //! - `record`: a record as it is stored
+//! - `scanning`: all names, a part at a time
 //! - `aging`: what goes when there are too many
 
 use self::database::{Found, NamesFile};
@@ -25,11 +26,13 @@ mod aging;
 mod database;
 mod record;
 mod records;
+mod scanning;
 #[cfg(test)]
 mod tests;
 
 pub use database::NAMES_FILE;
 pub use records::{KnownBackend, KnownDecision, KnownListing};
+pub use scanning::{ScanPlace, StoredName};
 
 /// What was noted is durable after this and the time that a commit takes.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);

@@ -18,7 +18,7 @@ const FILESYSTEM: u8 = 2;
 const SPACE: u8 = 3;
 const ABSENCE: u8 = 4;
 const ROOT: u8 = 5;
-const NAME: u8 = KINDS_THAT_STAY;
+pub(super) const NAME: u8 = KINDS_THAT_STAY;
 const LINK: u8 = KINDS_THAT_STAY + 1;
 const LISTING: u8 = KINDS_THAT_STAY + 2;
 const XATTR: u8 = KINDS_THAT_STAY + 3;
@@ -366,7 +366,7 @@ fn write_attributes(row: Writer, attributes: &Attributes) -> Writer {
     write_time(write_time(row, attributes.mtime), attributes.ctime)
 }
 
-fn read_attributes(reader: &mut Reader<'_>) -> Option<Attributes> {
+pub(super) fn read_attributes(reader: &mut Reader<'_>) -> Option<Attributes> {
     let inode = reader.u64()?;
     let mode = reader.u32()?;
     Some(Attributes {

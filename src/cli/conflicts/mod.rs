@@ -8,6 +8,7 @@ use crate::daemon::journal_control::{BackReply, BackRequest, ConflictReport};
 use crate::daemon::mount_table::Mount;
 use crate::daemon::unmount::{connect, find};
 use std::ffi::OsString;
+use std::io;
 use std::path::{Path, PathBuf};
 
 mod resolve;
@@ -22,8 +23,8 @@ pub struct Arguments {
     /// Print JSON
     #[arg(long, conflicts_with = "keep")]
     json: bool,
-    /// Ours: what was written here becomes the file, where all of it was written here. Theirs: it is removed. Both: the files stay as they are, and are not shown
-    /// again
+    /// Ours: what was written here becomes the file, where all of it is there, also if nothing has that name by now. Theirs: it is removed. Both: the files stay
+    /// as they are, and are not shown again
     #[arg(long, requires = "paths")]
     keep: Option<Keep>,
     /// Files that conflicts are shown for, or what lies beside them: absolute, or relative to MOUNTPOINT
@@ -66,7 +67,7 @@ fn list(arguments: &Arguments) -> Result<i32, String> {
     for conflict in &conflicts {
         status = SOME;
         if !arguments.json {
-            say(&(in_words(conflict) + "\n"));
+            say(&(in_words(conflict) + gone_in_words(&resolved, conflict) + "\n"));
         }
     }
     Ok(status)
@@ -82,6 +83,17 @@ fn in_words(conflict: &ConflictReport) -> String {
     };
     let (path, beside) = (shown(&conflict.path), shown(&conflict.beside));
     format!("{path}: {what} {beside}")
+}
+
+/// What lies beside is an ordinary file, and who looked at it may have moved it.
+fn gone_in_words(mountpoint: &Path, conflict: &ConflictReport) -> &'static str {
+    let beside = mountpoint.join(local(&conflict.beside));
+    match std::fs::symlink_metadata(beside) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            ", which is not there any more: --keep both takes it off this list"
+        }
+        _ => "",
+    }
 }
 
 fn resolve_all(arguments: &Arguments, keep: Keep) -> Result<(), String> {
@@ -131,7 +143,10 @@ fn found(mountpoint: &Path) -> Result<(Mount, PathBuf), String> {
     Ok((mount, resolved))
 }
 
-fn conflicts_of(mount: &Mount, request: BackRequest) -> Result<Vec<ConflictReport>, String> {
+pub(super) fn conflicts_of(
+    mount: &Mount,
+    request: BackRequest,
+) -> Result<Vec<ConflictReport>, String> {
     match ask(connect(mount), request)? {
         BackReply::Conflicts { conflicts } => Ok(conflicts),
         other => Err(format!("unexpected answer {other:?}")),

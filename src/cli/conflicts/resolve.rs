@@ -49,9 +49,17 @@ impl Conflict {
         Ok(())
     }
 
-    /// The file was removed; nothing else may have its name by now.
+    /// The file was removed, or renamed; nothing else may have its name by now.
     fn put_back(&self) -> io::Result<()> {
-        fs::hard_link(&self.beside, &self.path)?;
+        match fs::hard_link(&self.beside, &self.path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                return Err(io::Error::other(format!(
+                    "another file has this name by now: move {} to where you want it, then --keep both",
+                    self.beside.display()
+                )));
+            }
+            linked => linked?,
+        }
         fs::remove_file(&self.beside)
     }
 
@@ -64,7 +72,13 @@ impl Conflict {
                 ranges.display()
             )));
         }
-        match is_removed {
+        if !self.beside.try_exists()? {
+            return Err(io::Error::other(format!(
+                "what was written here is not in {} any more: --keep both takes it off the list",
+                self.beside.display()
+            )));
+        }
+        match is_removed || !self.path.try_exists()? {
             true => self.put_back(),
             false => self.write_ours(),
         }

@@ -125,7 +125,7 @@ pub const ROWS: &[OptionRow] = &[
                 .as_ref()
                 .map_or_else(|| "off".to_owned(), ToString::to_string)
         }),
-        help: "where Prometheus finds the metrics of this mount, by HTTP as /metrics (docs/METRICS.md)",
+        help: "where Prometheus finds the metrics of this mount, by HTTP as /metrics, and a browser the status page, as / (docs/METRICS.md)",
     },
     word(
         "ro",

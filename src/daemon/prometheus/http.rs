@@ -1,7 +1,8 @@
-//! `GET /metrics`: as much of HTTP/1.1 as a scrape needs. A connection is one request and one answer, both within a
+//! `GET /metrics` and the status page: as much of HTTP/1.1 as a scrape or a browser needs. A connection is one request and one answer, both within a
 //! time limit; few are served at once.
 
 use super::exposition;
+use super::page::{MapSource, PAGE, Page};
 use crate::config::MetricsAddress;
 use crate::daemon::status::Status;
 use std::fs::Permissions;
@@ -29,6 +30,40 @@ pub type StatusSource = Arc<dyn Fn() -> Status + Send + Sync>;
 #[derive(Debug)]
 pub struct MetricsServer {
     socket: Option<(PathBuf, (u64, u64))>,
+}
+
+/// What can be asked for.
+struct Served {
+    status: StatusSource,
+    page: Page,
+}
+
+/// An answer: state, type and body.
+type Answer = (&'static str, &'static str, String);
+
+const PLAIN: &str = "text/plain; charset=utf-8";
+const JSON: &str = "application/json";
+/// The page needs nothing from anywhere else, and shows itself in nobody's frame.
+const PAGE_TYPE: &str = "text/html; charset=utf-8\r\nContent-Security-Policy: default-src 'none'; \
+    script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; frame-ancestors 'none'";
+
+impl Served {
+    fn answer(&self, method: Option<&str>, path: Option<&str>) -> serde_json::Result<Answer> {
+        Ok(match (method, path) {
+            (Some("GET" | "HEAD"), Some("/metrics")) => (
+                "200 OK",
+                "text/plain; version=0.0.4; charset=utf-8",
+                exposition(&(self.status)()),
+            ),
+            (Some("GET" | "HEAD"), Some("/")) => ("200 OK", PAGE_TYPE, PAGE.to_owned()),
+            (Some("GET" | "HEAD"), Some("/state")) => ("200 OK", JSON, self.page.state()?),
+            (Some("GET" | "HEAD"), Some("/map")) => ("200 OK", JSON, self.page.map()?),
+            (Some("GET" | "HEAD"), _) => {
+                ("404 Not Found", PLAIN, "see / and /metrics\n".to_owned())
+            }
+            _ => ("405 Method Not Allowed", PLAIN, "GET only\n".to_owned()),
+        })
+    }
 }
 
 enum Listener {
@@ -64,7 +99,11 @@ impl Listener {
 }
 
 impl MetricsServer {
-    pub fn start(address: &MetricsAddress, status: StatusSource) -> io::Result<Self> {
+    pub fn start(
+        address: &MetricsAddress,
+        status: StatusSource,
+        map: MapSource,
+    ) -> io::Result<Self> {
         let (listener, socket) = match address {
             MetricsAddress::Tcp(address) => (Listener::Tcp(TcpListener::bind(address)?), None),
             MetricsAddress::Unix(path) => {
@@ -75,9 +114,13 @@ impl MetricsServer {
                 )
             }
         };
+        let served = Arc::new(Served {
+            page: Page::start(status.clone(), map)?,
+            status,
+        });
         std::thread::Builder::new()
             .name("metrics".to_owned())
-            .spawn(move || accept_all(&listener, &status))?;
+            .spawn(move || accept_all(&listener, &served))?;
         Ok(Self { socket })
     }
 }
@@ -111,7 +154,7 @@ fn bind_socket(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-fn accept_all(listener: &Listener, status: &StatusSource) {
+fn accept_all(listener: &Listener, served: &Arc<Served>) {
     let open = Arc::new(AtomicUsize::new(0));
     loop {
         let Ok(connection) = listener.accept() else {
@@ -122,11 +165,11 @@ fn accept_all(listener: &Listener, status: &StatusSource) {
             open.fetch_sub(1, Ordering::AcqRel);
             continue;
         }
-        let (status, counted) = (status.clone(), open.clone());
+        let (served, counted) = (served.clone(), open.clone());
         let spawned = std::thread::Builder::new()
             .name("metrics-client".to_owned())
             .spawn(move || {
-                if let Err(error) = serve_one(connection, &status) {
+                if let Err(error) = serve_one(connection, &served) {
                     tracing::debug!("metrics connection: {error}");
                 }
                 counted.fetch_sub(1, Ordering::AcqRel);
@@ -137,20 +180,16 @@ fn accept_all(listener: &Listener, status: &StatusSource) {
     }
 }
 
-fn serve_one(mut connection: Box<dyn Connection>, status: &StatusSource) -> io::Result<()> {
+fn serve_one(mut connection: Box<dyn Connection>, served: &Served) -> io::Result<()> {
     let head = read_head(&mut *connection)?;
     let request = head.lines().next().unwrap_or_default();
     let mut words = request.split(' ');
     let (method, target) = (words.next(), words.next().unwrap_or_default());
     let path = target.split('?').next();
-    let (state, body) = match (method, path) {
-        (Some("GET" | "HEAD"), Some("/metrics")) => ("200 OK", exposition(&status())),
-        (Some("GET" | "HEAD"), _) => ("404 Not Found", "see /metrics\n".to_owned()),
-        _ => ("405 Method Not Allowed", "GET /metrics\n".to_owned()),
-    };
+    let (state, kind, body) = served.answer(method, path)?;
     connection.limit(TIMEOUT)?;
     let head = format!(
-        "HTTP/1.1 {state}\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\n\
+        "HTTP/1.1 {state}\r\nContent-Type: {kind}\r\nCache-Control: no-store\r\n\
          Content-Length: {}\r\nConnection: close\r\n\r\n",
         body.len()
     );

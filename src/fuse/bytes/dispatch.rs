@@ -26,7 +26,10 @@ impl<O: Operations + ?Sized> Dispatcher<O> {
                 context,
                 handle,
                 write,
-                Box::new(move |result| structure(reply, result.map(written))),
+                Box::new(move |result| {
+                    let reply = reply.having_moved(*result.as_ref().unwrap_or(&0));
+                    structure(reply, result.map(written))
+                }),
             ),
             ByteRequest::Flush { handle, lock_owner } => {
                 operations.flush(context, handle, lock_owner, nothing(reply));
@@ -48,10 +51,12 @@ impl<O: Operations + ?Sized> Dispatcher<O> {
             context(header),
             copy,
             Box::new(move |result| match (result, wide) {
-                (Ok(copied_bytes), true) => {
-                    reply.structure(&abi::CopyFileRangeOut { copied_bytes });
-                }
-                (Ok(copied_bytes), false) => reply.structure(&written(copied_bytes as usize)),
+                (Ok(copied_bytes), true) => reply
+                    .having_moved(copied_bytes as usize)
+                    .structure(&abi::CopyFileRangeOut { copied_bytes }),
+                (Ok(copied_bytes), false) => reply
+                    .having_moved(copied_bytes as usize)
+                    .structure(&written(copied_bytes as usize)),
                 (Err(error), _) => reply.error(&error),
             }),
         );
