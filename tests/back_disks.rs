@@ -189,7 +189,7 @@ const FILES: u64 = 64;
 /// Written one after the other, then synced.
 const TOGETHER: u64 = 16;
 /// Three segments of the journal.
-const DIRTY_BLOCKS: u64 = (3 * 8 << 20) / BLOCK_BYTES as u64;
+const DIRTY_BLOCKS: u64 = 24 * (1 << 20) / BLOCK_BYTES as u64;
 
 /// Bytes that no other block has.
 fn block(number: u64) -> Vec<u8> {
