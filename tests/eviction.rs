@@ -9,6 +9,7 @@ use std::time::Duration;
 use support::*;
 
 const LIMIT: Duration = Duration::from_secs(300);
+const MIB: u64 = 1 << 20;
 const SETTLE_LIMIT: Duration = Duration::from_secs(30);
 
 struct Files {
@@ -128,7 +129,6 @@ fn lru_gives_the_hot_set_up_to_a_scan() {
 /// More than the cache holds is read from one file that stays open: what was read last stays, the rest makes room.
 #[test]
 fn a_large_file_that_stays_open_gives_up_what_is_not_read() {
-    const MIB: u64 = 1 << 20;
     let scratch = Scratch::new("evict-open");
     let plain = scratch.directory("plain");
     let cache_bytes = 32 * MIB;
@@ -167,4 +167,51 @@ fn a_large_file_that_stays_open_gives_up_what_is_not_read() {
     assert_eq!(mount.status_number("cache.objects_evicted"), 0);
     drop(read);
     mount.umount();
+}
+
+/// What the cache holds comes to `bytes` at most, within two checkpoints and some time for a busy machine.
+fn wait_for_room(mount: &Mount, bytes: u64, what: &str) {
+    wait_until(SETTLE_LIMIT, what, || {
+        mount.status_number("cache.bytes_used") <= bytes
+    });
+}
+
+#[test]
+fn what_is_removed_leaves_the_cache() {
+    let scratch = Scratch::new("evict-removed");
+    let plain = scratch.directory("plain");
+    let content = Content::new(11, 1, 3 * MIB);
+    for name in ["read", "replaced", "open", "kept"] {
+        content
+            .create(&plain.join(name))
+            .expect("a file can be made");
+    }
+    let mount = Mount::start(&scratch, &plain, MountOptions::new(&scratch));
+    for name in ["read", "replaced", "open", "kept"] {
+        content::expect_content(&mount.join(name), content);
+    }
+    let all_bytes = mount.status_number("cache.bytes_used");
+    assert!(all_bytes >= 12 * MIB, "{all_bytes}");
+    std::fs::remove_file(mount.join("read")).expect("a file can be removed");
+    std::fs::write(mount.join("new"), b"").expect("a file can be made");
+    std::fs::rename(mount.join("new"), mount.join("replaced")).expect("a file can be replaced");
+    wait_for_room(
+        &mount,
+        all_bytes - 6 * MIB,
+        "the removed and the replaced one go",
+    );
+    let open = std::fs::File::open(mount.join("open")).expect("a file can be opened");
+    std::fs::remove_file(mount.join("open")).expect("an open file can be removed");
+    let mut last = [0; 4096];
+    open.read_exact_at(&mut last, content.size_bytes - 4096)
+        .expect("an open file can be read without its name");
+    drop(open);
+    wait_for_room(
+        &mount,
+        all_bytes - 9 * MIB,
+        "the open one goes when it is closed",
+    );
+    let fetched = mount.status_number("backend.bytes_read");
+    content::expect_content(&mount.join("kept"), content);
+    assert_eq!(mount.status_number("backend.bytes_read"), fetched);
 }

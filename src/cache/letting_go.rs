@@ -1,4 +1,5 @@
-//! Files about to lose their name: a descriptor of the backend's file would keep it there, on NFS under another name.
+//! Files about to lose their name: a descriptor of the backend's file would keep it there, on NFS under another name. What
+//! was cached of them is of no use to anybody afterwards.
 
 use super::Cache;
 use super::fetch::FetchError;
@@ -21,6 +22,22 @@ impl Cache {
             self.fail_fetch(&file, &FetchError::Bypass);
             if let Some(source) = source {
                 self.wait_until_closed(&source);
+            }
+        }
+    }
+
+    /// The file has no name any more, and nobody has it open: what is cached of it goes soon. Does not block.
+    pub fn note_removed(&self, key: FileKey) {
+        self.removed.lock().push(key);
+    }
+
+    /// After a checkpoint: what has no record yet could not go. The records leave with the next one.
+    pub(super) fn drop_removed(&self) {
+        for key in std::mem::take(&mut *self.removed.lock()) {
+            for directory in self.directories.iter().filter(|dir| dir.is_usable()) {
+                if let Err(error) = directory.evict(&key) {
+                    directory.report_disk_error("removing an object", &error);
+                }
             }
         }
     }

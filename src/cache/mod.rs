@@ -174,6 +174,8 @@ pub struct Cache {
     stop: Condvar,
     closing: Mutex<()>,
     closed: Condvar,
+    /// Without a name on the backend since the last checkpoint.
+    removed: Mutex<Vec<FileKey>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -220,6 +222,7 @@ impl Cache {
             stop: Condvar::new(),
             closing: Mutex::new(()),
             closed: Condvar::new(),
+            removed: Mutex::default(),
             threads: Mutex::new(Vec::new()),
         });
         let mut threads = vec![
@@ -266,6 +269,7 @@ impl Cache {
                     self.reclaim.wake();
                 }
             }
+            self.drop_removed();
             if last {
                 return;
             }

@@ -411,6 +411,7 @@ impl FileSystem {
             self.nodes.drop_unused(node);
         }
         let held = open.held.lock().take();
+        let is_removed = held.is_some() && node.is_superseded();
         if let Some(held) = held {
             let (this, key) = (self.this(), node.key.clone());
             // The file goes with it, if nobody else has it.
@@ -425,6 +426,9 @@ impl FileSystem {
         let submitted = self.local_or_backend(&file, move |file| file.end_use());
         if let Err(file) = submitted {
             file.end_use();
+        }
+        if is_removed {
+            self.cache.note_removed(node.key.clone());
         }
         true
     }

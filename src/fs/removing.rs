@@ -195,7 +195,9 @@ fn finish_loss(fs: &FileSystem, losing: Option<Losing>, outcome: &io::Result<()>
     fs.backend.forget_directory(&losing.node.place_for(&None));
     fs.expire(&losing.node);
     let open = losing.node.state.lock().open.clone();
-    if let Some(open) = open {
-        *open.held.lock() = losing.held;
+    match open {
+        Some(open) => *open.held.lock() = losing.held,
+        None if losing.is_last_name => fs.cache.note_removed(losing.node.key.clone()),
+        None => {}
     }
 }
