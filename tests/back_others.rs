@@ -5,6 +5,7 @@ mod support;
 use std::fs;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::process::Output;
+use std::sync::atomic::{AtomicBool, Ordering};
 use support::writing::read_write;
 use support::written_back::{LIMIT, Place, bytes, create};
 use support::*;
@@ -197,11 +198,6 @@ fn a_dirty_file_is_read_on_while_it_is_sent_after_a_crash() {
         place.backend.remove_rule(hang);
         place.backend.release(None);
         place.wait_for_backend();
-        wait_until(LIMIT, "what is cached to be of its version", || {
-            let why = place.command("why", &place.here("file"), &["--json"]);
-            let why: serde_json::Value = serde_json::from_slice(&why.stdout).unwrap();
-            why[0]["is_current"] == true
-        });
         file.read_exact_at(&mut found, 8_500_000).unwrap();
         assert!(found == bytes(round, LENGTH)[8_500_000..8_505_000]);
     }
@@ -230,6 +226,48 @@ fn an_upload_that_ends_in_the_middle_of_a_read_disturbs_nobody() {
         let found = found.unwrap_or_else(|error| panic!("{name}: {error}"));
         assert!(found == expected, "{name}");
         place.backend.remove_rule(slow);
+    }
+}
+
+/// Readers of what was not cached yet look at the version all the time: one of them looks just when the upload has ended.
+#[test]
+fn readers_of_all_of_a_file_are_disturbed_by_no_upload_that_ends() {
+    const LENGTH: usize = 16_000_000;
+    let place = Place::new(
+        "back-others-readers",
+        &["writeback_delay=1h", "readahead=0"],
+    );
+    for round in 0..sample_or_full(6u8, 200) {
+        let name = format!("file{round}");
+        let mut expected = bytes(round, LENGTH);
+        fs::write(place.there(&name), &expected).unwrap();
+        let file = read_write(&place.here(&name));
+        file.write_all_at(b"ours", 1000).unwrap();
+        drop(file);
+        expected[1000..1004].copy_from_slice(b"ours");
+        let has_ended = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for reader in 0..4 {
+                let file = fs::File::open(place.here(&name)).unwrap();
+                let (name, expected, has_ended) = (&name, &expected, &has_ended);
+                scope.spawn(move || {
+                    let mut random = Random::new(u64::from(round) * 4 + reader);
+                    while !has_ended.load(Ordering::Relaxed) {
+                        let offset = random.below(LENGTH as u64 - 4096) as usize;
+                        let mut found = [0; 4096];
+                        file.read_exact_at(&mut found, offset as u64)
+                            .unwrap_or_else(|error| panic!("{name} at {offset}: {error}"));
+                        assert!(
+                            found == expected[offset..offset + 4096],
+                            "{name} at {offset}"
+                        );
+                    }
+                });
+            }
+            expect_status(&place.command("flush", &place.here(&name), &["--wait"]), 0);
+            has_ended.store(true, Ordering::Relaxed);
+        });
+        fs::remove_file(place.here(&name)).unwrap();
     }
 }
 

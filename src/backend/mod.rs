@@ -25,6 +25,7 @@ use crate::io::FillSource;
 use crate::metrics::BackendMetrics;
 use crate::types::{
     AttributeChange, Attributes, Credentials, FileKey, FileKind, NewNode, Removal, RenameMode,
+    Version,
 };
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -149,6 +150,10 @@ pub trait Backend:
     /// The filesystem of a file of an earlier life, if it was met again or expected. Does not block.
     fn filesystem_of(&self, _key: &FileKey) -> Option<FilesystemIndex> {
         None
+    }
+    /// Whether a file with the one version became one with the other without another byte, as far as is known. Does not block.
+    fn has_become(&self, _key: &FileKey, _one: &Version, _other: &Version) -> bool {
+        false
     }
 }
 

@@ -217,7 +217,8 @@ impl FileSystem {
     /// The bytes asked for are gone with their version. The kernel asks for attributes before the next read(2), and
     /// the node moves on then, and not before: a read(2) that has some bytes of the old version already must not get
     /// some of the new one, neither from this request nor from the one that the kernel makes again for a page of it.
-    /// So this one fails, unless nobody was given any, or only attributes or names are others: a file loses a name, say.
+    /// So this one fails, unless nobody was given any, or only attributes or names are others: a file loses a name, say, or an upload of
+    /// it has ended.
     fn version_gone(
         &self,
         handle: Arc<Handle>,
@@ -254,7 +255,11 @@ impl FileSystem {
                     return;
                 }
             };
-            if !untouched && !is_explained(&handle.node, &gone.version(), &fresh) {
+            let (had, has) = (gone.version(), fresh.version());
+            let is_same = had == has
+                || is_explained(&handle.node, &had, &fresh)
+                || fs.backend.has_become(&handle.node.key, &had, &has);
+            if !untouched && !is_same {
                 pending.finish(Err(FsError::Stale));
                 return;
             }

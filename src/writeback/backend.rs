@@ -12,7 +12,7 @@ use crate::backend::{
     Backend, BackendSpace, DirectoryStream, FilesystemIndex, Found, ListedName, Place, SourceFile,
 };
 use crate::io::FillSource;
-use crate::types::{Attributes, Conflict, Credentials, FileKey, LockKind, RangeLock};
+use crate::types::{Attributes, Conflict, Credentials, FileKey, LockKind, RangeLock, Version};
 use std::ffi::OsStr;
 use std::io;
 use std::sync::Arc;
@@ -174,6 +174,10 @@ impl Backend for WriteBack {
 
     fn filesystem_of(&self, key: &FileKey) -> Option<FilesystemIndex> {
         self.inner.filesystem_of(key)
+    }
+
+    fn has_become(&self, key: &FileKey, one: &Version, other: &Version) -> bool {
+        self.table.has_become(key, one, other)
     }
 }
 

@@ -3,7 +3,7 @@
 use super::dirty::DirtyFile;
 use crate::backend::Place;
 use crate::journal::{Generation, Journal, Sequence};
-use crate::types::{Credentials, FileKey};
+use crate::types::{Credentials, FileKey, Version};
 use parking_lot::Mutex;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::path::Path;
@@ -25,6 +25,8 @@ pub(super) struct Table {
 struct Ends {
     count: u64,
     last: VecDeque<FileKey>,
+    /// The version shown until then, and the one that the backend shows.
+    versions: VecDeque<(FileKey, Version, Version)>,
 }
 
 impl Table {
@@ -99,6 +101,19 @@ impl Table {
         ends.count += 1;
         ends.last.push_front(key.clone());
         ends.last.truncate(ENDS_KEPT);
+    }
+
+    /// An upload makes a file's version another, and none of its bytes.
+    pub fn note_version(&self, key: &FileKey, shown: Version, present: Version) {
+        let mut ends = self.ends.lock();
+        ends.versions.push_front((key.clone(), shown, present));
+        ends.versions.truncate(ENDS_KEPT);
+    }
+
+    pub fn has_become(&self, key: &FileKey, one: &Version, other: &Version) -> bool {
+        let ends = self.ends.lock();
+        let mut noted = ends.versions.iter();
+        noted.any(|(of, shown, present)| (of, shown, present) == (key, one, other))
     }
 
     /// Whether an upload of this file has ended since then, as far as can be told.

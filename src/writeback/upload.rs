@@ -53,7 +53,7 @@ struct Finished {
     was_needed: bool,
     /// What the backend has may have changed with the loss of the name, since it was asked.
     is_nameless: bool,
-    /// The version that was shown, where the file is clean now.
+    /// The version that was shown, where the file is clean now and nobody else has written to it.
     shown: Option<Version>,
 }
 
@@ -332,7 +332,6 @@ impl WriteBack {
             self.note_change(Some(file));
         }
         if let Some(shown) = finished.shown
-            && is_as_left(layer, &after)
             && let Some(carry_over) = self.carry_over.get()
         {
             carry_over(&file.key, &shown, &after.version());
@@ -350,10 +349,15 @@ impl WriteBack {
         state.base = Some(after);
         state.was_losing = false;
         state.note_success();
+        let shown = (!state.is_dirty() && is_as_left(layer, &after)).then_some(shown);
+        if let Some(shown) = shown {
+            // Under the lock: whoever is shown what the backend has finds this.
+            self.table.note_version(&file.key, shown, after.version());
+        }
         Finished {
             was_needed,
             is_nameless: state.is_nameless,
-            shown: (!state.is_dirty()).then_some(shown),
+            shown,
         }
     }
 }
