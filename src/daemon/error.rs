@@ -131,7 +131,9 @@ pub enum CacheDirectoryProblem {
 
 fn cannot_create_hint(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::PermissionDenied => "name one that you may make, or mount as root",
+        io::ErrorKind::PermissionDenied => {
+            "name one that you may make (cache_dir or journal_dir), or mount as root"
+        }
         io::ErrorKind::StorageFull => "make room on that disk, or name another",
         _ => "is the disk mounted?",
     }
