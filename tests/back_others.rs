@@ -4,6 +4,7 @@ mod support;
 
 use std::fs;
 use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::PathBuf;
 use std::process::Output;
 use std::sync::atomic::{AtomicBool, Ordering};
 use support::writing::read_write;
@@ -67,6 +68,39 @@ fn a_change_of_attributes_on_the_server_is_no_conflict_and_stays() {
     let mut expected = bytes(1, 50_000);
     expected[100..104].copy_from_slice(b"ours");
     assert!(fs::read(place.there("changed")).unwrap() == expected);
+}
+
+/// Of the attributes that a program can set none tells of it.
+#[test]
+fn bytes_changed_on_the_server_with_size_and_time_put_back_are_a_conflict() {
+    let place = Place::late("back-others-put-back");
+    let before = bytes(1, 50_000);
+    for name in ["written", "renamed"] {
+        fs::write(place.there(name), &before).unwrap();
+        let file = read_write(&place.here(name));
+        file.write_all_at(b"ours", 100).unwrap();
+    }
+    let file = read_write(&place.there("written"));
+    let time = file.metadata().unwrap().modified().unwrap();
+    file.write_all_at(b"theirs", 4000).unwrap();
+    file.set_modified(time).unwrap();
+    drop(file);
+    // Another name moves the change time, too.
+    fs::rename(place.there("renamed"), place.there("moved")).unwrap();
+    expect_status(&place.command("flush", place.mount.path(), &["--wait"]), 4);
+    let beside = place.conflicts();
+    let is_of_written = |path: &PathBuf| path.to_string_lossy().contains("/written.conflict-");
+    assert!(
+        beside.len() == 2 && beside.iter().all(is_of_written),
+        "{beside:?}"
+    );
+    let changed = |at: usize, what: &[u8]| {
+        let mut expected = before.clone();
+        expected[at..at + what.len()].copy_from_slice(what);
+        expected
+    };
+    assert!(fs::read(place.there("written")).unwrap() == changed(4000, b"theirs"));
+    assert!(fs::read(place.there("moved")).unwrap() == changed(100, b"ours"));
 }
 
 /// Both have written to these files.

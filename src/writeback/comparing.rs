@@ -3,12 +3,12 @@
 use super::WriteBack;
 use super::dirty::{DirtyFile, Frozen};
 use super::layers::Layer;
-use super::upload::{UploadError, runs};
+use super::upload::{UploadError, is_gone, is_refusal, runs};
 use crate::backend::writing::WritableFile;
 use crate::cache::has_bytes_of;
 use crate::journal::BaseSum;
 use crate::journal::checksum::crc64;
-use crate::types::{Attributes, ByteRange};
+use crate::types::{Attributes, ByteRange, Version};
 use std::collections::HashMap;
 use std::io;
 
@@ -38,8 +38,10 @@ impl WriteBack {
             return Ok(Verdict::Ours);
         }
         let (from, to) = (expected.as_ref(), present.version());
-        // No more than attributes: whoever changes bytes moves the modification time, and sets it back only on purpose.
-        if from.is_some_and(|from| has_bytes_of(from, &to)) {
+        if let Some(from) = from
+            && has_bytes_of(from, &to)
+            && self.is_explained(file, from, present)?
+        {
             return Ok(Verdict::Ours);
         }
         let touched = frozen.layer.touched.zip(from);
@@ -72,6 +74,39 @@ impl WriteBack {
         Ok(Verdict::Ours)
     }
 
+    /// Whether no more than attributes have moved. Whoever writes may set the modification time back, and only the change
+    /// time tells then; what else moves that can be seen: mode, owner, links and the name. What they were nobody knows
+    /// after a restart, and the modification time is believed.
+    fn is_explained(
+        &self,
+        file: &DirtyFile,
+        from: &Version,
+        present: &Attributes,
+    ) -> io::Result<bool> {
+        let (base, place) = {
+            let state = file.state();
+            (state.base, state.place.clone())
+        };
+        let Some(base) = base.filter(|base| base.version() == *from) else {
+            return Ok(true);
+        };
+        let shape = |one: &Attributes| (one.permissions, one.uid, one.gid, one.link_count);
+        if shape(&base) != shape(present) {
+            return Ok(true);
+        }
+        let (Some(parent), Some(name)) = (place.path.parent(), place.path.file_name()) else {
+            return Ok(false);
+        };
+        let found = self
+            .find_directory(parent)
+            .and_then(|parent| self.inner.lookup(&parent, name));
+        match found {
+            Ok(found) => Ok(found.key != place.key),
+            Err(error) if is_gone(&error) => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Sums of what the backend has in the pieces that a layer writes over. What cannot be read has none.
     pub(super) fn sums(
         &self,
@@ -88,7 +123,7 @@ impl WriteBack {
                 continue;
             }
             let theirs = match self.read_below(file, below, run) {
-                Err(error) if super::upload::is_refusal(&error) => continue,
+                Err(error) if is_refusal(&error) => continue,
                 read => read?,
             };
             for piece in pieces(run) {

@@ -435,7 +435,7 @@ pub(super) fn write_all(below: &dyn WritableFile, data: &[u8], offset: u64) -> i
 }
 
 /// The file is not there any more.
-fn is_gone(error: &io::Error) -> bool {
+pub(super) fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ESTALE | libc::ENOENT))
 }
 
