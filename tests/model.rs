@@ -284,6 +284,7 @@ fn make_run(actors: &mut [Actor], places: &Places, mounts: Mounts) {
                 Mounts::One => 0,
                 Mounts::InTurn => (actor.thread + number) % 2,
             };
+            actor.seen.is_in_turn = mounts == Mounts::InTurn;
             actor.go_to(&places.mounts, which, slots((which + number) % 2));
         }
         make_phase(actors, phase);

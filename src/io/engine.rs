@@ -259,6 +259,11 @@ impl Engine {
         }
     }
 
+    /// Whether this is the engine with io_uring.
+    pub(crate) fn has_rings(&self) -> bool {
+        self.fills.is_some()
+    }
+
     /// Whether there is a ring that polls for completions, so that a disk may be tried with it.
     pub(crate) fn has_polled_reads(&self) -> bool {
         matches!(

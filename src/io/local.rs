@@ -4,7 +4,7 @@
 use super::engine::Engine;
 use super::local_file::{DirectSupport, LocalFile};
 use super::probe::{DiskReport, probe_disk};
-use super::{DiskSpace, Io, IoFile, OpenMode};
+use super::{Buffer, DiskSpace, Io, IoFile, OpenMode, device_ring};
 use crate::sys::disk;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::stat::{Mode, SFlag, fstatat, mkdirat};
@@ -153,6 +153,17 @@ impl Io for LocalDisk {
 
     fn sync_all(&self) -> io::Result<()> {
         Ok(nix::unistd::syncfs(&self.root)?)
+    }
+
+    fn as_device_thread(
+        &self,
+        length_bytes: usize,
+        work: &mut dyn FnMut(Buffer),
+    ) -> io::Result<()> {
+        match self.engine.has_rings() {
+            true => device_ring::with_ring(length_bytes, work),
+            false => super::with_buffer(length_bytes, work),
+        }
     }
 
     fn space(&self) -> io::Result<DiskSpace> {

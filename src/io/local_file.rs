@@ -6,6 +6,7 @@ use super::requests::{FillRequest, ReadRequest};
 use super::splice::CHAIN_MAX_BYTES;
 use super::{
     ALIGNMENT_BYTES, Buffer, Completion, FileFacts, FillCompletion, FillError, FillSource, IoFile,
+    device_ring,
 };
 use crate::sys::disk;
 use nix::fcntl::{FallocateFlags, PosixFadviseAdvice, fallocate, posix_fadvise};
@@ -120,10 +121,10 @@ impl IoFile for LocalFile {
             .iter()
             .all(|number| number.is_multiple_of(ALIGNMENT_BYTES));
         let is_worth_it = is_aligned && data.len() >= DIRECT_WRITE_BYTES_MIN;
-        match is_worth_it.then(|| self.direct()).flatten() {
-            Some(direct) => direct.write_all_at(data, offset),
-            None => self.write_all_at(data, offset),
-        }
+        let direct = is_worth_it.then(|| self.direct()).flatten();
+        let file = direct.as_ref().unwrap_or(&self.buffered);
+        device_ring::write_all_at(file, data, offset)
+            .unwrap_or_else(|| file.write_all_at(data, offset))
     }
 
     fn read_cached(&self, buffer: &mut [u8], offset: u64) -> io::Result<Option<usize>> {
@@ -242,7 +243,7 @@ impl IoFile for LocalFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.buffered.sync_data()
+        device_ring::sync_data(&self.buffered).unwrap_or_else(|| self.buffered.sync_data())
     }
 
     fn sync_all(&self) -> io::Result<()> {

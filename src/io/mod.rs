@@ -13,6 +13,7 @@
 //! - `ring`: what all rings have in common: probing, set-up, wake-up
 //! - `uring`: the ring for asynchronous fixed-buffer reads and its thread
 //! - `splice`: fill chains (linked splices backend -> pipe -> O_DIRECT file) on a ring of their own
+//! - `device_ring`: a thread that writes for one device of a journal, on a tokio-uring runtime
 //! - `blocking`: the same verbs on pools of threads, where io_uring is off
 //! - `numa`: the processors next to a disk
 //! - `local`: `Io` on a real directory; `local_file`: `IoFile`; `probe`: what its filesystem can do
@@ -28,6 +29,7 @@ pub use ring::probe as probe_uring;
 
 mod blocking;
 pub mod buffer;
+mod device_ring;
 pub mod engine;
 pub mod local;
 mod local_file;
@@ -139,6 +141,22 @@ pub trait Io: Send + Sync + 'static {
     /// error is reported here.
     fn sync_all(&self) -> io::Result<()>;
     fn space(&self) -> io::Result<DiskSpace>;
+    /// Calls `work` on this thread, which writes and syncs for one device while it runs, with a page-aligned buffer of this
+    /// length. What goes past the page cache from there, and syncs, may take a shorter way to the disk. ENOMEM, and `work`
+    /// is not called.
+    fn as_device_thread(
+        &self,
+        length_bytes: usize,
+        work: &mut dyn FnMut(Buffer),
+    ) -> io::Result<()> {
+        with_buffer(length_bytes, work)
+    }
+}
+
+fn with_buffer(length_bytes: usize, work: &mut dyn FnMut(Buffer)) -> io::Result<()> {
+    let pool = BufferPool::new(1, length_bytes, false)?;
+    work(pool.try_take().expect("nobody else has this pool"));
+    Ok(())
 }
 
 /// One open file. `Arc`-shared; operations on distinct ranges may run at once.

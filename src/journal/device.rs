@@ -58,12 +58,12 @@ fn aligned(length_bytes: usize) -> io::Result<Buffer> {
 }
 
 impl Worker {
-    /// On a thread of its own, which ends when the worker is dropped, and with its last job.
-    pub fn start(device: Device, number: u8) -> io::Result<Self> {
+    /// On a thread of its own, with memory for frames of `frame_bytes_max`, which ends when the worker is dropped, and with its last job.
+    pub fn start(device: Device, number: u8, frame_bytes_max: u64) -> io::Result<Self> {
         let (sender, jobs) = unbounded();
         std::thread::Builder::new()
             .name(format!("journal-dev-{number}"))
-            .spawn(move || work(device, &jobs))?;
+            .spawn(move || work(device, &jobs, frame_bytes_max as usize))?;
         Ok(Self::Thread(sender))
     }
 
@@ -91,9 +91,17 @@ impl Worker {
     }
 }
 
-fn work(mut device: Device, jobs: &Receiver<Job>) {
-    for job in jobs {
-        job(&mut device);
+fn work(mut device: Device, jobs: &Receiver<Job>, frame_bytes_max: usize) {
+    let io = device.io.clone();
+    let mut work = |frame| {
+        device.frame = frame;
+        for job in jobs {
+            job(&mut device);
+        }
+    };
+    if let Err(error) = io.as_device_thread(frame_bytes_max, &mut |frame| work(Some(frame))) {
+        tracing::warn!(%error, "no memory for what a journal's device writes");
+        work(None);
     }
 }
 

@@ -62,7 +62,7 @@ pub struct Devices {
     /// Who takes longer than all others is given up.
     timeout: Duration,
     /// Frames are no longer.
-    frame_bytes_max: u64,
+    pub(super) frame_bytes_max: u64,
     /// Keeps the epoch where the members alone cannot tell that they are not the last.
     pub(super) witness: Arc<Witness>,
     /// What the last header says, and the last one that is durable.

@@ -3,7 +3,7 @@
 use super::device::Device;
 use super::devices::{Devices, Member, Outsider};
 use super::identity::{self, Head};
-use super::mending::recruit;
+use super::mending::{Sizes, recruit};
 use super::segments::{self, Stock};
 use super::witness::Testimony;
 use super::{Directory, JournalError};
@@ -82,7 +82,11 @@ impl Devices {
         let number = (0..spread.devices()).find(is_free);
         let number = number.ok_or_else(|| JournalError::Unusable(NO_PLACE.to_owned()))?;
         let parts = (name.clone(), io, stock);
-        let member = recruit(spread, self.head.segment_bytes, parts, number)?;
+        let sizes = Sizes {
+            segment_bytes: self.head.segment_bytes,
+            frame_bytes_max: self.frame_bytes_max,
+        };
+        let member = recruit(spread, sizes, parts, number)?;
         self.members.push(member);
         self.outsiders.retain(|outsider| outsider.name != name);
         self.head.begin_epoch(self.present());

@@ -334,17 +334,25 @@ fn wipe(io: &Directory) -> io::Result<()> {
     io.sync_directory(FOLDER)
 }
 
+/// What a device is made for.
+#[derive(Clone, Copy)]
+pub(super) struct Sizes {
+    pub segment_bytes: u64,
+    pub frame_bytes_max: u64,
+}
+
 /// A device as a journal takes it in.
 pub(super) fn recruit(
     spread: super::Spread,
-    segment_bytes: u64,
+    sizes: Sizes,
     (name, io, stock): (String, Directory, Stock),
     number: u8,
 ) -> io::Result<Member> {
-    let segments = Segments::new(spread, number, segment_bytes, stock);
+    let segments = Segments::new(spread, number, sizes.segment_bytes, stock);
+    let device = Device::new(io, segments);
     Ok(Member {
         device: number,
         name,
-        worker: employ(spread.devices(), Device::new(io, segments), number)?,
+        worker: employ(spread.devices(), device, number, sizes.frame_bytes_max)?,
     })
 }

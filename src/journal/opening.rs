@@ -6,7 +6,7 @@ use super::found::{self, FoundDevice};
 use super::frame::Sequence;
 use super::identity::{self, Head};
 use super::members::{Candidate, Gathered, JournalDirectory, gather, needs_witness};
-use super::mending::recruit;
+use super::mending::{Sizes, recruit};
 use super::recovery::{self, Recovered, Unrecovered};
 use super::segments::{self, FOLDER, Stock};
 use super::witness::{Holding, Testimony, Witness};
@@ -201,30 +201,39 @@ fn make_devices(
     gathered: Gathered,
     witness: Arc<Witness>,
 ) -> io::Result<Devices> {
+    let frame_bytes_max = frame_capacity(settings.batch_bytes) as u64;
     let mut members = Vec::new();
     for Candidate {
         name, io, device, ..
     } in gathered.members
     {
         let stock = recovered.stocks.remove(&device).unwrap_or_default();
-        let parts = (name, io, stock);
-        members.push(recruit(head.spread, head.segment_bytes, parts, device)?);
+        let sizes = Sizes {
+            segment_bytes: head.segment_bytes,
+            frame_bytes_max,
+        };
+        members.push(recruit(head.spread, sizes, (name, io, stock), device)?);
     }
     Ok(Devices::new(DevicesParts {
         head,
         members,
         outsiders: gathered.outsiders,
         timeout: settings.device_timeout,
-        frame_bytes_max: frame_capacity(settings.batch_bytes) as u64,
+        frame_bytes_max,
         witness,
     }))
 }
 
 /// A device alone has nobody to wait for.
-pub(super) fn employ(devices: u8, device: Device, number: u8) -> io::Result<Worker> {
+pub(super) fn employ(
+    devices: u8,
+    device: Device,
+    number: u8,
+    frame_bytes_max: u64,
+) -> io::Result<Worker> {
     match devices {
         1 => Ok(Worker::Caller(Box::new(device))),
-        _ => Worker::start(device, number),
+        _ => Worker::start(device, number, frame_bytes_max),
     }
 }
 

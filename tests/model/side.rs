@@ -24,6 +24,8 @@ pub struct Side {
     pub behind: PathBuf,
     /// By another mount.
     pub other: PathBuf,
+    /// Every other thread works by the other mount.
+    pub is_in_turn: bool,
     /// The plain directory is neither asked for O_DIRECT, which it has conditions for, nor waited for.
     pub is_mount: bool,
     /// The directory gets there later.
@@ -92,6 +94,7 @@ impl Side {
             root: root.to_owned(),
             behind: behind.to_owned(),
             other: root.to_owned(),
+            is_in_turn: false,
             is_mount,
             is_written_back: false,
             thread,
@@ -285,11 +288,15 @@ impl Side {
             },
             Err(error) => match errno(&error) {
                 libc::ENOENT | libc::ELOOP => Ok(Vec::new()),
-                // What the other mount has deleted cannot be fetched any more.
-                libc::ESTALE if by_other_mount => Ok(Vec::new()),
+                // What was deleted by another mount than this is read by cannot be fetched any more.
+                libc::ESTALE if by_other_mount != self.works_elsewhere(thread) => Ok(Vec::new()),
                 code => Err(code),
             },
         }
+    }
+
+    fn works_elsewhere(&self, thread: usize) -> bool {
+        self.is_in_turn && !self.thread.abs_diff(thread).is_multiple_of(2)
     }
 
     fn append_record(&mut self, index: u64, keep_open: bool) -> Answer {

@@ -2,6 +2,7 @@
 //!
 //! - `reads`, `fills`: bytes, errors, completions
 //! - `hung`: a backend that does not answer
+//! - `device`: writes of a device's thread
 //! - `disk`: the directory operations, leases, what a filesystem can do
 //! - `measure`: ratios to plain system calls, run by hand
 
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+mod device;
 mod disk;
 mod fills;
 mod hung;
