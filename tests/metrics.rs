@@ -120,6 +120,31 @@ fn what_is_no_scrape_is_answered_and_harms_nobody() {
     assert!(head.starts_with("HTTP/1.1 405 "), "{head}");
     let (head, body) = ask(connect(address), "HEAD /metrics?x=1 HTTP/1.0\r\n\r\n");
     assert!(head.starts_with("HTTP/1.1 200 ") && body.is_empty());
+    // A page whose name leads here for the moment does not get to see what a user of this machine may.
+    let by_name = |host: &str| {
+        let request = format!("GET /metrics HTTP/1.1\r\nAccept: */*\r\nhOst: {host}\r\n\r\n");
+        ask(connect(address), &request).0
+    };
+    for host in [
+        "elsewhere.example",
+        "127.0.0.1.example:9100",
+        "localhost.example",
+        "a:b:c",
+    ] {
+        let head = by_name(host);
+        assert!(head.starts_with("HTTP/1.1 403 "), "{host}: {head}");
+    }
+    for host in [
+        "localhost",
+        "LocalHost:9100",
+        "127.0.0.1:80",
+        "[::1]:9100",
+        "::1",
+        "",
+    ] {
+        let head = by_name(host);
+        assert!(head.starts_with("HTTP/1.1 200 "), "{host}: {head}");
+    }
     // An endless head is cut off, and so is who says nothing.
     let mut endless = connect(address);
     let mut sent = Ok(());

@@ -7,7 +7,7 @@ use crate::config::MetricsAddress;
 use crate::daemon::status::Status;
 use std::fs::Permissions;
 use std::io::{self, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -66,6 +66,23 @@ impl Served {
     }
 }
 
+const FOREIGN_NAME: &str = "ask by address, or as localhost\n";
+
+/// Whether the request names this machine by an address or as localhost. A page from elsewhere, whose name its owner lets
+/// lead to a loopback address, comes with that name, and a browser would let it read the answer.
+fn is_asked_by_address(head: &str) -> bool {
+    let lines = head.lines().skip(1).map_while(|line| line.split_once(':'));
+    let mut hosts = lines.filter(|(name, _)| name.eq_ignore_ascii_case("host"));
+    hosts.all(|(_, host)| {
+        let host = host.trim();
+        let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+        host.is_empty()
+            || name.eq_ignore_ascii_case("localhost")
+            || host.parse::<SocketAddr>().is_ok()
+            || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok()
+    })
+}
+
 enum Listener {
     Tcp(TcpListener),
     Unix(UnixListener),
@@ -73,9 +90,15 @@ enum Listener {
 
 trait Connection: Read + Write + Send {
     fn limit(&self, timeout: Duration) -> io::Result<()>;
+    /// Whether a name of anybody's may lead here.
+    fn has_names(&self) -> bool;
 }
 
 impl Connection for TcpStream {
+    fn has_names(&self) -> bool {
+        true
+    }
+
     fn limit(&self, timeout: Duration) -> io::Result<()> {
         self.set_read_timeout(Some(timeout))?;
         self.set_write_timeout(Some(timeout))
@@ -83,6 +106,10 @@ impl Connection for TcpStream {
 }
 
 impl Connection for UnixStream {
+    fn has_names(&self) -> bool {
+        false
+    }
+
     fn limit(&self, timeout: Duration) -> io::Result<()> {
         self.set_read_timeout(Some(timeout))?;
         self.set_write_timeout(Some(timeout))
@@ -186,7 +213,10 @@ fn serve_one(mut connection: Box<dyn Connection>, served: &Served) -> io::Result
     let mut words = request.split(' ');
     let (method, target) = (words.next(), words.next().unwrap_or_default());
     let path = target.split('?').next();
-    let (state, kind, body) = served.answer(method, path)?;
+    let (state, kind, body) = match !connection.has_names() || is_asked_by_address(&head) {
+        true => served.answer(method, path)?,
+        false => ("403 Forbidden", PLAIN, FOREIGN_NAME.to_owned()),
+    };
     connection.limit(TIMEOUT)?;
     let head = format!(
         "HTTP/1.1 {state}\r\nContent-Type: {kind}\r\nCache-Control: no-store\r\n\
