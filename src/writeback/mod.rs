@@ -39,6 +39,7 @@ mod backend;
 mod beside;
 mod comparing;
 mod conflicts;
+mod copies;
 mod dirty;
 mod file;
 mod flushing;
