@@ -148,7 +148,7 @@ install_package() { LIMIT_S=400 check "the package is installed" dpkg -i "$packa
 prepare_machine() {
     check "the cache disk is formatted" mkfs.xfs -q -K -f -L nvme /run/disk/cache
     mkdir -p /nvme /mnt/nfs /mnt/cached /var/log/journal
-    echo "LABEL=nvme /nvme xfs defaults 0 2" >>/etc/fstab
+    echo "LABEL=nvme /nvme xfs x-systemd.device-timeout=600 0 2" >>/etc/fstab
     echo "127.0.0.1 server" >>/etc/hosts
     rm -f /etc/systemd/journald.conf.d/vm.conf
     systemctl -q unmask systemd-journal-flush

@@ -91,9 +91,8 @@ dirty_stage() {
     check "dirty: the server stops" server_stop
     systemctl -q disable nfs-server
     check "dirty: $dirty_mib MiB are written without it" bash -c "cat /nvme/source >&7"
-    check "dirty: and synced" timeout 100 sync $cached/dirty
     exec 7>&-
-    check "dirty: so they are in the journal" status_has $cached '"dirty_bytes":'$((dirty_mib << 20))
+    check "dirty: and are in the journal" status_has $cached '"dirty_bytes":'$((dirty_mib << 20))
     next_boot drained
 }
 
