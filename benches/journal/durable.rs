@@ -64,7 +64,9 @@ pub fn run(arguments: &Arguments, scratch: &Path, report: &mut Report) -> anyhow
     let Some(most) = counts.iter().max() else {
         return Ok(());
     };
-    let targets = targets(scratch, *most)?;
+    let scratch = scratch.join("durable");
+    std::fs::create_dir(&scratch)?;
+    let targets = targets(&scratch, *most)?;
     for writers in counts {
         let name = workload(writers);
         report.set_baseline(&name, LIMIT);
@@ -82,7 +84,8 @@ pub fn run(arguments: &Arguments, scratch: &Path, report: &mut Report) -> anyhow
         }
         report.print_workload(&name);
     }
-    Ok(())
+    drop(targets);
+    Ok(std::fs::remove_dir_all(&scratch)?)
 }
 
 fn targets(scratch: &Path, writers: usize) -> anyhow::Result<Vec<(&'static str, Target)>> {

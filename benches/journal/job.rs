@@ -37,15 +37,19 @@ pub fn run(arguments: &Arguments, scratch: &Path, report: &mut Report) -> anyhow
     }
     let backing = scratch.join("server-disk");
     fs::create_dir(&backing)?;
-    let Some(server) = SlowServer::start(NAME, &backing, scratch, ATTRIBUTES_BELIEVED)? else {
+    let Some(mut server) = SlowServer::start(NAME, &backing, scratch, ATTRIBUTES_BELIEVED)? else {
         return Ok(());
     };
     let subjects = subjects(&server.export, scratch)?;
     for round in 0..arguments.rounds {
         for turn in 0..subjects.len() {
             let subject = &subjects[(round + turn) % subjects.len()];
+            server.reset_counters()?;
             let sample = subject.run(arguments.files, round).context(subject.label)?;
             report.add(NAME, subject.label, sample);
+            if round == 0 {
+                tell_calls(subject.label, &mut server, arguments.files)?;
+            }
         }
     }
     report.print_workload(NAME);
@@ -73,6 +77,17 @@ fn subjects(export: &Path, scratch: &Path) -> anyhow::Result<Vec<Subject>> {
         });
     }
     Ok(all)
+}
+
+/// Of the server, the removal of what was made and the drain among them.
+fn tell_calls(subject: &str, server: &mut SlowServer, files: u64) -> anyhow::Result<()> {
+    let calls = server.calls()?;
+    let each: Vec<String> = calls
+        .iter()
+        .map(|(kind, count)| format!("{kind} {:.2}", *count as f64 / files as f64))
+        .collect();
+    println!("{NAME} {subject}: calls a file: {}", each.join(", "));
+    Ok(())
 }
 
 impl Subject {

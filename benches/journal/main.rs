@@ -6,7 +6,7 @@
 //!                                      [--dir SCRATCH]
 //!
 //! The part on a simulated server needs root and the `faultfs` example, what goes through a mount needs root; the parity is
-//! compared where libisal2 is installed. Takes 4 GB of the scratch directory's disk. Results: target/bench/journal.json.
+//! compared where libisal2 is installed. Takes 6 GB of the scratch directory's disk. Results: target/bench/journal.json.
 //!
 //! - `durable`: small durable writes of many writers, on the library
 //! - `log`: a journal as the daemon opens it, and the best that a log could do

@@ -27,11 +27,15 @@ const CHUNK_BYTES: usize = 1 << 20;
 const SMALL_WRITERS: &[usize] = WRITERS.split_at(3).0;
 /// The dirty limit is this part of what is written.
 const DIRTY_PART: u64 = 4;
+const JOURNAL_MIB_MIN: u64 = 64;
 
 /// A mount, and how many bytes go to the disk for each that is written.
 pub struct Kind {
     pub label: &'static str,
     erasure: &'static str,
+    devices: u8,
+    /// Twice what may be dirty is divided by this, for each device.
+    less_journal: u64,
     keep: &'static str,
     pub copies: f64,
 }
@@ -40,18 +44,24 @@ pub const KINDS: [Kind; 3] = [
     Kind {
         label: "back",
         erasure: "1+0",
+        devices: 1,
+        less_journal: 1,
         keep: "never",
         copies: 2.0,
     },
     Kind {
         label: "back-kept",
         erasure: "1+0",
+        devices: 1,
+        less_journal: 1,
         keep: "always",
         copies: 3.0,
     },
     Kind {
         label: "back-4+2",
         erasure: "4+2",
+        devices: 6,
+        less_journal: 2,
         keep: "never",
         copies: 2.5,
     },
@@ -64,7 +74,7 @@ struct Subject {
 }
 
 pub fn small_workload(writers: usize) -> String {
-    format!("mounted-durable-{writers}")
+    format!("mounted-small-{writers}")
 }
 
 pub fn run(arguments: &Arguments, scratch: &Path, report: &mut Report) -> anyhow::Result<()> {
@@ -88,17 +98,13 @@ fn mount(kind: &Kind, arguments: &Arguments, scratch: &Path) -> anyhow::Result<S
     let (backend, root) = (place.join("backend"), place.join("mount"));
     fs::create_dir_all(&backend)?;
     let dirty_mib = arguments.size_mib / DIRTY_PART;
-    let devices = match kind.erasure {
-        "1+0" => 1,
-        _ => 6,
-    };
-    // As much in all, for data: twice what may be dirty.
-    let journal_mib = (2 * dirty_mib / if devices == 1 { 1 } else { 4 }).max(64);
+    let journal_mib = 2 * dirty_mib / kind.less_journal;
     let options = format!(
-        "{},erasure={},keep_written={},dirty_limit={dirty_mib}M,journal_size={journal_mib}M",
-        back_options(&place, devices)?,
+        "{},erasure={},keep_written={},dirty_limit={dirty_mib}M,journal_size={}M",
+        back_options(&place, kind.devices)?,
         kind.erasure,
-        kind.keep
+        kind.keep,
+        journal_mib.max(JOURNAL_MIB_MIN)
     );
     let daemon = start_cached(&backend, &root, &place.join("cache"), &options)?;
     Ok(Subject {
