@@ -108,7 +108,11 @@ impl Log {
         let before = self.journal.figures();
         let work = writers::run(writers, period, |writer, number| {
             self.append(writer, number, &[writer as u8; RECORD_BYTES])?;
-            if self.written.fetch_add(1, Ordering::Relaxed) % TRIMMED_RECORDS == 0 {
+            if self
+                .written
+                .fetch_add(1, Ordering::Relaxed)
+                .is_multiple_of(TRIMMED_RECORDS)
+            {
                 self.journal.trim(self.journal.last_told());
             }
             Ok(())

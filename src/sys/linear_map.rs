@@ -37,9 +37,10 @@ impl LinearMap {
     pub fn add_to_front(&self, source: &[u8], sum: &mut [u8]) -> usize {
         #[cfg(target_arch = "x86_64")]
         if std::arch::is_x86_feature_detected!("avx2") {
-            // SAFETY: the processor has the instructions that the functions are made of.
             return match std::arch::is_x86_feature_detected!("gfni") {
+                // SAFETY: the processor has both.
                 true => unsafe { x86::add_by_matrix(self, source, sum) },
+                // SAFETY: it has AVX2.
                 false => unsafe { x86::add_by_tables(self, source, sum) },
             };
         }
