@@ -64,6 +64,18 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
+#[test]
+fn a_key_of_the_file_begins_no_line() {
+    let place = Place::new("settings-forged");
+    place.write("[default]\n\"x\\nforged\\u202e\" = 1\n");
+    let file = format!("config={}", text(&place.file));
+    let output = run(PROGRAM, &["config", "-o", &file]);
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains("x\\nforged\\u{202e}"), "{told:?}");
+    assert_eq!(told.lines().count(), 1, "{told:?}");
+}
+
 /// Value and origin of an option, as `config --json` tells them.
 fn setting(mountpoint: &Path, more: &[&str], name: &str) -> (String, String) {
     let arguments = [&["config", text(mountpoint), "--json"], more].concat();

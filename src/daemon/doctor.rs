@@ -6,6 +6,7 @@ use super::journal_places::on_one_disk;
 use super::machine::{Finding, Verdict};
 use super::mount_table::Mount;
 use super::status::{JournalStatus, Status, bytes};
+use crate::types::printable::one_line;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -58,7 +59,8 @@ impl Advice {
             Urgency::Wrong => "!!",
             Urgency::Better => "--",
         };
-        format!("{mark}  {}\n    {}\n", self.found, self.remedy)
+        let (found, remedy) = (one_line(&self.found), one_line(&self.remedy));
+        format!("{mark}  {found}\n    {remedy}\n")
     }
 }
 

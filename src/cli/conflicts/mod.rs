@@ -7,6 +7,7 @@ use crate::daemon::error::exit_status;
 use crate::daemon::journal_control::{BackReply, BackRequest, ConflictReport};
 use crate::daemon::mount_table::Mount;
 use crate::daemon::unmount::{connect, find};
+use crate::types::printable::one_line;
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -74,7 +75,7 @@ fn list(arguments: &Arguments) -> Result<i32, String> {
 }
 
 fn in_words(conflict: &ConflictReport) -> String {
-    let shown = |path: &WirePath| super::harmless(&local(path).to_string_lossy());
+    let shown = |path: &WirePath| one_line(&local(path).to_string_lossy());
     let what = match (conflict.is_removed, &conflict.ranges) {
         (true, None) => "removed by somebody else; ours is",
         (true, Some(_)) => "removed by somebody else; the ranges that were written here are in",
