@@ -172,6 +172,12 @@ fn of_journal_devices(journal: &JournalStatus, mountpoint: &str) -> Vec<Advice> 
             ),
         ));
     }
+    if journal.erasure.ends_with("+0") {
+        advice.push(Advice::better(
+            format!("no disk of the journal may be lost (erasure={}): what is not on the backend yet is lost with it", journal.erasure),
+            "unmount, then mount with empty directories on two disks or more as journal_dir, and erasure=1+1 or another with a second number",
+        ));
+    }
     if journal.lost_batches > 0 {
         advice.push(Advice::wrong(
             format!(
