@@ -227,6 +227,9 @@ fn a_mount_that_writes_through_tells_of_a_journal_that_may_hold_something() {
     wait_until(LIMIT, "it to be told", || {
         place.mount.log().contains(&wanted)
     });
+    // Who did not see it mounted reads it there.
+    let warnings = place.mount.status()["warnings"].to_string();
+    assert!(warnings.contains(&wanted), "{warnings}");
 }
 
 #[test]
