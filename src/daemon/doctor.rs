@@ -80,13 +80,10 @@ pub fn of_status(status: &Status) -> Vec<Advice> {
         ));
     }
     advice.extend(of_hits(status));
-    for option in &status.options {
+    for option in status.options.iter().filter(|one| one.from != "default") {
         if let Some(reason) = &option.no_effect_because {
             let found = format!("{}={} has no effect: {reason}", option.name, option.value);
-            let remedy = match option.from.as_str() {
-                "default" => "nothing has to be done; it is a default".to_owned(),
-                from => format!("leave it out ({from})"),
-            };
+            let remedy = format!("leave it out ({})", option.from);
             advice.push(Advice::better(found, remedy));
         }
     }
