@@ -207,8 +207,7 @@ pub(super) fn without_effect(settings: &Settings) -> Vec<OptionStatus> {
     if settings.write_mode == WriteMode::Back {
         return Vec::new();
     }
-    const NAMES: [&str; 10] = [
-        "erasure",
+    const NAMES: [&str; 9] = [
         "journal_size",
         "fsync_mode",
         "batch_interval",
