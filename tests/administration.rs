@@ -322,7 +322,7 @@ fn another_user_is_told_who_may() {
         assert!(!output.status.success());
         told(&output)
     };
-    for verb in ["status", "evict", "umount"] {
+    for verb in ["status", "evict", "flush", "conflicts", "umount"] {
         let said = as_nobody(&[verb, text(mount.path())]);
         assert!(
             said.contains("only the user who mounted it and root may"),

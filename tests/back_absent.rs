@@ -88,6 +88,26 @@ fn a_journal_whose_disk_is_not_mounted_is_asked_for_by_name() {
     }
 }
 
+#[test]
+fn another_directory_at_the_path_of_the_backend_is_called_that() {
+    let mut place = Place::new("absent-export", "1+0");
+    place.write();
+    place.mount.kill9();
+    let plain = place.scratch.path().join("plain");
+    let away = place.scratch.path().join("export");
+    fs::rename(&plain, &away).unwrap();
+    fs::create_dir(&plain).unwrap();
+    let told = place.refusal();
+    assert!(
+        told.contains("another one is there now") && told.contains("is the export mounted?"),
+        "{told}"
+    );
+    fs::remove_dir(&plain).unwrap();
+    fs::rename(&away, &plain).unwrap();
+    place.mount.remount();
+    place.expect_all("of its own backend");
+}
+
 /// It ended well, and the backend did not take all of it.
 #[test]
 fn a_journal_that_was_left_with_something_is_asked_for() {
@@ -207,6 +227,9 @@ fn a_mount_that_writes_through_tells_of_a_journal_that_may_hold_something() {
     wait_until(LIMIT, "it to be told", || {
         place.mount.log().contains(&wanted)
     });
+    // Who did not see it mounted reads it there.
+    let warnings = place.mount.status()["warnings"].to_string();
+    assert!(warnings.contains(&wanted), "{warnings}");
 }
 
 #[test]

@@ -267,6 +267,45 @@ fn a_degraded_journal_and_what_it_holds_are_told_of() {
 }
 
 #[test]
+fn a_damaged_head_is_mended_by_the_command_that_its_message_names() {
+    let mut place = Place::new("devices-head", "1+1");
+    place.write();
+    let told = place.expect_journal("status", &[]);
+    assert!(told.starts_with("erasure 1+1, ok; 1 more"), "{told}");
+    place.mount.kill9();
+    fs::write(place.directory(1).join("journal.head"), [7; 300]).unwrap();
+    place.mount.remount();
+    let output = place.journal("status", &[]);
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(3), "{told}");
+    assert!(
+        told.starts_with("erasure 1+1, degraded: 1 of 2 disks missing; 0 more"),
+        "{told}"
+    );
+    assert!(told.contains("`nfs-cachefs journal rebuild`"), "{told}");
+    let told = place.expect_journal("rebuild", &[]);
+    assert!(told.starts_with("erasure 1+1, ok; 1 more"), "{told}");
+    place.expect_all("mended");
+}
+
+#[test]
+fn a_journal_without_parity_says_that_no_disk_may_be_lost() {
+    let place = Place::new("devices-no-parity", "2+0");
+    let warnings = place.mount.status()["warnings"].to_string();
+    assert!(
+        warnings.contains("none of the journal's disks may be lost"),
+        "{warnings}"
+    );
+    assert!(!warnings.contains("second journal directory"), "{warnings}");
+    let output = place.mount.command("doctor", &[], LIMIT);
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        told.contains("no disk of the journal may be lost (erasure=2+0)"),
+        "{told}"
+    );
+}
+
+#[test]
 fn what_cannot_be_replaced_or_taken_in_is_refused_and_nothing_changes() {
     let place = Place::new("devices-alone", "1+0");
     let new = place.scratch.directory("new");

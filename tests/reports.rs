@@ -10,6 +10,7 @@ use std::process::{Command, Output};
 use std::time::Duration;
 use support::content::expect_content;
 use support::mount::PROGRAM;
+use support::written_back::Place;
 use support::*;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -116,6 +117,60 @@ fn a_bug_report_has_what_is_needed_and_no_name_of_the_tree() {
     let all = contents(&named);
     assert!(all.contains(&format!("{SECRET} dir/x")), "{all}");
     assert!(!all.contains(&format!("{SECRET} contents")), "{all}");
+}
+
+/// Of the parts of a bug report all that is plain text.
+fn words_of_report(mount: &Mount, scratch: &Scratch, more: &[&str]) -> String {
+    let archive = scratch
+        .path()
+        .join(format!("report{}.tar.gz", more.concat()));
+    let arguments = [more, &["-o", archive.to_str().unwrap()]].concat();
+    let output = mount.command("bugreport", &arguments, LIMIT);
+    assert!(output.status.success(), "{}", text_of(&output));
+    contents(&archive)
+}
+
+#[test]
+fn a_bug_report_names_nothing_that_clashed_or_is_not_taken() {
+    let place = Place::new("bugreport-back", &["writeback_delay=1h", "actimeo=0"]);
+    let clashing = format!("{SECRET}plain");
+    let refused = format!("{SECRET}\u{1b}]0;\u{7} refused");
+    place.rule(Operation::Write, "*refused", Action::Errno(libc::EACCES));
+    fs::write(place.there(&clashing), vec![1; 70_000]).unwrap();
+    fs::write(place.here(&clashing), vec![2; 60_000]).unwrap();
+    fs::write(place.there(&clashing), "theirs, later").unwrap();
+    fs::write(place.here(&refused), vec![3; 50_000]).unwrap();
+    place.command("flush", place.mount.path(), &["--wait"]);
+    assert_eq!(place.mount.status_number("writeback.conflicts"), 1);
+    assert_eq!(place.mount.status_number("writeback.failing_files"), 1);
+    let all = words_of_report(&place.mount, &place.scratch, &[]);
+    assert!(
+        all.contains("1 files are not taken by the backend"),
+        "{all}"
+    );
+    assert!(all.contains("ours lie beside theirs"), "{all}");
+    assert!(!all.contains(SECRET), "a name leaks:\n{all}");
+    let named = words_of_report(&place.mount, &place.scratch, &["--with-names"]);
+    for wanted in [&format!("{clashing}.conflict-"), "]0;\\u{7} refused: "] {
+        assert!(named.contains(wanted), "{wanted} in\n{named}");
+    }
+    assert!(!named.contains(['\u{1b}', '\u{7}']), "{named:?}");
+}
+
+#[test]
+fn a_bug_report_of_what_is_no_mount_is_refused() {
+    let scratch = Scratch::new("bugreport-none");
+    let archive = scratch.path().join("report.tar.gz");
+    let mut command = Command::new(PROGRAM);
+    command
+        .arg("bugreport")
+        .arg(scratch.path())
+        .arg("-o")
+        .arg(&archive);
+    let output = process::run(command, LIMIT);
+    assert_eq!(output.status.code(), Some(2), "{}", text_of(&output));
+    assert!(text_of(&output).contains("not a mount of nfs-cachefs"));
+    assert!(!archive.exists());
 }
 
 #[test]

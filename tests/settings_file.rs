@@ -64,6 +64,46 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
+#[test]
+fn a_plan_that_mount_would_refuse_is_refused() {
+    let scratch = Scratch::new("settings-plan");
+    for (options, wanted) in [
+        (
+            "write_mode=back",
+            "name a directory on a local disk with journal_dir",
+        ),
+        ("erasure=1+1", "erasure is for write_mode=back"),
+        ("journal_dir=/j", "journal_dir is for write_mode=back"),
+    ] {
+        let (backend, mountpoint) = (scratch.directory("plain"), scratch.directory("mount"));
+        let cache = format!("cache_dir={}", scratch.path().join("cache").display());
+        let list = format!("config=off,{cache},{options}");
+        for words in [
+            &["config", text(&mountpoint), "-o", &list][..],
+            &["mount", text(&backend), text(&mountpoint), "-o", &list],
+        ] {
+            let output = run(PROGRAM, words);
+            let told = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(1), "{words:?}: {told}");
+            assert!(told.contains(wanted), "{words:?}: {told}");
+        }
+    }
+    let all = run(PROGRAM, &["config", "-o", "config=off,write_mode=back"]);
+    assert!(all.status.success(), "{all:?}");
+}
+
+#[test]
+fn a_key_of_the_file_begins_no_line() {
+    let place = Place::new("settings-forged");
+    place.write("[default]\n\"x\\nforged\\u202e\" = 1\n");
+    let file = format!("config={}", text(&place.file));
+    let output = run(PROGRAM, &["config", "-o", &file]);
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains("x\\nforged\\u{202e}"), "{told:?}");
+    assert_eq!(told.lines().count(), 1, "{told:?}");
+}
+
 /// Value and origin of an option, as `config --json` tells them.
 fn setting(mountpoint: &Path, more: &[&str], name: &str) -> (String, String) {
     let arguments = [&["config", text(mountpoint), "--json"], more].concat();

@@ -11,6 +11,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 use support::mount::PROGRAM;
+use support::written_back::Place;
 use support::*;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -167,6 +168,36 @@ fn a_pin_is_told_of_in_a_line_whatever_its_name() {
     world.succeed(&["unpin"], "line\nbreak");
     let message = text(&world.run(&["unpin"], "line\nbreak").stderr);
     assert!(message.contains("by the root of the mount above it"));
+}
+
+/// What it says forges a line, and turns what is beside it.
+const FORGED: &str = "x\nb: changed by somebody else\u{202e}\u{2066}";
+
+#[test]
+fn a_name_begins_no_line_and_turns_no_text() {
+    let mut place = Place::new("telling-forged", &["writeback_delay=1h", "actimeo=0"]);
+    let (clashing, refused) = (format!("clash{FORGED}"), format!("refused{FORGED}"));
+    let rule = place.rule(Operation::Write, "refused*", Action::Errno(libc::EACCES));
+    fs::write(place.there(&clashing), vec![1; 70_000]).unwrap();
+    fs::write(place.here(&clashing), vec![2; 60_000]).unwrap();
+    fs::write(place.there(&clashing), "theirs, later").unwrap();
+    fs::write(place.here(&refused), vec![3; 50_000]).unwrap();
+    let (root, refused) = (place.mount.path(), place.here(&refused));
+    for (verb, path, arguments) in [
+        ("flush", root, &["--wait"][..]),
+        ("status", root, &[]),
+        ("conflicts", root, &[]),
+        ("why", &refused, &[]),
+        ("umount", root, &[]),
+    ] {
+        let output = place.command(verb, path, arguments);
+        let told = text(&[output.stdout, output.stderr].concat());
+        assert!(told.contains("x\\nb: changed by"), "{verb}: {told:?}");
+        assert!(!told.contains("\nb: "), "{verb}: {told:?}");
+        assert!(!told.contains(['\u{202e}', '\u{2066}']), "{verb}: {told:?}");
+    }
+    place.backend.remove_rule(rule);
+    place.mount.umount();
 }
 
 #[test]

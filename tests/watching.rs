@@ -4,6 +4,7 @@ mod support;
 
 use nix::pty::{Winsize, openpty};
 use serde_json::Value;
+use std::cell::Cell;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::PathBuf;
@@ -306,6 +307,23 @@ fn top_counts_by_file_and_by_process_what_hits_and_misses() {
         of_file(load).is_some_and(|file| file["hits"].as_u64() > Some(0) && file["misses"] == 0)
     });
     assert_eq!(load["total"]["miss_bytes"], 0);
+}
+
+#[test]
+fn top_counts_no_answer_that_something_is_not_there_as_an_error() {
+    let (mount, _backend, _scratch) = mounted("top-errors", &["lookupcache=none"]);
+    let top = Watcher::start(&mount, "top", &["--json", "--interval", "0.5"]);
+    top.find_json("the first interval", |_| true);
+    let full = mount.join("full");
+    fs::create_dir_all(full.join("inside")).unwrap();
+    assert!(fs::metadata(mount.join("absent")).is_err());
+    assert!(fs::remove_dir(&full).is_err(), "it is not empty");
+    let errors = Cell::new(0);
+    top.find_json("the error", |load| {
+        errors.set(errors.get() + load["total"]["errors"].as_u64().unwrap());
+        errors.get() > 0
+    });
+    assert_eq!(errors.get(), 1);
 }
 
 #[test]

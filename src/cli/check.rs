@@ -3,6 +3,7 @@
 use super::{complain, say};
 use crate::daemon::error::exit_status;
 use crate::daemon::machine::{Finding, Verdict, examine, run_fuse_probe};
+use crate::types::printable::one_line;
 use std::path::PathBuf;
 
 #[derive(Debug, Default, clap::Args)]
@@ -34,7 +35,7 @@ pub fn run(arguments: &Arguments) -> i32 {
     }
     let findings = examine(arguments.cache_dir.as_deref(), arguments.backend.as_deref());
     for finding in &findings {
-        say(&(finding.in_words() + "\n"));
+        say(&(one_line(&finding.in_words()) + "\n"));
     }
     exit_status_of(&findings)
 }

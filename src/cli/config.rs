@@ -2,12 +2,13 @@
 
 use super::mount::as_named;
 use super::status::ask;
-use super::{complain, harmless, say};
+use super::{complain, say};
 use crate::config::{Given, Tolerance};
 use crate::daemon::control::{Reply, Request};
 use crate::daemon::error::exit_status;
 use crate::daemon::fstab::entry_for;
 use crate::daemon::unmount::find;
+use crate::types::printable::one_line;
 use serde::Serialize;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -61,9 +62,9 @@ pub fn run(arguments: &Arguments) -> i32 {
             true => setting.name.clone(),
             false => format!("{}={}", setting.name, setting.value),
         };
-        format!("{word:<50} {}\n", setting.from)
+        one_line(&format!("{word:<50} {}", setting.from)) + "\n"
     });
-    say(&harmless(&lines.collect::<String>()));
+    say(&lines.collect::<String>());
     exit_status::SUCCESS
 }
 

@@ -7,6 +7,7 @@ use crate::daemon::error::exit_status;
 use crate::daemon::journal_devices::JournalChange;
 use crate::daemon::journal_memory;
 use crate::daemon::status::JournalStatus;
+use crate::types::printable::one_line;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -115,12 +116,13 @@ pub fn run(arguments: Arguments) -> i32 {
 fn forget(journal: &str, cache_directories: &[PathBuf]) -> Result<(), String> {
     let forgotten = journal_memory::forget(journal, cache_directories);
     let forgotten = forgotten.map_err(|error| format!("{error:#}"))?;
-    say(&format!(
-        "the journal {journal} in {} is forgotten; {} what was written to {} and that does not have\n",
+    let line = format!(
+        "the journal {journal} in {} is forgotten; {} what was written to {} and that does not have",
         forgotten.directories,
         forgotten.holding_in_words(),
         forgotten.backend_name
-    ));
+    );
+    say(&(one_line(&line) + "\n"));
     Ok(())
 }
 

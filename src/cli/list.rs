@@ -1,11 +1,12 @@
 //! `nfs-cachefs list [--json]`: all mounts of this machine, those whose daemon is dead among them.
 
-use super::{complain, harmless, say};
+use super::{complain, say};
 use crate::daemon::control::{Reply, Request};
 use crate::daemon::error::exit_status;
 use crate::daemon::mount_table::{Mount, mounts};
 use crate::daemon::status::{State, Status, bytes};
 use crate::daemon::unmount::{connect, is_dead};
+use crate::types::printable::one_line;
 use serde::Serialize;
 use std::io;
 use std::path::PathBuf;
@@ -62,8 +63,8 @@ pub fn run(arguments: &Arguments) -> i32 {
             }
         }
     } else {
-        let lines: Vec<String> = listed.iter().map(Listed::in_words).collect();
-        say(&harmless(&lines.concat()));
+        let lines = listed.iter().map(|one| one_line(&one.in_words()) + "\n");
+        say(&lines.collect::<String>());
     }
     match listed
         .iter()
@@ -129,12 +130,12 @@ impl Listed {
                 "unknown" => "only the user who mounted it and root may ask".to_owned(),
                 _ => format!("`nfs-cachefs umount {mountpoint}` cleans up"),
             };
-            return format!("{mountpoint}: {}; {hint}\n", self.state);
+            return format!("{mountpoint}: {}; {hint}", self.state);
         };
         let name = self.name.as_ref();
         let name = name.map_or_else(String::new, |name| format!(" ({name})"));
         format!(
-            "{mountpoint}{name}: {}, caches {backend}, {} of {} used, pid {pid}\n",
+            "{mountpoint}{name}: {}, caches {backend}, {} of {} used, pid {pid}",
             self.state,
             bytes(self.bytes_used.unwrap_or_default()),
             bytes(self.bytes_limit.unwrap_or_default())

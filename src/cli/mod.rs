@@ -35,6 +35,7 @@ mod warm;
 mod why;
 
 use crate::daemon::error::exit_status;
+use crate::types::printable::one_line;
 use clap::{Parser, Subcommand};
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -161,38 +162,10 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> i32 {
 /// What the shell tells of a command that SIGPIPE has ended.
 const ENDED_UNREAD: i32 = 128 + nix::libc::SIGPIPE;
 
-/// Prints an error the way all commands do.
+/// Prints an error the way all commands do: in one line, whatever the names in it.
 fn complain(error: impl std::fmt::Display) {
-    complain_of(&harmless(&error.to_string()));
-}
-
-/// The same of one line, whatever the names in it.
-fn complain_in_one_line(line: &str) {
-    complain_of(&one_line(line));
-}
-
-fn complain_of(message: &str) {
-    write_or_end(io::stderr().lock(), &format!("nfs-cachefs: {message}\n"));
-}
-
-/// A name in a message must not speak to the terminal.
-fn harmless(message: &str) -> String {
-    escape_if(message, |character| {
-        character.is_control() && !matches!(character, '\n' | '\t')
-    })
-}
-
-/// Nor end a line that programs read.
-fn one_line(message: &str) -> String {
-    escape_if(message, char::is_control)
-}
-
-fn escape_if(message: &str, speaks: impl Fn(char) -> bool) -> String {
-    let show = |character: char| match speaks(character) {
-        true => character.escape_default().to_string(),
-        false => character.to_string(),
-    };
-    message.chars().map(show).collect()
+    let line = one_line(&error.to_string());
+    write_or_end(io::stderr().lock(), &format!("nfs-cachefs: {line}\n"));
 }
 
 /// Prints to stdout.

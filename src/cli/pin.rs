@@ -2,10 +2,11 @@
 
 use super::located::{Located, locate, locate_as_written};
 use super::status::ask;
-use super::{complain, one_line, say};
+use super::{complain, say};
 use crate::daemon::control::{Pin, Reply, Request, WirePath};
 use crate::daemon::error::exit_status;
 use crate::types::bytes_in_words as bytes;
+use crate::types::printable::one_line;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 

@@ -5,6 +5,7 @@ use super::{complain, say};
 use crate::config::Changes;
 use crate::daemon::control::{Reply, Request};
 use crate::daemon::error::exit_status;
+use crate::types::printable::one_line;
 use std::path::PathBuf;
 
 #[derive(Debug, clap::Args)]
@@ -27,7 +28,7 @@ pub fn run(arguments: &Arguments) -> i32 {
 
 fn tell(changes: &Changes) -> i32 {
     for change in &changes.made {
-        say(&format!("{change}\n"));
+        say(&(one_line(change) + "\n"));
     }
     for change in &changes.refused {
         complain(format_args!("{change} holds from the next mount on"));

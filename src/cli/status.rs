@@ -1,7 +1,7 @@
 //! `nfs-cachefs status MOUNTPOINT [--json]`
 
 use super::{complain, say};
-use crate::daemon::control::{Client, Lines, Reply, Request, socket_directory};
+use crate::daemon::control::{Client, Lines, NOT_ALLOWED, Reply, Request, socket_directory};
 use crate::daemon::error::exit_status;
 use crate::daemon::mount_table::Mount;
 use crate::daemon::unmount::{connect, find, is_dead};
@@ -108,11 +108,14 @@ fn connected(mountpoint: &Path) -> Result<Client, String> {
     let owner = mount.as_ref().and_then(Mount::owner);
     let client = connected.map_err(|error| match (mount.is_some(), error.kind()) {
         (_, io::ErrorKind::PermissionDenied) => {
-            format!("{shown}: only the user who mounted it and root may ask; try as that user, or as root")
+            format!("{shown}: {NOT_ALLOWED}")
         }
         (false, _) => format!("{shown}: not a mount of nfs-cachefs"),
         (true, _) if owner.is_some_and(|owner| owner != nix::unistd::geteuid().as_raw()) => {
-            format!("{shown}: it is a mount of user {}, who alone may ask; try as that user", owner.unwrap_or_default())
+            format!(
+                "{shown}: it is a mount of user {}, who alone may ask; try as that user",
+                owner.unwrap_or_default()
+            )
         }
         (true, _) => {
             format!("{shown}: its daemon is gone ({error}); `nfs-cachefs umount {shown}` cleans up")

@@ -1,10 +1,11 @@
 //! `nfs-cachefs trace MOUNTPOINT [--path PATTERN] [--json]`
 
 use super::status::follow;
-use super::{complain, one_line, say};
+use super::{complain, say};
 use crate::daemon::control::{Reply, WirePath};
 use crate::daemon::error::exit_status;
 use crate::daemon::watching::{Operation, WatchLine, WatchRequest};
+use crate::types::printable::one_line;
 use std::io::BufRead;
 use std::path::PathBuf;
 

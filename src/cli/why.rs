@@ -2,10 +2,11 @@
 
 use super::located::locate;
 use super::status::ask;
-use super::{complain, harmless, say};
+use super::{complain, say};
 use crate::daemon::control::{Reply, Request, WirePath};
 use crate::daemon::error::exit_status;
 use crate::daemon::why::WhyStatus;
+use crate::types::printable::one_line;
 use std::path::{Path, PathBuf};
 
 #[derive(Debug, clap::Args)]
@@ -27,8 +28,8 @@ pub fn run(arguments: &Arguments) -> i32 {
         match why(path) {
             Ok(answer) if arguments.json => answers.push(answer),
             Ok(answer) => {
-                let text = format!("{}\n{}", path.display(), answer.in_words());
-                say(&harmless(&text));
+                let path = one_line(&path.display().to_string());
+                say(&format!("{path}\n{}", answer.in_words()));
             }
             Err(reason) => return fail(format_args!("{}: {reason}", path.display())),
         }

@@ -32,6 +32,12 @@ pub enum ConfigError {
         line: Option<usize>,
         what: String,
     },
+    #[error(
+        "write_mode=back needs a place for what the backend does not have yet; name a directory on a local disk with journal_dir"
+    )]
+    NoJournalDirectory,
+    #[error("{option} is for write_mode=back; add that, or leave {option} out")]
+    NoJournal { option: &'static str },
     #[error("options contradict each other: {0}")]
     Contradiction(String),
 }

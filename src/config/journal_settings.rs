@@ -1,6 +1,7 @@
 //! Values of the options about writing back.
 
 use super::error::ConfigError;
+use super::settings::WriteMode;
 use super::units::{MIB, show_size};
 use crate::journal::Spread;
 use std::path::PathBuf;
@@ -80,6 +81,18 @@ impl JournalOptions {
                 show_size(self.size_bytes)
             ))),
             _ => Ok(()),
+        }
+    }
+
+    /// It must be said where the journal is where there is one, and makes no sense where there is none.
+    pub(super) fn check_places(&self, write_mode: WriteMode) -> Result<(), ConfigError> {
+        let is_nowhere = self.directories.is_empty();
+        let unasked = |option: &'static str| Err(ConfigError::NoJournal { option });
+        match write_mode {
+            WriteMode::Back if is_nowhere => Err(ConfigError::NoJournalDirectory),
+            WriteMode::Through if !is_nowhere => unasked("journal_dir"),
+            WriteMode::Through if self.erasure != Spread::ALONE => unasked("erasure"),
+            WriteMode::Back | WriteMode::Through => Ok(()),
         }
     }
 }

@@ -88,6 +88,10 @@ impl Given {
             resolved.take(word, self.tolerance, origin)?;
         }
         resolved.settings = resolved.settings.validated()?;
+        // What holds for all mounts is not whole.
+        if !self.mountpoint.as_os_str().is_empty() {
+            resolved.settings.check_journal_places()?;
+        }
         Ok(resolved)
     }
 

@@ -314,6 +314,11 @@ impl Settings {
         Ok(self)
     }
 
+    /// An error where a mount could not go by them as far as its journal is concerned.
+    pub(super) fn check_journal_places(&self) -> Result<(), ConfigError> {
+        self.journal.check_places(self.write_mode)
+    }
+
     /// Who may use the mount; `None`: as is usual for the user who mounts.
     pub fn access(&self) -> Option<Access> {
         match (self.allow_other, self.allow_root) {

@@ -3,6 +3,7 @@
 use super::control::{ChangeJournal, ChangePins, Evict, Evicted, Scrub, Why};
 use super::disks::{Disk, ill_placed, open_disks, refuse_untouched, set_limits, warnings};
 use super::journal_control::{AskBack, answering};
+use super::journal_status;
 use super::journalling;
 use super::offline::{find_backend, look_for};
 use super::pinning::change_pins;
@@ -204,7 +205,14 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
     let tuning = Tuning::start(settings, tuned).context("starting the thread that tunes")?;
 
     let away = found.absence.map(away_at_start);
-    let of_journal = journalling::warnings(settings, back.as_deref(), &disks, &root_key);
+    let passed_by = match back {
+        Some(_) => None,
+        None => journalling::passed_by(&disks, &root_key),
+    };
+    let of_journal = back
+        .as_ref()
+        .map(|back| journal_status::warnings(settings, &back.figures()));
+    let of_journal = of_journal.into_iter().flatten().chain(passed_by.clone());
     let warnings = away.into_iter().chain(warnings(prepared, &disks, &lost));
     let warnings = warnings.chain(of_journal).collect();
     let reporter = Reporter {
@@ -224,6 +232,7 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
         back: back.clone(),
         settings: settings.clone(),
         ill_placed: ill_placed(prepared),
+        passed_by,
         reader_threads: reader_threads(settings),
     };
     filesystem

@@ -3,6 +3,7 @@
 
 use super::error::exit_status;
 use crate::sys::process::{Side, fork_single_threaded};
+use crate::types::printable::one_line;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 use serde::{Deserialize, Serialize};
@@ -12,7 +13,7 @@ use std::path::Path;
 
 /// Prints to stderr, if anybody reads it.
 pub(super) fn announce(message: &str) {
-    let _ = writeln!(io::stderr(), "nfs-cachefs: {message}");
+    let _ = writeln!(io::stderr(), "nfs-cachefs: {}", one_line(message));
 }
 
 /// How the start went.
@@ -59,7 +60,10 @@ impl Announcer {
         }
         self.tell(&Outcome {
             exit_status: exit_status::SUCCESS,
-            message: warnings.join("\n"),
+            message: warnings
+                .iter()
+                .map(|warning| one_line(warning) + "\n")
+                .collect(),
         })
     }
 

@@ -3,7 +3,7 @@
 //!
 //! Its name is made from the mountpoint, so that a command finds it without touching the mount.
 
-pub use super::control_client::{Client, Lines};
+pub use super::control_client::{Client, Lines, NOT_ALLOWED};
 use super::journal_control::{AskBack, BackReply, BackRequest};
 use super::journal_devices::JournalChange;
 use super::mount_table::path_hash;

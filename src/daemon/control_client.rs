@@ -9,6 +9,10 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
+/// To whom the socket is closed.
+pub const NOT_ALLOWED: &str =
+    "only the user who mounted it and root may ask; try as that user, or as root";
+
 /// What a daemon tells for as long as it is listened to.
 pub type Lines = BufReader<UnixStream>;
 

@@ -2,6 +2,7 @@
 
 use super::journal_status::JournalStatus;
 use crate::journal::{JournalFigures, Outsider};
+use crate::types::printable::one_line;
 use serde::{Deserialize, Serialize};
 
 /// One directory of a journal.
@@ -52,14 +53,38 @@ impl JournalStatus {
         self.degraded_devices > 0 || self.weak_batches > 0 || self.lost_batches > 0
     }
 
+    /// "ok" only where all is there.
+    pub(super) fn condition(&self) -> String {
+        if self.state != "ok" {
+            return self.state.clone();
+        }
+        if self.lost_batches > 0 {
+            return format!("{} batches lost", self.lost_batches);
+        }
+        if self.degraded_devices > 0 {
+            let wanted = self.present_devices() + self.degraded_devices;
+            return format!(
+                "degraded: {} of {wanted} disks missing",
+                self.degraded_devices
+            );
+        }
+        match self.weak_batches {
+            0 => self.state.clone(),
+            batches => format!("degraded: {batches} batches lack shards"),
+        }
+    }
+
     /// What `journal status` prints.
     pub fn devices_in_words(&self) -> String {
         let mut text = format!(
             "erasure {}, {}; {} more disks may be lost\n",
-            self.erasure, self.state, self.tolerated_losses
+            self.erasure,
+            self.condition(),
+            self.tolerated_losses
         );
         for device in &self.devices {
-            text.push_str(&format!("  {}: {}\n", device.path, device.state));
+            let line = format!("  {}: {}", device.path, device.state);
+            text.push_str(&(one_line(&line) + "\n"));
         }
         text.push_str(&format!(
             "{} batches lack shards, {} are lost; {} batches mended{}\n",
@@ -76,15 +101,21 @@ impl JournalStatus {
     }
 }
 
+fn without_parity(data_shards: u8) -> String {
+    match data_shards {
+        1 => "write_mode=back without a second journal directory: what is not on the backend yet is lost with its disk".to_owned(),
+        _ => format!(
+            "write_mode=back with erasure={data_shards}+0: none of the journal's disks may be lost; what is not on the backend yet is lost with any of them"
+        ),
+    }
+}
+
 /// What the operator should know of them, a sentence each.
 pub(super) fn device_warnings(journal: &JournalFigures) -> Vec<String> {
     let devices = &journal.devices;
     let mut warnings = Vec::new();
     if devices.parity_shards == 0 {
-        warnings.push(
-            "write_mode=back without a second journal directory: what is not on the backend yet is lost with its disk"
-                .to_owned(),
-        );
+        warnings.push(without_parity(devices.data_shards));
     } else if journal.tolerated < u64::from(devices.parity_shards) {
         warnings.push(format!(
             "the journal survives the loss of {} more disks, not of {}; `nfs-cachefs journal` tells and mends",

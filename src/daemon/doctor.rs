@@ -6,6 +6,7 @@ use super::journal_places::on_one_disk;
 use super::machine::{Finding, Verdict};
 use super::mount_table::Mount;
 use super::status::{JournalStatus, Status, bytes};
+use crate::types::printable::one_line;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -58,7 +59,8 @@ impl Advice {
             Urgency::Wrong => "!!",
             Urgency::Better => "--",
         };
-        format!("{mark}  {}\n    {}\n", self.found, self.remedy)
+        let (found, remedy) = (one_line(&self.found), one_line(&self.remedy));
+        format!("{mark}  {found}\n    {remedy}\n")
     }
 }
 
@@ -78,13 +80,10 @@ pub fn of_status(status: &Status) -> Vec<Advice> {
         ));
     }
     advice.extend(of_hits(status));
-    for option in &status.options {
+    for option in status.options.iter().filter(|one| one.from != "default") {
         if let Some(reason) = &option.no_effect_because {
             let found = format!("{}={} has no effect: {reason}", option.name, option.value);
-            let remedy = match option.from.as_str() {
-                "default" => "nothing has to be done; it is a default".to_owned(),
-                from => format!("leave it out ({from})"),
-            };
+            let remedy = format!("leave it out ({})", option.from);
             advice.push(Advice::better(found, remedy));
         }
     }
@@ -168,6 +167,12 @@ fn of_journal_devices(journal: &JournalStatus, mountpoint: &str) -> Vec<Advice> 
                 "with its disk there again: nfs-cachefs journal rebuild {mountpoint}; with another one: nfs-cachefs journal replace {mountpoint} {} NEW",
                 device.path
             ),
+        ));
+    }
+    if journal.erasure.ends_with("+0") {
+        advice.push(Advice::better(
+            format!("no disk of the journal may be lost (erasure={}): what is not on the backend yet is lost with it", journal.erasure),
+            "unmount, then mount with empty directories on two disks or more as journal_dir, and erasure=1+1 or another with a second number",
         ));
     }
     if journal.lost_batches > 0 {

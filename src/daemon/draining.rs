@@ -1,6 +1,6 @@
 //! Waiting until the backend has what was changed on a mount.
 
-use super::control::{Client, Reply, Request, WirePath};
+use super::control::{Client, NOT_ALLOWED, Reply, Request, WirePath};
 use super::journal_control::{BackReply, BackRequest, UnsentReport};
 use std::io;
 use std::time::{Duration, Instant};
@@ -17,6 +17,9 @@ pub fn ask(client: io::Result<Client>, ask: BackRequest) -> Result<BackReply, St
         Ok(Reply::Back { told }) => Ok(told),
         Ok(Reply::Error { message }) => Err(message),
         Ok(other) => Err(format!("unexpected answer {other:?}")),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            Err(NOT_ALLOWED.to_owned())
+        }
         Err(error) => Err(error.to_string()),
     }
 }

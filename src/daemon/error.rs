@@ -71,12 +71,6 @@ pub enum StartError {
         path: PathBuf,
         problem: CacheDirectoryProblem,
     },
-    #[error(
-        "write_mode=back needs a place for what the backend does not have yet; name a directory on a local disk with journal_dir"
-    )]
-    NoJournalDirectory,
-    #[error("journal_dir is for write_mode=back; add that, or leave journal_dir out")]
-    UnusedJournalDirectory,
     #[error("none of the cache directories can be used: {0}")]
     NoCacheDirectory(String),
     #[error("{0}")]
@@ -176,10 +170,7 @@ impl StartError {
     /// The exit status of this error, as mount(8) defines them.
     pub fn exit_status(&self) -> i32 {
         match self {
-            Self::Options(_)
-            | Self::NoBackend
-            | Self::NoJournalDirectory
-            | Self::UnusedJournalDirectory => exit_status::USAGE,
+            Self::Options(_) | Self::NoBackend => exit_status::USAGE,
             Self::System(_) => exit_status::SYSTEM,
             Self::BackendMissing(_)
             | Self::BackendNotDirectory(_)

@@ -2,6 +2,7 @@
 
 use super::control::WirePath;
 use super::status::bytes;
+use crate::types::printable::one_line;
 use crate::writeback::{Conflict, ConflictKind, Unsent, WriteBack};
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
@@ -86,7 +87,7 @@ impl UnsentReport {
             "{} files ({}) are not on the backend yet{}",
             self.files,
             bytes(self.bytes),
-            trouble.map_or_else(String::new, |trouble| format!("; {trouble}"))
+            trouble.map_or_else(String::new, |trouble| format!("; {}", one_line(trouble)))
         )
     }
 }

@@ -3,7 +3,7 @@
 use super::cache_directory::{CacheDirectory, Neighbours};
 use super::error::{CacheDirectoryProblem, StartError};
 use super::prepare::{open_one, refuse_shared_with};
-use crate::config::{Settings, WriteMode};
+use crate::config::Settings;
 use nix::sys::stat::{major, minor};
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
@@ -16,19 +16,13 @@ pub struct JournalPlace {
     pub directory: Result<CacheDirectory, String>,
 }
 
-/// It must be there where it is needed, and makes no sense where it is not.
+/// As many as the settings name.
 pub(super) fn open_journal(
     settings: &Settings,
     neighbours: Neighbours<'_>,
     others: &[CacheDirectory],
 ) -> Result<Vec<JournalPlace>, StartError> {
     let paths = &settings.journal.directories;
-    match (settings.write_mode, paths.is_empty()) {
-        (WriteMode::Through, true) => return Ok(Vec::new()),
-        (WriteMode::Through, false) => return Err(StartError::UnusedJournalDirectory),
-        (WriteMode::Back, true) => return Err(StartError::NoJournalDirectory),
-        (WriteMode::Back, false) => {}
-    }
     let mut places: Vec<JournalPlace> = Vec::new();
     for path in paths {
         let own = places

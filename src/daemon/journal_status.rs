@@ -6,6 +6,7 @@ use super::status::{OptionStatus, bytes};
 use crate::config::{FsyncMode, Settings, WriteMode};
 use crate::writeback::{DirtyFileFigures, WriteBackFigures};
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 
 /// Conflicts that `status` names; the command tells of all.
 const CONFLICTS_NAMED: usize = 100;
@@ -121,7 +122,7 @@ impl JournalStatus {
         is_there.then(|| {
             format!(
                 "  journal   {}, {} of {} disks, {} more may be lost, {} of {} in {} files not on the backend yet (oldest {} s, {} failing), {} writes, {} commits (median {} us), {} syncs for {} waits, {} conflicts",
-                self.state,
+                self.condition(),
                 self.present_devices(),
                 self.present_devices() + self.degraded_devices,
                 self.tolerated_losses,
@@ -153,6 +154,23 @@ impl WritebackStatus {
             conflicts: figures.conflicts.len() as u64,
             conflict_paths: last.map(path).collect(),
         }
+    }
+
+    /// What the warnings leave out: a file that is not taken, and the last that lies beside another.
+    pub(super) fn in_words(&self) -> Vec<String> {
+        let trouble = |file: &DirtyFileStatus| {
+            let path = PathBuf::from(file.path.clone());
+            let trouble = file.trouble.as_ref()?;
+            Some(format!("  not taken {}: {trouble}", path.display()))
+        };
+        let last = self.conflict_paths.first();
+        let beside = last.map(|path| format!("  conflict  the last of ours is {path}"));
+        self.oldest
+            .iter()
+            .find_map(trouble)
+            .into_iter()
+            .chain(beside)
+            .collect()
     }
 }
 
@@ -189,8 +207,7 @@ pub(super) fn without_effect(settings: &Settings) -> Vec<OptionStatus> {
     if settings.write_mode == WriteMode::Back {
         return Vec::new();
     }
-    const NAMES: [&str; 10] = [
-        "erasure",
+    const NAMES: [&str; 9] = [
         "journal_size",
         "fsync_mode",
         "batch_interval",
@@ -214,7 +231,7 @@ pub(super) fn without_effect(settings: &Settings) -> Vec<OptionStatus> {
         .collect()
 }
 
-/// What the operator should know of a journal, a sentence each.
+/// What the operator should know of a journal, a sentence each. Names of files are in [`WritebackStatus`] alone.
 pub(super) fn warnings(settings: &Settings, figures: &WriteBackFigures) -> Vec<String> {
     let mut warnings = device_warnings(&figures.journal);
     if matches!(
@@ -230,19 +247,16 @@ pub(super) fn warnings(settings: &Settings, figures: &WriteBackFigures) -> Vec<S
             "the journal has failed: {failure}; nothing is taken any more; check its disks, then mount again"
         ));
     }
-    if let Some(failing) = figures.named.iter().find(|file| file.trouble.is_some()) {
+    if figures.failing_files > 0 {
         warnings.push(format!(
-            "{} files are not taken by the backend; they stay in the journal and are tried again; {}: {}",
-            figures.failing_files,
-            failing.path.display(),
-            failing.trouble.as_deref().unwrap_or_default()
+            "{} files are not taken by the backend; they stay in the journal and are tried again",
+            figures.failing_files
         ));
     }
-    if let Some(last) = figures.conflicts.last() {
+    if !figures.conflicts.is_empty() {
         warnings.push(format!(
-            "{} files were changed by somebody else while they were written here; ours lie beside theirs, the last as {}: see `nfs-cachefs conflicts`",
-            figures.conflicts.len(),
-            last.beside.display()
+            "{} files were changed by somebody else while they were written here; ours lie beside theirs: see `nfs-cachefs conflicts`",
+            figures.conflicts.len()
         ));
     }
     if figures.journal.cut_batches > 0 {

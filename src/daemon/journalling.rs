@@ -3,7 +3,6 @@
 use super::disks::Disk;
 use super::journal_devices::JournalDevices;
 use super::journal_places::JournalPlace;
-use super::journal_status;
 use super::prepare::Prepared;
 use crate::backend::Backend;
 use crate::backend::lanes::Lane;
@@ -102,24 +101,14 @@ fn tell_of_replay(records: usize, found: &WriteBackFigures) {
     );
 }
 
-/// What the administrator should know at once: of the journal, or of one that is not asked for.
-pub(super) fn warnings(
-    settings: &Settings,
-    back: Option<&WriteBack>,
-    disks: &[Disk],
-    root: &FileKey,
-) -> Vec<String> {
-    match back {
-        Some(back) => journal_status::warnings(settings, &back.figures()),
-        None => {
-            let witness = witness(disks);
-            let missed = witness.missed(&root.0, None).into_iter();
-            missed.map(|missed| passed_by(&witness, &missed)).collect()
-        }
-    }
+/// Of a journal that holds something for the backend, and that a mount without one does not look at.
+pub(super) fn passed_by(disks: &[Disk], root: &FileKey) -> Option<String> {
+    let witness = witness(disks);
+    let missed = witness.missed(&root.0, None)?;
+    Some(passed_by_in_words(&witness, &missed))
 }
 
-fn passed_by(witness: &Witness, journal: &Testimony) -> String {
+fn passed_by_in_words(witness: &Witness, journal: &Testimony) -> String {
     format!(
         "write_mode=through looks at no journal, and this backend has one in {}: {} what was written and the backend does not \
          have; mount with write_mode=back to have it sent. If it is lost for good, `{}` gives up what it held",

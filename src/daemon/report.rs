@@ -52,6 +52,8 @@ pub struct Reporter {
     pub settings: Settings,
     /// What to know of directories that hold less than they seem to.
     pub ill_placed: Vec<String>,
+    /// Of a journal that is not asked for: it is there as long as the mount, whose cache directories remember it.
+    pub passed_by: Option<String>,
     pub reader_threads: usize,
 }
 
@@ -365,6 +367,7 @@ impl Reporter {
         warnings.extend(self.names.notices());
         warnings.extend(self.moved_root());
         warnings.extend(self.ill_placed.iter().cloned());
+        warnings.extend(self.passed_by.clone());
         for cache in self.cache.directories() {
             warnings.extend(cache.notices.lock().iter().cloned());
             warnings.extend(out_of_order(cache));

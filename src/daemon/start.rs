@@ -6,6 +6,7 @@ use super::error::{StartError, exit_status};
 use super::prepare::prepare;
 use super::{log, run};
 use crate::config::{Given, Resolved};
+use crate::types::printable::one_line;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::ffi::OsString;
 use std::io;
@@ -67,7 +68,7 @@ fn start(request: MountRequest, announcer: Announcer) -> i32 {
         Ok((prepared, assembled)) => run::serve(assembled, request, prepared, announcer),
         Err(error) => {
             let status = error.exit_status();
-            announcer.failed(status, &error.to_string());
+            announcer.failed(status, &one_line(&error.to_string()));
             status
         }
     }

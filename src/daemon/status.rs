@@ -5,6 +5,7 @@ use super::pinning::PinsStatus;
 use super::status_of_scrub::ScrubStatus;
 use super::tuning::TuningStatus;
 pub use crate::types::bytes_in_words as bytes;
+use crate::types::printable::one_line;
 use serde::{Deserialize, Serialize};
 
 pub use super::journal_status::{JournalStatus, WritebackStatus};
@@ -46,7 +47,7 @@ pub struct Status {
     /// How long calls and reads took, over the life of the daemon.
     #[serde(default)]
     pub latencies: Vec<LatencyStatus>,
-    /// Things an operator should know, a sentence each.
+    /// Things an operator should know, a sentence each. None names a file of the tree.
     pub warnings: Vec<String>,
 }
 
@@ -214,7 +215,7 @@ impl Status {
             self.pid
         )];
         lines.push(self.backend_in_words());
-        lines.push(self.cache_in_words());
+        lines.extend(self.cache_in_words());
         lines.extend(self.pins.in_words());
         lines.extend(self.cache.directories.iter().map(|directory| {
             format!(
@@ -250,7 +251,8 @@ impl Status {
                 .iter()
                 .map(|warning| format!("  warning   {warning}")),
         );
-        lines.join("\n") + "\n"
+        lines.extend(self.writeback.in_words());
+        lines.iter().map(|line| one_line(line) + "\n").collect()
     }
 
     fn backend_in_words(&self) -> String {
@@ -279,7 +281,7 @@ impl Status {
         }
     }
 
-    fn cache_in_words(&self) -> String {
+    fn cache_in_words(&self) -> [String; 2] {
         let cache = &self.cache;
         let read_bytes = cache.hit_bytes + cache.miss_bytes;
         let hits = match read_bytes {
@@ -289,8 +291,8 @@ impl Status {
                 cache.hit_bytes * 100 / read_bytes
             ),
         };
-        format!(
-            "  cache     {} of {} in {} files, {hits}, {} passthrough opens, {} evicted, {} past the cache, {}{} written today\n  readahead {} fetched, {} of it read, {} left unread",
+        let held = format!(
+            "  cache     {} of {} in {} files, {hits}, {} passthrough opens, {} evicted, {} past the cache, {}{} written today",
             bytes(cache.bytes_used),
             bytes(cache.bytes_limit),
             cache.files,
@@ -301,11 +303,15 @@ impl Status {
             match cache.write_limit_bytes {
                 0 => String::new(),
                 limit => format!(" of {}", bytes(limit)),
-            },
+            }
+        );
+        let ahead = format!(
+            "  readahead {} fetched, {} of it read, {} left unread",
             bytes(cache.readahead_bytes),
             bytes(cache.readahead_used_bytes),
             bytes(cache.readahead_wasted_bytes)
-        )
+        );
+        [held, ahead]
     }
 }
 

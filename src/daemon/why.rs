@@ -6,6 +6,7 @@ use super::status::bytes;
 use crate::cache::{Loss, Stored};
 use crate::clock::wall_clock;
 use crate::fs::{Explanation, FileSystem, Obstacle, ReadBy};
+use crate::types::printable::one_line;
 use crate::types::{FileKind, Version};
 use crate::writeback::WriteBack;
 use serde::{Deserialize, Serialize};
@@ -193,7 +194,7 @@ impl WhyStatus {
         lines.push(format!("  checked    {}", self.sums_in_words()));
         lines.push(format!("  changes    {}", self.changes_in_words()));
         lines.push(format!("  last miss  {}", self.miss_in_words()));
-        lines.join("\n") + "\n"
+        lines.iter().map(|line| one_line(line) + "\n").collect()
     }
 
     fn cached_in_words(&self) -> String {

@@ -17,8 +17,9 @@ pub enum JournalError {
     )]
     Foreign { found: String },
     #[error(
-        "its {HEAD_FILE} is damaged; it was left untouched: restore that file, or move the directory aside to go on without \
-         what it holds"
+        "its {HEAD_FILE} is damaged; it was left untouched: `nfs-cachefs journal rebuild` makes it anew from the other \
+         directories while they serve; where too few are left, restore that file, or move the directory aside to go on \
+         without what it holds"
     )]
     HeadDamaged,
     #[error(
@@ -31,6 +32,11 @@ pub enum JournalError {
          there, or choose another journal_dir"
     )]
     OtherBackend { backend: String },
+    #[error(
+        "it holds what was written to the directory that was at {path}, and another one is there now; it was left untouched: \
+         is the export mounted? If another one is meant to be there, choose another journal_dir"
+    )]
+    BackendReplaced { path: String },
     #[error(
         "acknowledged writes are lost: batch {first} is missing or damaged, and all up to {acknowledged} were \
          acknowledged; it was left untouched: restore the disk, or move the directory aside to go on without what it holds"

@@ -196,8 +196,11 @@ fn newest_of(
     for (name, _, head) in heads {
         let refused = |error: JournalError| Err(error.at(name.clone()));
         if head.backend != settings.backend {
-            let backend = head.backend_name.clone();
-            return refused(JournalError::OtherBackend { backend });
+            let name = head.backend_name.clone();
+            return refused(match name == settings.backend_name {
+                true => JournalError::BackendReplaced { path: name },
+                false => JournalError::OtherBackend { backend: name },
+            });
         }
         if head.spread != settings.spread {
             let (found, erasure) = (head.spread, settings.spread);

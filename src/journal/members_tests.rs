@@ -150,7 +150,12 @@ fn directories_of_something_else_are_refused_by_name() {
     places.put(1, |head| head.membership.journal = [8; 16]);
     assert!(places.refused(&[0, 1]).contains("another journal"));
     places.put(1, |head| head.backend = b"other".to_vec());
-    assert!(places.refused(&[0, 1]).contains("another backend"));
+    assert!(places.refused(&[0, 1]).contains("another one is there now"));
+    places.put(1, |head| {
+        head.backend = b"other".to_vec();
+        head.backend_name = "/other".to_owned();
+    });
+    assert!(places.refused(&[0, 1]).contains("another backend (/other)"));
     places.put(1, |head| head.spread = STRIPES);
     assert!(places.refused(&[0, 1]).contains("erasure=2+1"));
     places.put(1, |_| {});

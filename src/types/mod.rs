@@ -12,6 +12,7 @@ pub use units::bytes_in_words;
 mod changes;
 pub mod codec;
 mod locks;
+pub mod printable;
 mod range_series;
 mod short_bytes;
 mod units;

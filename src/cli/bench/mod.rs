@@ -12,11 +12,12 @@ mod told;
 
 use self::steps::{Subject, measure_all};
 use super::status::ask;
-use super::{complain, harmless, say};
+use super::{complain, say};
 use crate::daemon::control::{Reply, Request};
 use crate::daemon::error::exit_status;
 use crate::daemon::mount_table::mount_of;
 use crate::daemon::status::Status;
+use crate::types::printable::harmless;
 use std::path::{Path, PathBuf};
 
 const AFTER_HELP: &str = "\

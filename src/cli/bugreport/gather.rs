@@ -9,6 +9,7 @@ use crate::daemon::machine::{Finding, examine};
 use crate::daemon::mount_table::mounts;
 use crate::daemon::prometheus::exposition;
 use crate::daemon::status::Status;
+use crate::types::printable::harmless;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -41,10 +42,11 @@ pub struct Part {
     pub text: String,
 }
 
-fn part(name: &str, text: impl Into<String>) -> Part {
+/// In plain words; where names are asked for, they are in it.
+fn part(name: &str, text: impl AsRef<str>) -> Part {
     Part {
         name: name.to_owned(),
-        text: text.into(),
+        text: harmless(text.as_ref()),
     }
 }
 
@@ -78,10 +80,10 @@ pub fn of_mount(mountpoint: &Path, with_names: bool) -> Vec<Part> {
     let advice: String = look_at(&shown).iter().map(Advice::in_words).collect();
     vec![
         part("status.txt", shown.in_words()),
-        part(
-            "status.json",
-            serde_json::to_string_pretty(&shown).unwrap_or_else(|error| error.to_string()),
-        ),
+        Part {
+            name: "status.json".to_owned(),
+            text: serde_json::to_string_pretty(&shown).unwrap_or_else(|error| error.to_string()),
+        },
         part("metrics.txt", exposition(&shown)),
         part("doctor.txt", advice),
         part("mounted.txt", mounted(&status)),

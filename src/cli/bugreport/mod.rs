@@ -13,6 +13,8 @@ use super::{complain, say};
 use crate::clock::wall_clock;
 use crate::daemon::error::exit_status;
 use crate::daemon::mount_table::mounts;
+use crate::daemon::unmount::find;
+use crate::types::printable::one_line;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use std::fs::OpenOptions;
@@ -55,7 +57,7 @@ pub fn run(arguments: &Arguments) -> i32 {
         Ok(()) => {
             say(&format!(
                 "{} was written; look into it before you give it away\n",
-                path.display()
+                one_line(&path.display().to_string())
             ));
             exit_status::SUCCESS
         }
@@ -68,7 +70,14 @@ pub fn run(arguments: &Arguments) -> i32 {
 
 fn mountpoints(arguments: &Arguments) -> Result<Vec<PathBuf>, String> {
     if let Some(mountpoint) = &arguments.mountpoint {
-        return Ok(vec![mountpoint.clone()]);
+        let shown = mountpoint.display();
+        let (_, mount) = find(mountpoint).map_err(|error| format!("{shown}: {error}"))?;
+        return match mount {
+            Some(_) => Ok(vec![mountpoint.clone()]),
+            None => Err(format!(
+                "{shown}: not a mount of nfs-cachefs; without MOUNTPOINT it tells of this machine and of all its mounts"
+            )),
+        };
     }
     let mounts = mounts().map_err(|error| format!("/proc/self/mountinfo: {error}"))?;
     let ours = mounts.into_iter().filter(|mount| mount.is_cachefs());

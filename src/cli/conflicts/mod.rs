@@ -7,6 +7,7 @@ use crate::daemon::error::exit_status;
 use crate::daemon::journal_control::{BackReply, BackRequest, ConflictReport};
 use crate::daemon::mount_table::Mount;
 use crate::daemon::unmount::{connect, find};
+use crate::types::printable::one_line;
 use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,7 +16,7 @@ mod resolve;
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Exit status: 0 it was done, or there is none, 1 usage, 2 error, 3 without --keep: there are some."
+    after_help = "In JSON a path is a string, or an array of its bytes where it is not UTF-8.\n\nExit status: 0 it was done, or there is none, 1 usage, 2 error, 3 without --keep: there are some."
 )]
 pub struct Arguments {
     /// The mount
@@ -54,7 +55,7 @@ pub fn run(arguments: &Arguments) -> i32 {
 
 fn list(arguments: &Arguments) -> Result<i32, String> {
     let (mount, resolved) = found(&arguments.mountpoint)?;
-    let mut conflicts = conflicts_of(&mount, BackRequest::Conflicts)?;
+    let mut conflicts = told_of(arguments, &mount)?;
     if !arguments.paths.is_empty() {
         let wanted = relative_paths(arguments, &resolved)?;
         conflicts.retain(|one| wanted.iter().any(|path| is_about(one, path)));
@@ -74,7 +75,7 @@ fn list(arguments: &Arguments) -> Result<i32, String> {
 }
 
 fn in_words(conflict: &ConflictReport) -> String {
-    let shown = |path: &WirePath| super::harmless(&local(path).to_string_lossy());
+    let shown = |path: &WirePath| one_line(&local(path).to_string_lossy());
     let what = match (conflict.is_removed, &conflict.ranges) {
         (true, None) => "removed by somebody else; ours is",
         (true, Some(_)) => "removed by somebody else; the ranges that were written here are in",
@@ -98,7 +99,7 @@ fn gone_in_words(mountpoint: &Path, conflict: &ConflictReport) -> &'static str {
 
 fn resolve_all(arguments: &Arguments, keep: Keep) -> Result<(), String> {
     let (mount, resolved) = found(&arguments.mountpoint)?;
-    let conflicts = conflicts_of(&mount, BackRequest::Conflicts)?;
+    let conflicts = told_of(arguments, &mount)?;
     for relative in relative_paths(arguments, &resolved)? {
         let is_it = |one: &&ConflictReport| is_about(one, &relative);
         let meant: Vec<_> = conflicts.iter().filter(is_it).collect();
@@ -141,6 +142,11 @@ fn found(mountpoint: &Path) -> Result<(Mount, PathBuf), String> {
     let (resolved, mount) = find(mountpoint).map_err(|error| format!("{shown}: {error}"))?;
     let mount = mount.ok_or_else(|| format!("{shown}: not a mount of nfs-cachefs"))?;
     Ok((mount, resolved))
+}
+
+fn told_of(arguments: &Arguments, mount: &Mount) -> Result<Vec<ConflictReport>, String> {
+    let shown = arguments.mountpoint.display();
+    conflicts_of(mount, BackRequest::Conflicts).map_err(|error| format!("{shown}: {error}"))
 }
 
 pub(super) fn conflicts_of(

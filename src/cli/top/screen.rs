@@ -1,9 +1,9 @@
 //! What is shown. Pure.
 
 use super::Order;
-use crate::cli::one_line;
 use crate::daemon::watching::{Counts, Load};
 use crate::types::bytes_in_words;
+use crate::types::printable::one_line;
 use std::cmp::Reverse;
 use std::path::{Path, PathBuf};
 

@@ -2,7 +2,7 @@
 
 use super::tally::Tally;
 use super::workers::Outcome;
-use crate::cli::{complain_in_one_line, say};
+use crate::cli::{complain, say};
 use crate::daemon::control::WirePath;
 use crate::types::bytes_in_words as in_units;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -57,8 +57,8 @@ impl Progress {
                     &json!({"event": "file", "path": path, "outcome": kind, "reason": reason}),
                 );
             }
-            Shown::Bar(bar) => bar.suspend(|| complain_in_one_line(&line)),
-            Shown::Nothing => complain_in_one_line(&line),
+            Shown::Bar(bar) => bar.suspend(|| complain(&line)),
+            Shown::Nothing => complain(&line),
         }
     }
 

@@ -4,6 +4,7 @@ use crate::daemon::control::WirePath;
 use crate::types::Timestamp;
 use crate::watch::{Ended, Served};
 use nix::errno::Errno;
+use nix::libc;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -137,12 +138,17 @@ pub struct Counts {
     pub longest_us: u64,
 }
 
+/// That nothing has that name is an answer, which programs ask for all day.
+fn is_error(errno: i32) -> bool {
+    !matches!(errno, 0 | libc::ENOENT | libc::ENODATA)
+}
+
 impl Counts {
     pub fn add(&mut self, ended: &Ended) {
         let took_us = ended.took.as_micros() as u64;
         let moved_bytes = ended.outcome.moved_bytes;
         self.operations += 1;
-        self.errors += u64::from(ended.outcome.errno != 0);
+        self.errors += u64::from(is_error(ended.outcome.errno));
         self.total_us += took_us;
         self.longest_us = self.longest_us.max(took_us);
         match (ended.asked.operation, ended.served) {
