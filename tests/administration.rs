@@ -287,6 +287,31 @@ fn a_cache_in_memory_is_told_of_when_mounting_and_by_status() {
 }
 
 #[test]
+fn a_daemon_in_the_background_has_a_session_of_its_own() {
+    let scratch = Scratch::new("session");
+    let backend = scratch.directory("plain");
+    let options = MountOptions::new(&scratch);
+    let mountpoint = text(&options.mountpoint);
+    let mounted = run(
+        PROGRAM,
+        &[
+            "mount",
+            text(&backend),
+            mountpoint,
+            "-o",
+            &options.option_text(),
+        ],
+    );
+    assert!(mounted.status.success(), "{mounted:?}");
+    let status = run(PROGRAM, &["status", mountpoint, "--json"]);
+    let status: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
+    let pid = status["pid"].as_i64().unwrap();
+    let session = nix::unistd::getsid(Some(nix::unistd::Pid::from_raw(pid as i32)));
+    assert!(run(PROGRAM, &["umount", mountpoint]).status.success());
+    assert_eq!(session.map(|session| i64::from(session.as_raw())), Ok(pid));
+}
+
+#[test]
 fn another_user_is_told_who_may() {
     let (mount, backend, scratch) = mounted("nobody", &[]);
     let program = support::mount::program_for_all(&scratch);

@@ -32,6 +32,10 @@ pub struct Sample {
     pub first_byte_ms: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub complete_after_ms: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub acknowledged_per_sync: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drained_after_s: Option<f64>,
 }
 
 /// What a workload did.

@@ -1,4 +1,5 @@
-//! The table on stdout and the JSON file: medians, and their ratios to the native disk.
+//! The table on stdout and the JSON file: medians, and their ratios to the subject that a workload is measured by, which is
+//! the native disk where nothing else is said.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -17,7 +18,11 @@ pub struct Report {
     size_bytes: u64,
     /// Workload, subject, samples in the order of the rounds.
     samples: BTreeMap<String, Vec<(&'static str, Vec<Sample>)>>,
+    /// Of workloads that are not measured by the native disk.
+    baselines: BTreeMap<String, &'static str>,
 }
+
+const NATIVE: &str = "native";
 
 impl Report {
     pub fn new(name: &'static str, rounds: usize, size_bytes: u64) -> Self {
@@ -26,7 +31,24 @@ impl Report {
             rounds,
             size_bytes,
             samples: BTreeMap::new(),
+            baselines: BTreeMap::new(),
         }
+    }
+
+    /// What the others of this workload are compared with.
+    pub fn set_baseline(&mut self, workload: &str, subject: &'static str) {
+        self.baselines.insert(workload.to_owned(), subject);
+    }
+
+    fn baseline(&self, workload: &str) -> &'static str {
+        self.baselines.get(workload).copied().unwrap_or(NATIVE)
+    }
+
+    /// The median of a number, if there is one.
+    pub fn median_of(&self, workload: &str, subject: &str, key: &str) -> Option<f64> {
+        let subjects = self.samples.get(workload)?;
+        let (_, samples) = subjects.iter().find(|(name, _)| *name == subject)?;
+        medians(samples).get(key)?.as_f64()
     }
 
     pub fn add(&mut self, workload: &str, subject: &'static str, sample: Sample) {
@@ -37,26 +59,27 @@ impl Report {
         }
     }
 
-    /// Prints medians and, after a slash, their ratio to native.
+    /// Prints medians and, after a slash, their ratio to those of the baseline.
     pub fn print_workload(&self, workload: &str) {
         let Some(subjects) = self.samples.get(workload) else {
             println!("{workload}: skipped, nobody to measure or not root");
             return;
         };
         println!("{workload}");
-        let native = subjects
+        let baseline = self.baseline(workload);
+        let measure = subjects
             .iter()
-            .find(|(name, _)| *name == "native")
+            .find(|(name, _)| *name == baseline)
             .map(|(_, samples)| medians(samples));
         for (subject, samples) in subjects {
             let line: Vec<String> = medians(samples)
                 .iter()
                 .filter_map(|(key, value)| {
                     let value = value.as_f64()?;
-                    let ratio = native
+                    let ratio = measure
                         .as_ref()
-                        .filter(|_| *subject != "native")
-                        .and_then(|native| ratio(value, native.get(key)?.as_f64()?))
+                        .filter(|_| *subject != baseline)
+                        .and_then(|measure| ratio(value, measure.get(key)?.as_f64()?))
                         .map_or(String::new(), |ratio| format!(" /{ratio:.2}"));
                     Some(format!("{key} {value:.1}{ratio}"))
                 })
@@ -69,27 +92,28 @@ impl Report {
     pub fn write_json(&self) -> anyhow::Result<()> {
         let mut workloads = Map::new();
         for (workload, subjects) in &self.samples {
-            let native = subjects
+            let baseline = self.baseline(workload);
+            let measure = subjects
                 .iter()
-                .find(|(name, _)| *name == "native")
+                .find(|(name, _)| *name == baseline)
                 .map(|(_, samples)| medians(samples));
             let mut entries = Map::new();
             for (subject, samples) in subjects {
                 let numbers = medians(samples);
-                let ratios: Numbers = native
+                let ratios: Numbers = measure
                     .iter()
-                    .flat_map(|native| {
+                    .flat_map(|measure| {
                         numbers.iter().filter_map(|(key, value)| {
                             Some((
                                 key.clone(),
-                                json!(ratio(value.as_f64()?, native.get(key)?.as_f64()?)?),
+                                json!(ratio(value.as_f64()?, measure.get(key)?.as_f64()?)?),
                             ))
                         })
                     })
                     .collect();
                 entries.insert(
                     (*subject).to_owned(),
-                    json!({"median": numbers, "to_native": ratios, "rounds": samples}),
+                    json!({"median": numbers, format!("to_{baseline}"): ratios, "rounds": samples}),
                 );
             }
             workloads.insert(workload.clone(), Value::Object(entries));
@@ -105,8 +129,8 @@ impl Report {
     }
 }
 
-fn ratio(value: f64, native: f64) -> Option<f64> {
-    (native > 0.0).then(|| value / native)
+fn ratio(value: f64, measure: f64) -> Option<f64> {
+    (measure > 0.0).then(|| value / measure)
 }
 
 /// The median of every number that the samples have.

@@ -2,6 +2,8 @@
 
 use super::cache_directory::ResolvedPath;
 use super::error::StartError;
+use super::fstab::mountpoint_above;
+use super::mount_table::mount_of;
 use super::offline::FOUND_WITHIN;
 use crate::backend::health::says_away;
 use crossbeam_channel::Receiver;
@@ -9,8 +11,11 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open};
 use nix::sys::stat::{Mode, fstatat};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::Path;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How often a filesystem that /etc/fstab promises is looked for.
+const MOUNTED_RETRY: Duration = Duration::from_millis(200);
 
 /// The backend's root.
 #[derive(Debug)]
@@ -23,34 +28,68 @@ pub enum BackendRoot {
 /// A backend that could not be opened, and may be known from an earlier mount.
 #[derive(Debug)]
 pub struct Away {
-    pub errno: Errno,
+    pub problem: RootProblem,
     /// Brings the root when it is opened after all, where it just takes long.
     pub opening: Option<Receiver<Opened>>,
 }
 
-/// The outcome of opening the backend's root.
-pub(super) type Opened = Result<(OwnedFd, ResolvedPath), Errno>;
+/// Why the backend's root could not be opened.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RootProblem {
+    #[error("{0}")]
+    System(#[from] Errno),
+    #[error("/etc/fstab has a filesystem for {} that is not mounted", .0.display())]
+    NotMounted(PathBuf),
+}
 
-/// Begins to open it, on a thread that can be lost.
-fn begin_to_open(path: &Path) -> Result<Receiver<Opened>, StartError> {
+impl RootProblem {
+    /// Whether an earlier mount may know what should be there.
+    fn says_away(&self) -> bool {
+        match self {
+            // An automount point whose mount has failed is ENODEV.
+            Self::System(Errno::ENOENT | Errno::ENODEV) | Self::NotMounted(_) => true,
+            Self::System(errno) => says_away(&(*errno).into()),
+        }
+    }
+}
+
+/// The outcome of opening the backend's root.
+pub(super) type Opened = Result<(OwnedFd, ResolvedPath), RootProblem>;
+
+/// Begins to open it, on a thread that can be lost. What is not mounted is waited for for `patience`.
+fn begin_to_open(path: &Path, patience: Duration) -> Result<Receiver<Opened>, StartError> {
     let opening = path.to_owned();
+    let deadline = Instant::now() + patience;
     let (sender, receiver) = crossbeam_channel::bounded(1);
     std::thread::Builder::new()
         .name("bounded-call".to_owned())
         .spawn(move || {
-            let _ = sender.send(open_backend_root(&opening));
+            let _ = sender.send(open_when_mounted(&opening, deadline));
         })
         .map_err(|error| StartError::System(format!("starting a thread: {error}")))?;
     Ok(receiver)
 }
 
+fn open_when_mounted(path: &Path, deadline: Instant) -> Opened {
+    loop {
+        match open_backend_root(path) {
+            Err(RootProblem::NotMounted(_)) if Instant::now() < deadline => {
+                std::thread::sleep(MOUNTED_RETRY);
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Nothing is known of it: what /etc/fstab promises there is waited for, too.
 pub(super) fn open_backend(
     path: &Path,
     timeout: Duration,
-) -> Result<(BackendRoot, ResolvedPath), StartError> {
-    match begin_to_open(path)?.recv_timeout(timeout) {
-        Ok(Ok((root, resolved))) => Ok((BackendRoot::There(root), resolved)),
-        Ok(Err(errno)) => Err(backend_problem(path, errno)),
+) -> Result<(OwnedFd, ResolvedPath), StartError> {
+    let patience = timeout.saturating_sub(FOUND_WITHIN);
+    match begin_to_open(path, patience)?.recv_timeout(timeout) {
+        Ok(Ok(opened)) => Ok(opened),
+        Ok(Err(problem)) => Err(backend_problem(path, problem)),
         Err(_) => Err(StartError::BackendHung {
             path: path.to_owned(),
             seconds: timeout.as_secs(),
@@ -63,36 +102,56 @@ pub(super) fn open_backend_or_wait(
     path: &Path,
     timeout: Duration,
 ) -> Result<(BackendRoot, ResolvedPath), StartError> {
-    let opening = begin_to_open(path)?;
-    let (errno, opening) = match opening.recv_timeout(FOUND_WITHIN.min(timeout)) {
+    let opening = begin_to_open(path, Duration::ZERO)?;
+    let (problem, opening) = match opening.recv_timeout(FOUND_WITHIN.min(timeout)) {
         Ok(Ok((root, resolved))) => return Ok((BackendRoot::There(root), resolved)),
-        Ok(Err(errno)) if errno == Errno::ENOENT || says_away(&errno.into()) => (errno, None),
-        Ok(Err(errno)) => return Err(backend_problem(path, errno)),
-        Err(_) => (Errno::ETIMEDOUT, Some(opening)),
+        Ok(Err(problem)) if problem.says_away() => (problem, None),
+        Ok(Err(problem)) => return Err(backend_problem(path, problem)),
+        Err(_) => (Errno::ETIMEDOUT.into(), Some(opening)),
     };
-    let away = BackendRoot::Away(Away { errno, opening });
+    let away = BackendRoot::Away(Away { problem, opening });
     Ok((away, ResolvedPath::unseen(path)))
 }
 
-pub(super) fn backend_problem(path: &Path, errno: Errno) -> StartError {
+pub(super) fn backend_problem(path: &Path, problem: RootProblem) -> StartError {
     let path = path.to_owned();
-    match errno {
-        Errno::ENOENT => StartError::BackendMissing(path),
-        Errno::ENOTDIR => StartError::BackendNotDirectory(path),
-        errno => StartError::BackendNotReadable {
+    match problem {
+        RootProblem::System(Errno::ENOENT) => StartError::BackendMissing(path),
+        RootProblem::System(Errno::ENOTDIR) => StartError::BackendNotDirectory(path),
+        RootProblem::System(errno) => StartError::BackendNotReadable {
             path,
             uid: nix::unistd::geteuid().as_raw(),
             source: errno.into(),
         },
+        RootProblem::NotMounted(mountpoint) => StartError::BackendNotMounted { path, mountpoint },
     }
 }
 
-/// Opens a directory that can be listed and searched, and finds its resolved name. Blocks on it.
+/// Opens a directory that can be listed and searched, and finds its resolved name. Below a mountpoint where nothing is
+/// mounted yet there is no backend. Blocks on it.
 pub(super) fn open_backend_root(path: &Path) -> Opened {
+    let opened = open_directory(path);
+    let name = opened.as_ref().map_or(path, |(_, name)| name.as_path());
+    match mountpoint_above(name).filter(|mountpoint| !is_mounted(mountpoint, name)) {
+        Some(mountpoint) => Err(RootProblem::NotMounted(mountpoint)),
+        None => {
+            let (root, name) = opened?;
+            Ok((root, ResolvedPath::look_at(&name)))
+        }
+    }
+}
+
+fn open_directory(path: &Path) -> Result<(OwnedFd, PathBuf), Errno> {
     let flags = OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_CLOEXEC;
     let root = open(path, flags, Mode::empty())?;
     fstatat(&root, ".", AtFlags::empty())?;
     let name = std::fs::read_link(format!("/proc/self/fd/{}", root.as_raw_fd()))
         .map_err(|_| Errno::ENOENT)?;
-    Ok((root, ResolvedPath::look_at(&name)))
+    Ok((root, name))
+}
+
+/// Whether `path` lies on a filesystem that is mounted at `mountpoint` or below it. A table that cannot be read has it all.
+fn is_mounted(mountpoint: &Path, path: &Path) -> bool {
+    let mount = mount_of(path).ok().flatten();
+    mount.is_none_or(|mount| mount.mountpoint.starts_with(mountpoint))
 }

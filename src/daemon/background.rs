@@ -54,6 +54,8 @@ impl Announcer {
     pub fn serving(self, warnings: &[String]) -> io::Result<()> {
         if self.pipe.is_some() {
             leave_terminal()?;
+            // Not before: an automount point lets only the process group that mounts there look at it meanwhile.
+            setsid()?;
         }
         self.tell(&Outcome {
             exit_status: exit_status::SUCCESS,
@@ -99,7 +101,6 @@ pub fn launch() -> io::Result<Launched> {
         }
         Side::Child => {
             drop(reader);
-            setsid()?;
             Ok(Launched::Daemon(Announcer {
                 pipe: Some(File::from(writer)),
             }))

@@ -35,6 +35,12 @@ pub enum StartError {
     },
     #[error("backend {}: no answer within {seconds} s; is the server up?", path.display())]
     BackendHung { path: PathBuf, seconds: u64 },
+    #[error(
+        "backend {}: nothing is mounted at {}, though /etc/fstab has a filesystem for it; \
+         `mount {}` first, or take that line away",
+        path.display(), mountpoint.display(), mountpoint.display()
+    )]
+    BackendNotMounted { path: PathBuf, mountpoint: PathBuf },
     #[error("mountpoint {}: does not exist; create it first", .0.display())]
     MountpointMissing(PathBuf),
     #[error("mountpoint {}: not a directory", .0.display())]
@@ -179,6 +185,7 @@ impl StartError {
             | Self::BackendNotDirectory(_)
             | Self::BackendNotReadable { .. }
             | Self::BackendHung { .. }
+            | Self::BackendNotMounted { .. }
             | Self::MountpointMissing(_)
             | Self::MountpointNotDirectory(_)
             | Self::Mountpoint { .. }

@@ -54,6 +54,17 @@ pub struct ConflictReport {
     pub is_removed: bool,
     /// Since 1970.
     pub seconds: i64,
+    /// What somebody else has made of the file, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub theirs: Option<TheirsReport>,
+}
+
+/// A version of a file, as stat(2) tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TheirsReport {
+    pub size_bytes: u64,
+    pub mtime_seconds: i64,
+    pub mtime_nanoseconds: u32,
 }
 
 /// Answers, at once.
@@ -101,6 +112,11 @@ impl From<Conflict> for ConflictReport {
             ranges: conflict.ranges.as_deref().map(WirePath::from),
             is_removed: conflict.kind == ConflictKind::Removed,
             seconds: conflict.seconds,
+            theirs: conflict.theirs.map(|theirs| TheirsReport {
+                size_bytes: theirs.size_bytes,
+                mtime_seconds: theirs.mtime.seconds,
+                mtime_nanoseconds: theirs.mtime.nanoseconds,
+            }),
         }
     }
 }

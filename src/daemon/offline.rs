@@ -1,7 +1,9 @@
 //! The backend at the start: there, or away and known from an earlier mount. One that is away is looked for until it is
 //! found, and the mount serves meanwhile what is known.
 
-use super::backend_root::{Away, BackendRoot, backend_problem, open_backend_root};
+use super::backend_root::{
+    Away, BackendRoot, RootProblem, backend_problem, open_backend, open_backend_root,
+};
 use super::error::StartError;
 use super::prepare::{Prepared, with_timeout};
 use crate::backend::expected::KnownFilesystem;
@@ -130,7 +132,7 @@ pub(super) fn find_backend(
 fn away_problem(prepared: &Prepared, away: &Away, waited: Duration) -> StartError {
     match away.opening {
         Some(_) => hung(prepared, waited),
-        None => backend_problem(&prepared.backend_path, away.errno),
+        None => backend_problem(&prepared.backend_path, away.problem.clone()),
     }
 }
 
@@ -221,7 +223,7 @@ fn is_empty(backend: &dyn Backend, directory: &Place) -> bool {
 /// A path that is missing may lead through a filesystem that is not mounted; it does not, if what is left of it lies on the
 /// very filesystem that was known.
 fn may_be_unmounted(path: &Path, away: &Away, known: &Known, patience: Duration) -> bool {
-    if away.errno != Errno::ENOENT {
+    if away.problem != RootProblem::System(Errno::ENOENT) {
         return true;
     }
     let existing = path.to_owned();
@@ -238,18 +240,20 @@ fn may_be_unmounted(path: &Path, away: &Away, known: &Known, patience: Duration)
 
 /// Nothing is known that could be served meanwhile.
 fn wait_on(settings: &Settings, prepared: &Prepared, away: &Away) -> anyhow::Result<OwnedFd> {
-    let opened = away.opening.as_ref().and_then(|opening| {
-        let left = settings.backend_timeout.saturating_sub(FOUND_WITHIN);
-        opening.recv_timeout(left).ok()
-    });
-    match opened {
-        Some(Ok((root, resolved))) => {
-            prepared.refuse_neighbours(&resolved)?;
-            Ok(root)
+    let patience = settings.backend_timeout.saturating_sub(FOUND_WITHIN);
+    let (root, resolved) = match (&away.opening, &away.problem) {
+        (Some(opening), _) => match opening.recv_timeout(patience) {
+            Ok(Ok(opened)) => opened,
+            Ok(Err(problem)) => return Err(backend_problem(&prepared.backend_path, problem).into()),
+            Err(_) => return Err(away_problem(prepared, away, settings.backend_timeout).into()),
+        },
+        (None, RootProblem::NotMounted(_)) => {
+            open_backend(&prepared.backend_name, settings.backend_timeout)?
         }
-        Some(Err(errno)) => Err(backend_problem(&prepared.backend_path, errno).into()),
-        None => Err(away_problem(prepared, away, settings.backend_timeout).into()),
-    }
+        (None, _) => return Err(away_problem(prepared, away, FOUND_WITHIN).into()),
+    };
+    prepared.refuse_neighbours(&resolved)?;
+    Ok(root)
 }
 
 /// Looks for a backend that is away until it is there, on a thread of its own.
@@ -282,9 +286,10 @@ fn is_found(
     hung.fetch_add(1, Ordering::AcqRel);
     let (named, arriving, ended) = (path.to_owned(), directory.clone(), hung.clone());
     let look = move || {
+        let told = |error: io::Error| error.to_string();
         let outcome = open_backend_root(&named)
-            .map_err(io::Error::from)
-            .and_then(|(root, _)| arriving.arrive(root));
+            .map_err(|problem| problem.to_string())
+            .and_then(|(root, _)| arriving.arrive(root).map_err(told));
         ended.fetch_sub(1, Ordering::AcqRel);
         outcome
     };
@@ -296,7 +301,7 @@ fn is_found(
             "{} is another directory than the one that was known; unmount and mount again for what is there now",
             path.display()
         )),
-        Ok(Some(Err(error))) => health.explain_absence(error.to_string()),
+        Ok(Some(Err(problem))) => health.explain_absence(problem),
         Ok(None) | Err(_) => {}
     }
     // A look left to itself may have found it.

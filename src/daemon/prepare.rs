@@ -90,7 +90,10 @@ pub fn prepare(
         .any(|path| path.join(NAMES_FILE).exists());
     let (backend_root, backend) = match may_be_known {
         true => open_backend_or_wait(&backend_name, settings.backend_timeout)?,
-        false => open_backend(&backend_name, settings.backend_timeout)?,
+        false => {
+            let (root, resolved) = open_backend(&backend_name, settings.backend_timeout)?;
+            (BackendRoot::There(root), resolved)
+        }
     };
     refuse_inside(&mountpoint, &backend)?;
     let neighbours = Neighbours {

@@ -25,6 +25,13 @@ pub(super) struct Gathering {
     took_last: Duration,
 }
 
+impl Gathering {
+    /// Whether as many wait, beside the one who gathers, as shared the last sync. Nobody else is worth waking it for.
+    fn is_complete(&self) -> bool {
+        self.waiting + 1 >= self.shared_last
+    }
+}
+
 impl Journal {
     /// Returns when everything up to `sequence` survives what the mode says it survives.
     pub fn sync(&self, sequence: Sequence) -> Result<(), AppendError> {
@@ -69,7 +76,7 @@ impl Journal {
                 continue;
             }
             state.gathering.waiting += usize::from(synced);
-            if synced {
+            if state.gathering.is_complete() {
                 self.joined.notify_one();
             }
             self.turned.wait(&mut state);
@@ -113,12 +120,11 @@ impl Journal {
 
     /// Where several shared the last sync, as many are waited for, for a moment: one sync serves them all.
     fn gather(&self, state: &mut MutexGuard<'_, State>) {
-        let expected = state.gathering.shared_last;
-        if self.settings.mode != SyncMode::Batch || expected < 2 {
+        if self.settings.mode != SyncMode::Batch {
             return;
         }
         let deadline = Instant::now() + state.gathering.took_last / GATHERING_PART;
-        while state.gathering.waiting + 1 < expected {
+        while !state.gathering.is_complete() {
             if self.joined.wait_until(state, deadline).timed_out() {
                 return;
             }

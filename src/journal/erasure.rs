@@ -1,18 +1,20 @@
 //! The erasure code of large stripes: Reed-Solomon over GF(2^8) with the polynomial 0x11d and ISA-L's Cauchy matrix
 //! (`gf_gen_cauchy1_matrix`). The code is part of the format: what was written with it is read with it.
 
+use crate::sys::linear_map::LinearMap;
 use std::array;
 
 /// Multiples of a byte's worth of field elements are added up this many bytes at a time.
 const LANE_BYTES: usize = 64;
+/// Parity is made piece by piece, each of which stays in the processor's first cache until all data is added.
+const BLOCK_BYTES: usize = 8 << 10;
 /// x^8 in the field, as the lowest byte.
 const POLYNOMIAL: u8 = 0x1d;
 
 /// A code that makes `parity` shards from `data` shards, any `data` of which give them all.
 pub trait ErasureCode: Send + Sync {
-    /// Adds to `parity` what a data shard means for the parity shard `row` (0 is the first one). A parity shard that is all
-    /// zeros before, and has had all data shards added, is done. Both are of one length.
-    fn add(&self, row: usize, column: usize, data: &[u8], parity: &mut [u8]);
+    /// Makes the parity shard `row` (0 is the first one) of all data shards. Data shards that are shorter end in zeros.
+    fn encode(&self, row: usize, data: &[&[u8]], parity: &mut [u8]);
 
     /// Makes the data shards that are missing. `shards` are data and parity in order, of one length each; `None` where fewer
     /// than `data` of them are there.
@@ -54,8 +56,18 @@ impl Cauchy {
 }
 
 impl ErasureCode for Cauchy {
-    fn add(&self, row: usize, column: usize, data: &[u8], parity: &mut [u8]) {
-        add_multiple(self.coefficient(self.data + row, column), data, parity);
+    fn encode(&self, row: usize, data: &[&[u8]], parity: &mut [u8]) {
+        let coefficients = (0..self.data).map(|column| self.coefficient(self.data + row, column));
+        let multipliers: Vec<Multiplier> = coefficients.map(Multiplier::new).collect();
+        for (number, block) in parity.chunks_mut(BLOCK_BYTES).enumerate() {
+            block.fill(0);
+            let begin = number * BLOCK_BYTES;
+            for (multiplier, data) in multipliers.iter().zip(data) {
+                let rest = data.get(begin..).unwrap_or_default();
+                let length = rest.len().min(block.len());
+                multiplier.add(&rest[..length], &mut block[..length]);
+            }
+        }
     }
 
     fn rebuild(&self, shards: &mut [Option<Vec<u8>>]) -> Option<()> {
@@ -72,7 +84,7 @@ impl ErasureCode for Cauchy {
             let mut made = vec![0; length];
             for (coefficient, source) in rows[shard].iter().zip(&at_hand) {
                 let source = shards[*source].as_ref()?;
-                add_multiple(*coefficient, source, &mut made);
+                Multiplier::new(*coefficient).add(source, &mut made);
             }
             shards[shard] = Some(made);
         }
@@ -80,8 +92,30 @@ impl ErasureCode for Cauchy {
     }
 }
 
-/// `sum += coefficient * source`, byte by byte, without tables: all bytes are doubled at once, and added where the
-/// coefficient has a bit. The compiler makes vector instructions of it.
+/// What adds multiples.
+struct Multiplier {
+    coefficient: u8,
+    map: LinearMap,
+}
+
+impl Multiplier {
+    fn new(coefficient: u8) -> Self {
+        let image = |bit: usize| multiply(coefficient, 1 << bit);
+        Self {
+            coefficient,
+            map: LinearMap::new(array::from_fn(image)),
+        }
+    }
+
+    /// `sum += coefficient * source`, byte by byte.
+    fn add(&self, source: &[u8], sum: &mut [u8]) {
+        let done = self.map.add_to_front(source, sum);
+        add_multiple(self.coefficient, &source[done..], &mut sum[done..]);
+    }
+}
+
+/// The same without tables, and without instructions that a processor may not have: all bytes are doubled at once, and added
+/// where the coefficient has a bit. The compiler makes vector instructions of it.
 fn add_multiple(coefficient: u8, source: &[u8], sum: &mut [u8]) {
     let (sources, source_rest) = source.as_chunks::<LANE_BYTES>();
     let (sums, sum_rest) = sum.as_chunks_mut::<LANE_BYTES>();
@@ -126,9 +160,14 @@ fn multiply(left: u8, right: u8) -> u8 {
     product
 }
 
-/// The 254th power. Of 0 it is 0.
+/// The 254th power, which is that of all squares up to the 128th. Of 0 it is 0.
 fn invert(element: u8) -> u8 {
-    (0..253).fold(element, |power, _| multiply(power, element))
+    let (mut product, mut square) = (1, element);
+    for _ in 1..8 {
+        square = multiply(square, square);
+        product = multiply(product, square);
+    }
+    product
 }
 
 /// By Gauss and Jordan; `None` where there is no inverse.
@@ -148,7 +187,7 @@ fn invert_matrix(mut matrix: Vec<Vec<u8>>) -> Option<Vec<Vec<u8>>> {
         for (row, cells) in matrix.iter_mut().enumerate() {
             if row != column {
                 let factor = cells[column];
-                add_multiple(factor, &pivot, cells);
+                Multiplier::new(factor).add(&pivot, cells);
             }
         }
     }

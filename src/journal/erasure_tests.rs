@@ -17,10 +17,9 @@ fn data(shards: usize, length: usize) -> Vec<Vec<u8>> {
 
 fn encode(code: &Cauchy, data: &[Vec<u8>]) -> Vec<Vec<u8>> {
     let mut parity = vec![vec![0; data[0].len()]; code.parity];
+    let data: Vec<&[u8]> = data.iter().map(Vec::as_slice).collect();
     for (row, parity) in parity.iter_mut().enumerate() {
-        for (column, data) in data.iter().enumerate() {
-            code.add(row, column, data, parity);
-        }
+        code.encode(row, &data, parity);
     }
     parity
 }
@@ -75,15 +74,51 @@ fn every_loss_of_as_many_as_may_be_is_made_good() {
     }
 }
 
+#[test]
+fn the_parity_of_long_shards_is_that_of_their_pieces_and_short_ones_end_in_zeros() {
+    let code = Cauchy::new(4, 2);
+    let whole = data(4, 3 * BLOCK_BYTES + 100);
+    let parity = encode(&code, &whole);
+    for (begin, end) in [
+        (0, 80),
+        (BLOCK_BYTES - 7, BLOCK_BYTES + 50),
+        (2 * BLOCK_BYTES, 3 * BLOCK_BYTES + 100),
+    ] {
+        let pieces: Vec<Vec<u8>> = whole
+            .iter()
+            .map(|shard| shard[begin..end].to_vec())
+            .collect();
+        let expected: Vec<&[u8]> = parity.iter().map(|shard| &shard[begin..end]).collect();
+        assert_eq!(encode(&code, &pieces), expected, "{begin}..{end}");
+    }
+    let mut filled_up = whole.clone();
+    filled_up[3][BLOCK_BYTES + 5..].fill(0);
+    let mut short: Vec<&[u8]> = filled_up.iter().map(Vec::as_slice).collect();
+    short[3] = &short[3][..BLOCK_BYTES + 5];
+    let mut made = vec![7; filled_up[0].len()];
+    code.encode(1, &short, &mut made);
+    assert_eq!(made, encode(&code, &filled_up)[1]);
+}
+
+#[test]
+fn an_element_times_its_inverse_is_one() {
+    assert_eq!(invert(0), 0);
+    for element in 1..=255 {
+        assert_eq!(multiply(element, invert(element)), 1, "{element}");
+    }
+}
+
 proptest! {
     #[test]
     fn multiples_of_long_and_short_rows_are_those_of_their_bytes(
         coefficient in any::<u8>(), bytes in prop::collection::vec(any::<u8>(), 0..300),
     ) {
-        let mut sum = vec![0; bytes.len()];
-        add_multiple(coefficient, &bytes, &mut sum);
+        let (mut sum, mut portable) = (vec![0; bytes.len()], vec![0; bytes.len()]);
+        Multiplier::new(coefficient).add(&bytes, &mut sum);
+        add_multiple(coefficient, &bytes, &mut portable);
         let expected: Vec<u8> = bytes.iter().map(|byte| multiply(coefficient, *byte)).collect();
-        prop_assert_eq!(sum, expected);
+        prop_assert_eq!(sum, &expected[..]);
+        prop_assert_eq!(portable, expected);
     }
 
     #[test]

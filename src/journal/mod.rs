@@ -38,7 +38,7 @@ pub use identity::HEAD_FILE;
 pub use members::JournalDirectory;
 pub use mending::Mending;
 pub use record::{BaseSum, Beginning, Generation, Record};
-pub use stripe::Spread;
+pub use stripe::{Spread, Stripe};
 pub use witness::{Holding, Testimony, WITNESS_FILE, Witness};
 
 mod append;

@@ -121,11 +121,8 @@ impl Stripe {
             into[part.len()..].fill(0);
         } else {
             let parts: Vec<&[u8]> = (0..usize::from(self.data)).map(part).collect();
-            into.fill(0);
-            for (column, part) in parts.into_iter().enumerate() {
-                let row = usize::from(index - self.data);
-                self.code().add(row, column, part, &mut into[..part.len()]);
-            }
+            let row = usize::from(index - self.data);
+            self.code().encode(row, &parts, into);
         }
     }
 

@@ -21,6 +21,7 @@
 //!   process
 //! - `handle_probe`: whether a directory's filesystem gives out file handles
 //! - `fusermount`: the helper that mounts for ordinary users
+//! - `linear_map`: bytes mapped by vector instructions, which are no system call, but as unsafe
 //! - `fuse_device`: an open /dev/fuse: requests in, replies out, clones, passthrough registration
 
 pub mod affinity;
@@ -32,6 +33,7 @@ pub mod fusermount;
 pub mod handle;
 pub mod handle_probe;
 pub mod lease;
+pub mod linear_map;
 pub mod locks;
 pub mod mountinfo;
 pub mod names;

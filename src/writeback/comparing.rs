@@ -3,7 +3,7 @@
 use super::WriteBack;
 use super::dirty::{DirtyFile, Frozen};
 use super::layers::Layer;
-use super::upload::{UploadError, is_gone, is_refusal, runs};
+use super::upload::{UploadError, is_refusal, runs};
 use crate::backend::writing::WritableFile;
 use crate::cache::has_bytes_of;
 use crate::journal::BaseSum;
@@ -94,17 +94,7 @@ impl WriteBack {
         if shape(&base) != shape(present) {
             return Ok(true);
         }
-        let (Some(parent), Some(name)) = (place.path.parent(), place.path.file_name()) else {
-            return Ok(false);
-        };
-        let found = self
-            .find_directory(parent)
-            .and_then(|parent| self.inner.lookup(&parent, name));
-        match found {
-            Ok(found) => Ok(found.key != place.key),
-            Err(error) if is_gone(&error) => Ok(true),
-            Err(error) => Err(error),
-        }
+        Ok(!self.has_its_name(&place)?)
     }
 
     /// Sums of what the backend has in the pieces that a layer writes over. What cannot be read has none.

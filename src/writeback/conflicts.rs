@@ -5,6 +5,7 @@ use crate::io::{Io, OpenMode};
 use crate::journal::HEAD_FILE;
 use crate::journal::checksum::crc32c;
 use crate::types::codec::{Reader, Writer};
+use crate::types::{Timestamp, Version};
 use parking_lot::Mutex;
 use std::ffi::OsStr;
 use std::io;
@@ -14,8 +15,10 @@ use std::sync::Arc;
 
 pub const CONFLICTS_FILE: &str = "conflicts";
 const FILE_NEW: &str = "conflicts.new";
-const MAGIC: &[u8] = b"nfs-cachefs conflicts 2\n";
-/// Without a number of changes.
+const MAGIC: &[u8] = b"nfs-cachefs conflicts 3\n";
+/// Without versions.
+const MAGIC_2: &[u8] = b"nfs-cachefs conflicts 2\n";
+/// Without a number of changes, too.
 const MAGIC_1: &[u8] = b"nfs-cachefs conflicts 1\n";
 /// A longer one is not ours.
 const BYTES_MAX: u64 = 64 << 20;
@@ -38,6 +41,8 @@ pub struct Conflict {
     pub beside: PathBuf,
     /// Which ranges of it were written here; without: all of it.
     pub ranges: Option<PathBuf>,
+    /// What somebody else has made of the file; unknown of what an older program has listed.
+    pub theirs: Option<Version>,
 }
 
 /// See the module. `writing` is held while the files are written, `listed` never.
@@ -141,33 +146,66 @@ fn encode(listed: &Listed) -> Vec<u8> {
             .text(&text(&entry.path))
             .text(&text(&entry.beside))
             .text(&ranges)
+            .text(
+                &entry
+                    .theirs
+                    .as_ref()
+                    .map(encode_version)
+                    .unwrap_or_default(),
+            )
     });
     let sum = crc32c(&body.0).to_le_bytes();
     [MAGIC, &sum, &body.0].concat()
 }
 
-fn decode(bytes: &[u8]) -> Option<Listed> {
-    let (is_numbered, rest) = match bytes.strip_prefix(MAGIC) {
-        Some(rest) => (true, rest),
-        None => (false, bytes.strip_prefix(MAGIC_1)?),
+fn encode_version(version: &Version) -> Vec<u8> {
+    let body = Writer::default().u64(version.inode).u64(version.size_bytes);
+    let times = [version.mtime, version.ctime];
+    let body = times.iter().fold(body, |body, time| {
+        body.i64(time.seconds).u32(time.nanoseconds)
+    });
+    body.0
+}
+
+fn decode_version(bytes: &[u8]) -> Option<Version> {
+    let mut reader = Reader(bytes);
+    let (inode, size_bytes) = (reader.u64()?, reader.u64()?);
+    let mut time = || {
+        Some(Timestamp {
+            seconds: reader.i64()?,
+            nanoseconds: reader.u32()?,
+        })
     };
+    Some(Version {
+        inode,
+        size_bytes,
+        mtime: time()?,
+        ctime: time()?,
+    })
+}
+
+fn decode(bytes: &[u8]) -> Option<Listed> {
+    let formats = [(MAGIC_1, 1), (MAGIC_2, 2), (MAGIC, 3)].into_iter();
+    let mut found =
+        formats.filter_map(|(magic, format)| Some((format, bytes.strip_prefix(magic)?)));
+    let (format, rest) = found.next()?;
     let (sum, body) = rest.split_first_chunk()?;
     if crc32c(body) != u32::from_le_bytes(*sum) {
         return None;
     }
     let mut reader = Reader(body);
-    let changes = match is_numbered {
-        true => reader.u64()?,
-        false => 0,
+    let changes = match format {
+        1 => 0,
+        _ => reader.u64()?,
     };
     let mut entries = Vec::new();
     while !reader.0.is_empty() {
-        entries.push(decode_one(&mut reader)?);
+        entries.push(decode_one(&mut reader, format)?);
     }
     Some(Listed { changes, entries })
 }
 
-fn decode_one(reader: &mut Reader<'_>) -> Option<Conflict> {
+fn decode_one(reader: &mut Reader<'_>, format: u8) -> Option<Conflict> {
     let kind = match reader.u8()? {
         1 => ConflictKind::Changed,
         2 => ConflictKind::Removed,
@@ -175,12 +213,21 @@ fn decode_one(reader: &mut Reader<'_>) -> Option<Conflict> {
     };
     let seconds = reader.i64()?;
     let mut path = || Some(PathBuf::from(OsStr::from_bytes(reader.text()?)));
+    let (path, beside, ranges) = (path()?, path()?, path()?);
+    let theirs = match format {
+        1 | 2 => None,
+        _ => Some(reader.text()?).filter(|theirs| !theirs.is_empty()),
+    };
     Some(Conflict {
         kind,
         seconds,
-        path: path()?,
-        beside: path()?,
-        ranges: Some(path()?).filter(|ranges| !ranges.as_os_str().is_empty()),
+        path,
+        beside,
+        ranges: Some(ranges).filter(|ranges| !ranges.as_os_str().is_empty()),
+        theirs: match theirs {
+            Some(bytes) => Some(decode_version(bytes)?),
+            None => None,
+        },
     })
 }
 
@@ -212,11 +259,15 @@ mod tests {
     prop_compose! {
         fn any_conflict()(
             removed in any::<bool>(), seconds in any::<i64>(), path in "[^\0]{1,40}", beside in "[^\0]{1,40}",
-            ranges in prop::option::of("[^\0]{1,40}"),
+            ranges in prop::option::of("[^\0]{1,40}"), version in any::<Option<(u64, u64, (i64, u32), (i64, u32))>>(),
         ) -> Conflict {
+            let time = |(seconds, nanoseconds)| Timestamp { seconds, nanoseconds };
             Conflict {
                 kind: if removed { ConflictKind::Removed } else { ConflictKind::Changed },
                 seconds, path: path.into(), beside: beside.into(), ranges: ranges.map(PathBuf::from),
+                theirs: version.map(|(inode, size_bytes, mtime, ctime)| Version {
+                    inode, size_bytes, mtime: time(mtime), ctime: time(ctime),
+                }),
             }
         }
     }
@@ -235,6 +286,8 @@ mod tests {
         }
     }
 
+    const EMPTY_TEXT_BYTES: usize = 2;
+
     fn conflict(name: &str) -> Conflict {
         Conflict {
             kind: ConflictKind::Changed,
@@ -242,6 +295,7 @@ mod tests {
             path: name.into(),
             beside: format!("{name}.conflict").into(),
             ranges: None,
+            theirs: None,
         }
     }
 
@@ -251,13 +305,16 @@ mod tests {
             changes: 7,
             entries: vec![conflict("file")],
         });
-        let body = &numbered[MAGIC.len() + 4 + 8..];
-        let old = [MAGIC_1, &crc32c(body).to_le_bytes(), body].concat();
-        let listed = decode(&old).unwrap();
-        assert_eq!(
-            (listed.changes, listed.entries),
-            (0, vec![conflict("file")])
-        );
+        // Without a version at its end.
+        let body = &numbered[MAGIC.len() + 4..numbered.len() - EMPTY_TEXT_BYTES];
+        for (magic, body, changes) in [(MAGIC_2, body, 7), (MAGIC_1, &body[8..], 0)] {
+            let old = [magic, &crc32c(body).to_le_bytes(), body].concat();
+            let listed = decode(&old).unwrap();
+            assert_eq!(
+                (listed.changes, listed.entries),
+                (changes, vec![conflict("file")])
+            );
+        }
     }
 
     #[test]

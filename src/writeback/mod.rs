@@ -40,6 +40,7 @@ mod backend;
 mod beside;
 mod comparing;
 mod conflicts;
+mod copies;
 mod dirty;
 mod file;
 mod flushing;

@@ -103,14 +103,16 @@ impl WriteBack {
         let Some(frozen) = frozen else {
             return Ok(());
         };
-        let below = match self.descriptor(file) {
-            Ok(below) => below,
-            Err(error) if is_gone(&error) => return self.without_file(file, losses, turn),
-            Err(error) => return Err(error.into()),
-        };
-        let present = match below.attributes() {
-            Err(error) if is_gone(&error) => return self.without_file(file, losses, turn),
-            present => present?,
+        let found = self.descriptor(file).and_then(|below| {
+            let present = below.attributes()?;
+            Ok((below, present))
+        });
+        let (below, present) = match found {
+            Err(error) if is_gone(&error) => {
+                self.expect_gone(file, error)?;
+                return self.without_file(file, losses, turn);
+            }
+            found => found?,
         };
         if present.link_count == 0 && !file.state().is_nameless {
             return self.without_file(file, losses, turn);
@@ -152,6 +154,34 @@ impl WriteBack {
         self.send(file, &frozen.layer, &*below, &present, is_paced)?;
         let after = below.attributes()?;
         self.finish(file, &frozen.layer, after, turn)
+    }
+
+    /// A server says so of what it has for a moment, as when an export is added again: the name tells. What was held of the
+    /// file may be good for nothing then.
+    fn expect_gone(&self, file: &DirtyFile, said: io::Error) -> io::Result<()> {
+        let (place, is_nameless) = {
+            let state = file.state();
+            (state.place.clone(), state.is_nameless)
+        };
+        if is_nameless || !self.has_its_name(&place)? {
+            return Ok(());
+        }
+        let held = file.state().file.take();
+        drop(held);
+        Err(said)
+    }
+
+    /// Whether the name of a file leads to it.
+    pub(super) fn has_its_name(&self, place: &Place) -> io::Result<bool> {
+        let (Some(parent), Some(name)) = (place.path.parent(), place.path.file_name()) else {
+            return Ok(true);
+        };
+        let parent = self.find_directory(parent);
+        match parent.and_then(|parent| self.inner.lookup(&parent, name)) {
+            Ok(found) => Ok(found.key == place.key),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// The file was removed by somebody else.
@@ -435,7 +465,7 @@ pub(super) fn write_all(below: &dyn WritableFile, data: &[u8], offset: u64) -> i
 }
 
 /// The file is not there any more.
-pub(super) fn is_gone(error: &io::Error) -> bool {
+fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ESTALE | libc::ENOENT))
 }
 

@@ -4,10 +4,10 @@
 //! wanted.
 
 use super::{Keep, local};
-use crate::daemon::journal_control::ConflictReport;
+use crate::daemon::journal_control::{ConflictReport, TheirsReport};
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 const PIECE_BYTES: u64 = 1 << 20;
@@ -20,6 +20,7 @@ pub fn resolve(mountpoint: &Path, conflict: &ConflictReport, keep: Keep) -> io::
             .ranges
             .as_ref()
             .map(|path| mountpoint.join(local(path))),
+        theirs: conflict.theirs,
     };
     match keep {
         Keep::Both => Ok(()),
@@ -32,6 +33,7 @@ struct Conflict {
     path: PathBuf,
     beside: PathBuf,
     ranges: Option<PathBuf>,
+    theirs: Option<TheirsReport>,
 }
 
 impl Conflict {
@@ -88,10 +90,29 @@ impl Conflict {
         let ours = File::open(&self.beside)?;
         let size_bytes = ours.metadata()?.len();
         let theirs = OpenOptions::new().write(true).open(&self.path)?;
+        self.refuse_if_newer(&theirs.metadata()?)?;
         copy(&ours, &theirs, size_bytes)?;
         theirs.set_len(size_bytes)?;
         theirs.sync_all()?;
         self.remove_ours()
+    }
+}
+
+impl Conflict {
+    /// What was done to the file since the conflict is in neither of the two.
+    fn refuse_if_newer(&self, present: &fs::Metadata) -> io::Result<()> {
+        let found = TheirsReport {
+            size_bytes: present.len(),
+            mtime_seconds: present.mtime(),
+            mtime_nanoseconds: present.mtime_nsec() as u32,
+        };
+        match self.theirs.is_none_or(|theirs| theirs == found) {
+            true => Ok(()),
+            false => Err(io::Error::other(
+                "it has been changed again since the conflict came, and that would be lost: move it to another name, and \
+                 --keep ours again puts ours in its place; or --keep theirs",
+            )),
+        }
     }
 }
 

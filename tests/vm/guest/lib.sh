@@ -35,6 +35,31 @@ summary() {
     [ "$failed" = 0 ]
 }
 
+# --- several boots
+
+kept=/var/lib/vmtest
+[ ! -f $kept/counts ] || . $kept/counts
+# stage: what the boot before has asked for, `first` at first.
+stage() { cat $kept/stage 2>/dev/null || echo first; }
+# next_boot STAGE: shuts down in order, and the payload begins anew as STAGE. Does not return.
+next_boot() {
+    mkdir -p $kept
+    echo "$1" >$kept/stage
+    echo "passed=$passed failed=$failed" >$kept/counts
+    date +%s >$kept/asked_at
+    sync
+    echo VMTEST-REBOOT
+    # `systemctl reboot` would ask logind, which the guest does without.
+    systemctl --no-block --job-mode=replace-irreversibly start reboot.target
+    # Who started us would report our end as that of the payload.
+    kill $PPID
+    exit
+}
+# shutdown_s: seconds from next_boot to this kernel's start.
+shutdown_s() { echo $(($(date +%s) - $(cut -d. -f1 /proc/uptime) - $(cat $kept/asked_at))); }
+# booted: waits for what a boot is to bring; mounts may still wait for their server.
+booted() { wait_until 400 systemctl -q is-active multi-user.target; }
+
 # --- cache disk
 
 # format_cache_disk [ext4|xfs]: on /mnt/nvme, found by serial: the disk's kernel name changes from boot to boot.
@@ -111,6 +136,27 @@ install_product() {
     install -m 755 /payload/bin/mount-cachefs /sbin/mount.cachefs
     modprobe fuse
     modprobe loop
+}
+# use_package: what comes after acts on the package and not on the payload's programs. 77 where there is none.
+use_package() {
+    PATH=${PATH#/payload/bin:}:/payload/bin
+    package=$(ls /payload/nfs-cachefs_*.deb 2>/dev/null) ||
+        { echo "skipped: no package (cargo install cargo-deb)"; exit 77; }
+}
+install_package() { LIMIT_S=400 check "the package is installed" dpkg -i "$package"; }
+# prepare_machine: a cache disk in fstab, a server that answers to the name of `server`, a log that outlives a boot.
+prepare_machine() {
+    check "the cache disk is formatted" mkfs.xfs -q -K -f -L nvme /run/disk/cache
+    mkdir -p /nvme /mnt/nfs /mnt/cached /var/log/journal
+    echo "LABEL=nvme /nvme xfs x-systemd.device-timeout=600 0 2" >>/etc/fstab
+    echo "127.0.0.1 server" >>/etc/hosts
+    rm -f /etc/systemd/journald.conf.d/vm.conf
+    systemctl -q unmask systemd-journal-flush
+    # One machine over all boots.
+    umount /etc/machine-id 2>/dev/null
+    systemd-machine-id-setup
+    systemctl daemon-reload
+    check "and mounted" systemctl start nvme.mount
 }
 # mount_cached BACKEND MOUNTPOINT [OPTIONS]; CACHE_DIR where it is not the usual one
 mount_cached() {
