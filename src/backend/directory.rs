@@ -6,6 +6,7 @@ use super::filesystems::FilesystemDescription;
 use super::locate::{Located, Tree, check_name};
 use super::source::DirectoryFile;
 use super::stream::OpenDirectory;
+use super::unsent::Unsent;
 use super::writable::{self, WritableDescriptor};
 use super::writing::{NewFile, Opened, WritableFile, WriteAccess, Writes};
 use super::{
@@ -258,6 +259,8 @@ impl Backend for DirectoryBackend {
             .is_some_and(|filesystem| filesystem.traits.local_clock)
     }
 }
+
+impl Unsent for DirectoryBackend {}
 
 impl Writes for DirectoryBackend {
     fn open_writable(

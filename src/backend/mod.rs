@@ -12,6 +12,7 @@
 //! - `locking`: locks that the backend's other clients see
 //! - `source`, `stream`: an open file, an open directory
 //! - `writing`: the calls that change bytes; `writable`: a file open for writing
+//! - `unsent`: what was written here and the backend does not have yet
 //! - `alone`: files that nobody else has open
 //! - `filesystems`: the filesystems of the tree: submounts, nested exports
 //! - `expected`: a backend that was there before and is away now
@@ -53,6 +54,7 @@ pub mod observed;
 mod probe;
 mod source;
 mod stream;
+pub mod unsent;
 mod writable;
 pub mod writing;
 #[cfg(test)]
@@ -124,7 +126,14 @@ pub struct BackendSpace {
 
 /// Every call blocks without bound and returns the server's errno as `io::Error`.
 pub trait Backend:
-    access::AccessDecisions + NameChanges + locking::Locks + writing::Writes + Send + Sync + 'static
+    access::AccessDecisions
+    + NameChanges
+    + locking::Locks
+    + unsent::Unsent
+    + writing::Writes
+    + Send
+    + Sync
+    + 'static
 {
     fn root(&self) -> io::Result<(Place, Attributes)>;
     /// One name in a directory, which the caller must be able to search: ENOENT if absent. Never follows a symlink,

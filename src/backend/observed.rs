@@ -6,6 +6,7 @@ use super::alone::Alone;
 use super::expected::KnownFilesystem;
 use super::health::{CallKind, Health};
 use super::locking::{LockFile, Locks};
+use super::unsent::Unsent;
 use super::writing::{Durability, NewFile, Opened, WritableFile, WriteAccess, Writes};
 use super::{
     Backend, BackendSpace, DirectoryStream, FilesystemIndex, Found, HeldFile, ListedName,
@@ -299,6 +300,8 @@ impl LockFile for ObservedLocks {
             .observe(CallKind::Change, || self.inner.set_whole(kind))
     }
 }
+
+impl Unsent for ObservedBackend {}
 
 impl Writes for ObservedBackend {
     fn open_writable(

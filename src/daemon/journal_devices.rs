@@ -52,7 +52,7 @@ impl JournalDevices {
         Ok(Self {
             journal,
             engine,
-            backend: ResolvedPath::look_at(&prepared.backend_path),
+            backend: prepared.backend_place.clone(),
             mountpoint: ResolvedPath::unseen(&prepared.mountpoint),
             held: held.collect::<std::io::Result<_>>()?,
             added: Mutex::default(),

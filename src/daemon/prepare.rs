@@ -30,6 +30,8 @@ pub struct Prepared {
     pub backend: BackendRoot,
     /// Resolved where it is there, for messages only.
     pub backend_path: PathBuf,
+    /// As it was seen when it was opened, for directories that are named later: it may hang by then.
+    pub backend_place: ResolvedPath,
     /// Resolved.
     pub mountpoint: PathBuf,
     /// At least one.
@@ -105,7 +107,8 @@ pub fn prepare(
         source,
         backend_name,
         backend: backend_root,
-        backend_path: backend.path,
+        backend_path: backend.path.clone(),
+        backend_place: backend,
         mountpoint: mountpoint.path,
         cache_directories,
         lost_cache_directories,

@@ -168,33 +168,14 @@ impl Asking {
     }
 
     /// The node itself, if anything is wanted of it, then the directories above it.
-    fn each_level(&self, caller: &Credentials, mut visit: impl FnMut(Level)) {
+    fn each_level(&self, fs: &FileSystem, caller: &Credentials, mut visit: impl FnMut(Level)) {
         let mut next = self.innermost();
         for _ in 0..DEPTH_MAX {
             let Some((node, access)) = next else {
                 return;
             };
-            visit(Level::of(&node, access, caller));
+            visit(fs.level(&node, access, caller));
             next = node.parent().map(|parent| (parent, Access::Search));
-        }
-    }
-}
-
-impl Level {
-    fn of(node: &Arc<Node>, access: Access, caller: &Credentials) -> Self {
-        let state = node.state.lock();
-        let attributes = node.attributes(&state);
-        Self {
-            node: node.clone(),
-            question: Question {
-                filesystem: node.filesystem,
-                inode: node.inode,
-                access,
-                caller: caller.clone(),
-            },
-            rights: Rights::of(&attributes),
-            kind: attributes.kind,
-            timeout: state.timeout(),
         }
     }
 }
@@ -216,6 +197,26 @@ impl FileSystem {
         let decides = |filesystem| self.backend.decides_access(filesystem);
         self.callers.act_for_themselves()
             && (decides(FilesystemIndex(0)) || decides(node.filesystem))
+    }
+
+    fn level(&self, node: &Arc<Node>, access: Access, caller: &Credentials) -> Level {
+        let there = self.backend.change_time_there(&node.key);
+        let state = node.state.lock();
+        let mut attributes = node.attributes(&state);
+        // What is written here changes nobody's rights.
+        attributes.ctime = there.unwrap_or(attributes.ctime);
+        Level {
+            node: node.clone(),
+            question: Question {
+                filesystem: node.filesystem,
+                inode: node.inode,
+                access,
+                caller: caller.clone(),
+            },
+            rights: Rights::of(&attributes),
+            kind: attributes.kind,
+            timeout: state.timeout(),
+        }
     }
 
     /// What the backend has said within the attributes' timeout.
@@ -242,7 +243,7 @@ impl FileSystem {
             return Some(true);
         };
         let (mut is_refused, mut is_known) = (false, true);
-        asking.each_level(caller, |level| {
+        asking.each_level(self, caller, |level| {
             let known = self
                 .decisions
                 .get(&level.question)
@@ -269,7 +270,7 @@ impl FileSystem {
             None => {}
         }
         let mut levels = Vec::new();
-        asking.each_level(caller, |level| levels.push(level));
+        asking.each_level(self, caller, |level| levels.push(level));
         self.ask_levels(&levels)
     }
 
@@ -317,7 +318,7 @@ impl FileSystem {
             Err(_) => return,
         };
         if let Some(caller) = caller {
-            self.note_level(&Level::of(node, access, caller), is_granted, asked);
+            self.note_level(&self.level(node, access, caller), is_granted, asked);
         }
     }
 
@@ -338,7 +339,7 @@ impl FileSystem {
         let Some(caller) = &asking.caller else {
             return;
         };
-        asking.each_level(caller, |level| {
+        asking.each_level(self, caller, |level| {
             let Question { access, caller, .. } = &level.question;
             if self.decisions.get(&level.question).is_none()
                 && let Some(known) = self.names.decision(&level.node.key, *access, caller)

@@ -16,8 +16,8 @@ use super::writes::{FileWrites, Writer};
 use super::writing::whole_file;
 use crate::backend::Place;
 use crate::backend::access::Access;
-use crate::backend::writing::{NewFile, Opened, WriteAccess};
-use crate::types::{Credentials, FileKind, NodeId};
+use crate::backend::writing::{NewFile, Opened, WritableFile, WriteAccess};
+use crate::types::{Attributes, Credentials, FileKind, NodeId};
 use std::ffi::OsStr;
 use std::io;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 const FORGET_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The backend's access for a program's; `None` where it only truncates.
-fn access_of(flags: i32) -> Option<WriteAccess> {
+pub(super) fn access_of(flags: i32) -> Option<WriteAccess> {
     match flags & libc::O_ACCMODE {
         libc::O_RDONLY => None,
         libc::O_WRONLY => Some(WriteAccess::WriteOnly),
@@ -54,7 +54,8 @@ impl FileSystem {
         }
         let caller = self.credentials(&context.caller);
         let pending = self.begin(context, done);
-        self.on_backend(&pending, move |fs, pending| {
+        let (known, writer) = (node.clone(), caller.clone());
+        let open = move |fs: Arc<FileSystem>, pending: Arc<Pending<OpenReply>>| {
             let opened = match access_of(flags) {
                 Some(access) => fs.open_writer(&node, access, flags, &caller, &pending),
                 None => fs.open_truncating(&node, flags, caller, &pending),
@@ -62,7 +63,11 @@ impl FileSystem {
             if let Err(error) = opened {
                 fs.fail(&pending, error);
             }
-        });
+        };
+        match self.settings.write_back {
+            true => self.open_or_unsent(&known, flags, writer, &pending, open),
+            false => self.on_backend(&pending, open),
+        }
     }
 
     fn open_writer(
@@ -74,11 +79,30 @@ impl FileSystem {
         pending: &Arc<Pending<OpenReply>>,
     ) -> Result<(), FsError> {
         let place = self.place_to_change(node, caller)?;
-        self.refuse_if_executed(node)?;
-        self.refuse_node_of_kernel(node)?;
-        let reader = place.caller.clone();
+        self.refuse_writer(node)?;
+        let asked = Instant::now();
         let opened = self.backend.open_writable(&place, access, caller);
         let file = opened.map_err(FsError::Backend)?;
+        if access == WriteAccess::ReadWrite {
+            self.note_access(node, Access::Read, &place.caller, asked, &Ok(()));
+        }
+        self.give_writer(node, file, flags, place.caller, pending)
+    }
+
+    pub(super) fn refuse_writer(&self, node: &Arc<Node>) -> Result<(), FsError> {
+        self.refuse_if_executed(node)?;
+        self.refuse_node_of_kernel(node)
+    }
+
+    /// Gives out a file that was opened for writing, truncated where that is asked for.
+    pub(super) fn give_writer(
+        self: &Arc<Self>,
+        node: &Arc<Node>,
+        file: Arc<dyn WritableFile>,
+        flags: i32,
+        reader: Option<Credentials>,
+        pending: &Arc<Pending<OpenReply>>,
+    ) -> Result<(), FsError> {
         let writing = Writing {
             writer: Writer::new(file, self.descriptors.count(&node.key)),
             writes: self.writes.of(&node.key),
@@ -291,6 +315,9 @@ impl FileSystem {
             node = admit();
         }
         self.xattrs.note_made(&node);
+        if self.settings.write_back {
+            self.note_maker(&node, &found.attributes, &maker, asked);
+        }
         let writes: Arc<FileWrites> = self.writes.of(&node.key);
         // Nothing of it is cached: it is as if it had been given up.
         writes.begin(self.keep_new(&node.key, &writes, &*file, &found.attributes));
@@ -300,6 +327,20 @@ impl FileSystem {
         };
         let attached = self.attach(&node, writing, creation.flags, maker);
         attached.map(|new| (node, new)).map_err(|_| stale())
+    }
+
+    /// Who has made a file and owns it may read it where its mode says so: the backend need not be asked before it is away.
+    fn note_maker(
+        &self,
+        node: &Arc<Node>,
+        found: &Attributes,
+        maker: &Option<Credentials>,
+        asked: Instant,
+    ) {
+        let is_owner = maker.as_ref().is_some_and(|maker| maker.uid == found.uid);
+        if is_owner && found.permissions & libc::S_IRUSR != 0 {
+            self.note_access(node, Access::Read, maker, asked, &Ok(()));
+        }
     }
 }
 

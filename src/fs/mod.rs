@@ -18,6 +18,7 @@
 //! - `creating`: new files, opens for writing; `writing`: writes, sizes; `allocating`: fallocate, copy_file_range;
 //!   `syncing`: fsync, close and what follows the last writer; `written`: what stays cached of a file being written
 //! - `descriptors`: what is to be closed before a name can go
+//! - `unsent`: what the journal has, while the backend is away
 //! - `writes`: files being changed here; `order`: which piece of work on one waits for which
 //! - `locking`, `lock_table`: locks
 //! - `xattrs`: extended attributes, remembered like attributes
@@ -92,6 +93,7 @@ mod removing;
 mod revalidate;
 mod shares;
 mod syncing;
+mod unsent;
 mod writes;
 mod writing;
 mod written;

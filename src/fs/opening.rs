@@ -153,7 +153,8 @@ impl FileSystem {
         let file = self.cache.file(&node.key, version);
         file.begin_use(opener.opened(&node), first_seen);
         let small = file.size_bytes() <= self.settings.small_file_bytes;
-        if !small || file.size_bytes() == 0 || file.is_complete() || file.is_bypassed() {
+        let needs_no_fill = file.size_bytes() == 0 || file.is_complete() || file.is_bypassed();
+        if !small || needs_no_fill || self.is_away_and_unsent(&file) {
             return self.open_first(&node, file, small, false, opener, &pending);
         }
         if !self.may_wait_for_backend(&pending) {

@@ -127,8 +127,25 @@ impl FileSystem {
         done: Done<ReadReply>,
     ) {
         let pending = self.begin(context, done);
-        if hit || self.may_wait_for_backend(&pending) {
+        if hit {
             self.read_version(handle, file, plan, buffer, hit, pending, VERSION_TRIES);
+        } else if self.is_away_and_unsent(&file) {
+            self.read_unsent(handle, file, plan, buffer, pending);
+        } else {
+            self.read_missing(handle, file, plan, buffer, pending);
+        }
+    }
+
+    pub(super) fn read_missing(
+        &self,
+        handle: Arc<Handle>,
+        file: Arc<CachedFile>,
+        plan: ReadPlan,
+        buffer: Buffer,
+        pending: Arc<Pending<ReadReply>>,
+    ) {
+        if self.may_wait_for_backend(&pending) {
+            self.read_version(handle, file, plan, buffer, false, pending, VERSION_TRIES);
         }
     }
 

@@ -197,7 +197,7 @@ impl FileSystem {
         let (key, attributes) = self.names.name(&parent.key, name)?;
         Some(Found {
             filesystem: self.backend.filesystem_of(&key)?,
-            attributes,
+            attributes: self.backend.as_it_is_here(&key, attributes),
             key,
         })
     }

@@ -43,7 +43,7 @@ impl WriteBack {
         }
     }
 
-    fn read_origins(
+    pub(super) fn read_origins(
         &self,
         origins: &[(ByteRange, Origin)],
         buffer: &mut [u8],

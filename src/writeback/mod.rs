@@ -11,7 +11,8 @@
 //! - `dirty`: a file that is open for writing or not on the backend as it should be; `table`: all of them
 //! - `backend`: the calls of the backend; `names`: those that change names; `attributes`: those of a dirty file;
 //!   `losing`: a name goes
-//! - `file`: a file open for writing; `source`: one open for reading
+//! - `file`: a file open for writing; `source`: one open for reading; `unsent`: what is known of
+//!   one without the backend
 //! - `accepting`: changes of bytes are taken; `pressure`: how fast
 //! - `upload`: a generation becomes the backend's; `comparing`: whether somebody else was there
 //! - `beside`: what cannot become the backend's is put beside it; `conflicts`: the list of that
@@ -52,6 +53,7 @@ mod rate;
 mod replay;
 mod source;
 mod table;
+mod unsent;
 mod upload;
 mod uploader;
 
