@@ -327,6 +327,7 @@ pub fn unsupported<T>() -> io::Result<T> {
 impl crate::backend::writing::Writes for FakeBackend {}
 impl crate::backend::locking::Locks for FakeBackend {}
 impl crate::backend::access::AccessDecisions for FakeBackend {}
+impl crate::backend::unsent::Unsent for FakeBackend {}
 
 impl Backend for FakeBackend {
     fn root(&self) -> io::Result<(Place, Attributes)> {
