@@ -151,6 +151,7 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
         journalling::carry_over(back, &cache, &local_lane);
     }
 
+    prepared.mounter.rejoin().context("process group")?;
     let channel = Channel::mount(mount_settings(settings, prepared))?;
     let protocol = channel.protocol().clone();
     let surroundings = Surroundings {

@@ -1,6 +1,7 @@
 //! Checks of backend, mountpoint and cache directories, and what they yield: open descriptors, so that
 //! nothing later depends on names.
 
+use super::automount::MounterGroup;
 use super::backend_root::{BackendRoot, open_backend, open_backend_or_wait};
 use super::cache_directory::{CacheDirectory, Neighbours, ResolvedPath, check_apart};
 use super::control::{Client, socket_directory};
@@ -34,6 +35,9 @@ pub struct Prepared {
     pub backend_place: ResolvedPath,
     /// Resolved.
     pub mountpoint: PathBuf,
+    /// The same as it was seen before [`MounterGroup::leave`].
+    seen_mountpoint: ResolvedPath,
+    pub mounter: MounterGroup,
     /// At least one.
     pub cache_directories: Vec<CacheDirectory>,
     pub lost_cache_directories: Vec<LostCacheDirectory>,
@@ -84,6 +88,8 @@ pub fn prepare(
     let backend_name = std::path::absolute(backend)
         .map_err(|error| StartError::System(format!("{}: {error}", backend.display())))?;
     let mountpoint = find_mountpoint(mountpoint, settings.backend_timeout)?;
+    let mounter = MounterGroup::leave(&mountpoint.path)
+        .map_err(|error| StartError::System(format!("process group: {error}")))?;
     let default_parent = default_cache_parent();
     let may_be_known = cache_paths(settings, &backend_name, &default_parent)
         .iter()
@@ -109,7 +115,9 @@ pub fn prepare(
         backend: backend_root,
         backend_path: backend.path.clone(),
         backend_place: backend,
-        mountpoint: mountpoint.path,
+        mountpoint: mountpoint.path.clone(),
+        seen_mountpoint: mountpoint,
+        mounter,
         cache_directories,
         lost_cache_directories,
         journal_directories,
@@ -160,11 +168,10 @@ impl Prepared {
 
     /// The checks of a backend that has only now been opened.
     pub(super) fn refuse_neighbours(&self, backend: &ResolvedPath) -> Result<(), StartError> {
-        let mountpoint = ResolvedPath::look_at(&self.mountpoint);
-        refuse_inside(&mountpoint, backend)?;
+        refuse_inside(&self.seen_mountpoint, backend)?;
         let neighbours = Neighbours {
             backend,
-            mountpoint: &mountpoint,
+            mountpoint: &self.seen_mountpoint,
         };
         for directory in self.directories() {
             let path = &directory.path;
