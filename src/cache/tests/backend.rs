@@ -324,8 +324,6 @@ pub fn unsupported<T>() -> io::Result<T> {
     Err(io::Error::from_raw_os_error(libc::ENOSYS))
 }
 
-impl crate::backend::unsent::Unsent for FakeBackend {}
-
 impl crate::backend::writing::Writes for FakeBackend {}
 impl crate::backend::locking::Locks for FakeBackend {}
 impl crate::backend::access::AccessDecisions for FakeBackend {}
