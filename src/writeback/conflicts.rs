@@ -154,7 +154,7 @@ fn encode(listed: &Listed) -> Vec<u8> {
                     .unwrap_or_default(),
             )
     });
-    let sum = crc32c(&body.0).to_le_bytes();
+    let sum = crc32c(&[MAGIC, &body.0].concat()).to_le_bytes();
     [MAGIC, &sum, &body.0].concat()
 }
 
@@ -190,7 +190,12 @@ fn decode(bytes: &[u8]) -> Option<Listed> {
         formats.filter_map(|(magic, format)| Some((format, bytes.strip_prefix(magic)?)));
     let (format, rest) = found.next()?;
     let (sum, body) = rest.split_first_chunk()?;
-    if crc32c(body) != u32::from_le_bytes(*sum) {
+    // The older ones have no sum of the line that names them.
+    let found = match format {
+        1 | 2 => crc32c(body),
+        _ => crc32c(&[MAGIC, body].concat()),
+    };
+    if found != u32::from_le_bytes(*sum) {
         return None;
     }
     let mut reader = Reader(body);
@@ -283,6 +288,15 @@ mod tests {
             let at = at.index(bytes.len());
             bytes[at] ^= 1;
             prop_assert_eq!(decode(&bytes), None);
+        }
+    }
+
+    #[test]
+    fn a_list_is_not_taken_for_one_of_an_older_format() {
+        let bytes = encode(&Listed::default());
+        for older in [MAGIC_1, MAGIC_2] {
+            let renamed = [older, &bytes[MAGIC.len()..]].concat();
+            assert_eq!(decode(&renamed), None);
         }
     }
 
