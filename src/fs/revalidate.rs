@@ -10,10 +10,13 @@ use super::recalling::Wanted;
 use crate::backend::BackendSpace;
 use crate::events::Invalidation;
 use crate::readahead::Reads;
-use crate::types::{Attributes, Credentials, FileKind, HandleId, NodeId};
+use crate::types::{Attributes, ByteRange, Credentials, FileKind, HandleId, NodeId};
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+/// The smallest that there is.
+const PAGE_BYTES: u64 = 4096;
 
 impl FileSystem {
     fn timeouts(&self, kind: FileKind) -> (Duration, Duration) {
@@ -158,8 +161,9 @@ impl FileSystem {
                 .and_then(|()| fs.ask_attributes(&node, &caller))
             {
                 Ok(fresh) => {
+                    let end_before = fs.known_end(&node);
                     fs.take_attributes(&node, fresh, asked);
-                    pending.finish(Ok(fs.attributes_reply(&node)));
+                    fs.tell_attributes(&node, end_before, pending);
                 }
                 Err(error) if error.raw_os_error() == Some(libc::ESTALE) => {
                     pending.finish(fs.attributes_of_the_lost(&node).ok_or(FsError::Stale));
@@ -169,6 +173,34 @@ impl FileSystem {
                 }
             }
         });
+    }
+
+    /// Where a file ends as far as is known here, if the kernel has pages of it.
+    fn known_end(&self, node: &Node) -> Option<u64> {
+        let state = node.state.lock();
+        let open = state.open.as_ref()?;
+        let end = node.attributes(&state).size_bytes;
+        open.passthrough.is_none().then_some(end)
+    }
+
+    /// Answers with what is known. Behind the end a page of the kernel has zeros: it forgets that before it hears that the
+    /// file has grown.
+    fn tell_attributes(
+        &self,
+        node: &Arc<Node>,
+        end_before: Option<u64>,
+        pending: Arc<Pending<AttributesReply>>,
+    ) {
+        let reply = self.attributes_reply(node);
+        let has_grown = |end: &u64| reply.attributes.size_bytes > *end;
+        let page = end_before.filter(has_grown).map(last_page);
+        let tell = move || {
+            pending.finish(Ok(reply));
+        };
+        match page.filter(|page| !page.is_empty()) {
+            Some(page) => self.invalidations.forget_range_then(node.id, page, tell),
+            None => tell(),
+        }
     }
 
     /// The way there matters to nobody who has the file open (fstat(2), of which the kernel does not tell).
@@ -238,6 +270,12 @@ impl FileSystem {
             }
         });
     }
+}
+
+/// The one with the end in it; empty where it ends with a page.
+fn last_page(end: u64) -> ByteRange {
+    let begin = end - end % PAGE_BYTES;
+    ByteRange::new(begin, end.next_multiple_of(PAGE_BYTES))
 }
 
 fn space_reply(space: BackendSpace) -> SpaceReply {
