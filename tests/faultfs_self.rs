@@ -246,7 +246,7 @@ fn a_time_limit_frees_what_hangs() {
         })
     }));
     assert!(failed.is_err());
-    assert!(begin.elapsed() < Duration::from_secs(5));
+    assert!(begin.elapsed() < Duration::from_secs(30));
 }
 
 #[test]

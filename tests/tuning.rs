@@ -107,15 +107,25 @@ fn read_in_order(path: &Path, content: Content, bytes: u64) {
     }
 }
 
-#[test]
-fn pieces_become_small_on_a_thin_link_and_the_reason_is_told() {
-    let world = World::new("tuning-thin", 1000, 20_000_000, 256 * MIB, &[]);
+/// While a file is read in order.
+fn pieces_become_small(world: &World) -> bool {
+    let is_small = || world.tuning()["piece_bytes"].as_u64().unwrap() <= 256 << 10;
     let (path, content) = (world.mount.join("file"), world.content);
     let reading = std::thread::spawn(move || read_in_order(&path, content, 256 * MIB));
-    wait_until(LIMIT, "the pieces to become smaller", || {
-        world.tuning()["piece_bytes"].as_u64().unwrap() <= 256 << 10
-    });
+    while !reading.is_finished() && !is_small() {
+        std::thread::sleep(Duration::from_millis(50));
+    }
     with_time_limit(&world.scratch, LIMIT, move || reading.join().unwrap());
+    is_small()
+}
+
+#[test]
+fn pieces_become_small_on_a_thin_link_and_the_reason_is_told() {
+    // On a machine that is busy all may be read before anything is decided.
+    let world = (0..3)
+        .map(|_| World::new("tuning-thin", 1000, 20_000_000, 256 * MIB, &[]))
+        .find(pieces_become_small)
+        .expect("smaller pieces in one of three reads");
     assert!(world.has_decided("piece size 1.0 MiB -> "));
     assert!(world.logged().contains("tuning: piece size 1.0 MiB -> "));
     let output = world.mount.command("status", &[], LIMIT);

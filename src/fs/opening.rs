@@ -9,6 +9,7 @@
 use super::FileSystem;
 use super::access::Asking;
 use super::error::FsError;
+use super::new_handle::NewHandle;
 use super::node::Node;
 use super::open_file::{Handle, OpenFile};
 use super::opener::{Opener, runs};
@@ -281,14 +282,6 @@ impl FileSystem {
         self.settings.direct_io || flags & libc::O_DIRECT != 0 || only_appends
     }
 
-    pub(super) fn new_handle(&self, handle: Handle, keep_cache: bool) -> NewHandle {
-        NewHandle {
-            fs: self.this(),
-            handle: Some(Arc::new(handle)),
-            keep_cache,
-        }
-    }
-
     /// One more handle for a node that is open, if it is open with the version that an open must see now.
     fn join(
         &self,
@@ -450,44 +443,6 @@ impl FileSystem {
         self.metadata_lane
             .submit(move || act(&closing))
             .map_err(|_| file.clone())
-    }
-}
-
-/// A handle on its way to the kernel; closed again where it does not arrive.
-pub(super) struct NewHandle {
-    fs: Arc<FileSystem>,
-    handle: Option<Arc<Handle>>,
-    keep_cache: bool,
-}
-
-impl NewHandle {
-    fn handle(&self) -> &Arc<Handle> {
-        self.handle.as_ref().expect("there until it is given away")
-    }
-
-    pub(super) fn reply(mut self) -> OpenReply {
-        let handle = self.handle.take().expect("given away once");
-        let passthrough = handle.open.passthrough.clone();
-        if passthrough.is_some() {
-            self.fs.metrics.passthrough_opens.add(1);
-        }
-        OpenReply {
-            direct_io: handle.direct_io,
-            keep_cache: self.keep_cache,
-            passthrough,
-            told_of_close: handle.writing.is_some() || self.fs.locks.is_noted(&handle.node.key),
-            handle: self.fs.handles.insert(handle),
-        }
-    }
-}
-
-impl Drop for NewHandle {
-    fn drop(&mut self) {
-        if let Some(handle) = self.handle.take() {
-            let node = handle.node.clone();
-            self.fs.close_handle(handle);
-            self.fs.nodes.drop_unused(&node);
-        }
     }
 }
 

@@ -5,8 +5,7 @@
 
 #![allow(unsafe_code)]
 
-use super::Buffer;
-use super::BufferPool;
+use super::{Buffer, BufferPool};
 use std::cell::RefCell;
 use std::fs::File;
 use std::io;
