@@ -163,7 +163,10 @@ impl FileSystem {
                 Ok(fresh) => {
                     let end_before = fs.known_end(&node);
                     fs.take_attributes(&node, fresh, asked);
-                    fs.tell_attributes(&node, end_before, pending);
+                    let (this, told) = (fs.clone(), node.clone());
+                    fs.tell_of_growth(&node, end_before, move || {
+                        pending.finish_with(|| Ok(this.attributes_reply(&told)));
+                    });
                 }
                 Err(error) if error.raw_os_error() == Some(libc::ESTALE) => {
                     pending.finish(fs.attributes_of_the_lost(&node).ok_or(FsError::Stale));
@@ -176,27 +179,23 @@ impl FileSystem {
     }
 
     /// Where a file ends as far as is known here, if the kernel has pages of it.
-    fn known_end(&self, node: &Node) -> Option<u64> {
+    pub(super) fn known_end(&self, node: &Node) -> Option<u64> {
         let state = node.state.lock();
         let open = state.open.as_ref()?;
         let end = node.attributes(&state).size_bytes;
         open.passthrough.is_none().then_some(end)
     }
 
-    /// Answers with what is known. Behind the end a page of the kernel has zeros: it forgets that before it hears that the
-    /// file has grown.
-    fn tell_attributes(
+    /// Behind the end a page of the kernel has zeros: it forgets that before it hears, by what `tell` does, that the file has
+    /// grown. It would forget it by itself, but only after it has shown the new size to others.
+    pub(super) fn tell_of_growth(
         &self,
         node: &Arc<Node>,
         end_before: Option<u64>,
-        pending: Arc<Pending<AttributesReply>>,
+        tell: impl FnOnce() + Send + 'static,
     ) {
-        let reply = self.attributes_reply(node);
-        let has_grown = |end: &u64| reply.attributes.size_bytes > *end;
+        let has_grown = |end: &u64| node.attributes(&node.state.lock()).size_bytes > *end;
         let page = end_before.filter(has_grown).map(last_page);
-        let tell = move || {
-            pending.finish(Ok(reply));
-        };
         match page.filter(|page| !page.is_empty()) {
             Some(page) => self.invalidations.forget_range_then(node.id, page, tell),
             None => tell(),
