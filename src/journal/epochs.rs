@@ -2,7 +2,7 @@
 
 use super::device::Device;
 use super::devices::{Devices, Member, Outsider};
-use super::identity::{self, Head};
+use super::identity::{self, Head, HeadFile};
 use super::mending::{Sizes, recruit};
 use super::segments::{self, Stock};
 use super::witness::Testimony;
@@ -132,17 +132,26 @@ impl Devices {
                 identity::write(&*device.io, &head)
             }
         });
-        // An epoch that is on no device never was.
-        if outcomes.iter().any(|(_, outcome)| outcome.is_ok()) {
-            self.note_epoch();
+        let (mut heads, mut failed) = (Vec::new(), Vec::new());
+        for (device, outcome) in outcomes {
+            match outcome {
+                Ok(head) => heads.push((device, head)),
+                Err(error) => failed.push((device, error)),
+            }
         }
-        let failed = |(device, outcome): (u8, io::Result<()>)| outcome.err().map(|e| (device, e));
-        outcomes.into_iter().filter_map(failed).collect()
+        // An epoch that is on no device never was.
+        if !heads.is_empty() {
+            self.note_epoch(heads);
+        }
+        failed
     }
 
-    fn note_epoch(&self) {
+    fn note_epoch(&self, heads: Vec<(u8, HeadFile)>) {
         let membership = &self.head.membership;
-        let note = |own: &mut Testimony| own.epoch = membership.epoch;
+        let note = |own: &mut Testimony| {
+            own.epoch = membership.epoch;
+            own.heads = heads;
+        };
         if let Err(error) = self.witness.note(&membership.journal, note) {
             tracing::warn!("noting the journal's epoch in the cache directory: {error}");
         }

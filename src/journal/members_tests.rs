@@ -81,6 +81,14 @@ impl Places {
         identity::write(&*self.disk(device), &head).expect("there is room");
     }
 
+    /// As a copy of the directory is put in its place.
+    fn put_a_copy(&self, device: u8) {
+        let disk = self.disk(device);
+        let _other = disk.open("other", OpenMode::CreateNew);
+        self.put(device, |_| {});
+        disk.remove_file("other").expect("it is there");
+    }
+
     fn gather(&self, devices: &[u8]) -> Result<Gathered, JournalError> {
         let directory = |device: &u8| JournalDirectory {
             name: char::from(b'a' + device).to_string(),
@@ -88,6 +96,18 @@ impl Places {
         };
         let directories = devices.iter().map(directory).collect();
         gather(directories, &settings(self.spread), &self.witness)
+    }
+
+    fn heads(&self) -> Vec<(u8, HeadFile)> {
+        let devices = 0..self.spread.devices();
+        let head = |device| Some((device, HeadFile::of(&*self.disk(device)).ok()?));
+        devices.filter_map(head).collect()
+    }
+
+    fn refused_as_copies(&self, devices: &[u8]) -> Option<String> {
+        let gathered = self.gather(devices).expect("enough are there");
+        let checked = gathered.check_files(&self.witness);
+        checked.err().map(|refused| refused.to_string())
     }
 
     /// What is known of journal 7.
@@ -101,6 +121,7 @@ impl Places {
             acknowledged: Sequence(0),
             holding,
             directories: "/a:/b".to_owned(),
+            heads: self.heads(),
         });
         noted.expect("there is room");
         self.witness = witness;
@@ -227,6 +248,48 @@ fn who_may_have_been_left_behind_is_believed_only_beside_a_witness() {
     places.note(4, Holding::Unknown);
     assert!(places.refused(&[1]).contains("may have gone on"));
     assert!(places.refused(&[0, 1]).contains("epoch 4 is known"));
+}
+
+#[test]
+fn copies_count_as_lost_after_a_life_that_ended_without_a_word() {
+    for (spread, some) in [(MIRROR, &[1][..]), (STRIPES, &[1, 2])] {
+        let mut places = Places::with_heads(spread);
+        let all: Vec<u8> = (0..spread.devices()).collect();
+        places.note(3, Holding::Unknown);
+        assert_eq!(places.refused_as_copies(some), None);
+        places.put_a_copy(1);
+        assert_eq!(places.refused_as_copies(&all), None);
+        let told = places.refused_as_copies(some).expect("it may be old");
+        let command = format!("nfs-cachefs journal accept {} c", "07".repeat(16));
+        assert!(told.contains("b: not the directory"), "{told}");
+        assert!(told.contains(&command), "{told}");
+        places.put_a_copy(0);
+        let told = places.refused_as_copies(&all).expect("both may be old");
+        assert!(told.contains("a, b: not the director"), "{told}");
+        places.witness.accept(&[7; 16]).expect("there is room");
+        assert_eq!(places.refused_as_copies(some), None);
+    }
+}
+
+#[test]
+fn a_copy_of_a_journal_that_ended_well_is_the_journal() {
+    let mut places = Places::with_heads(MIRROR);
+    places.note(3, Holding::Something);
+    places.put_a_copy(1);
+    assert_eq!(places.refused_as_copies(&[1]), None);
+    assert!(!places.gather(&[1]).expect("it is enough").is_unvouched());
+}
+
+#[test]
+fn half_a_mirror_cannot_vouch_for_its_end_and_says_so() {
+    let mut places = Places::with_heads(MIRROR);
+    places.note(3, Holding::Unknown);
+    let unvouched = |devices: &[u8]| places.gather(devices).expect("enough").is_unvouched();
+    assert!(unvouched(&[1]));
+    assert!(!unvouched(&[0, 1]));
+    let mut places = Places::with_heads(STRIPES);
+    places.note(3, Holding::Unknown);
+    assert!(!places.gather(&[0, 1]).expect("enough").is_unvouched());
 }
 
 #[test]
