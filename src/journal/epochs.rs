@@ -2,9 +2,9 @@
 
 use super::device::Device;
 use super::devices::{Devices, Member, Outsider};
-use super::identity::{self, Head, HeadFile};
+use super::identity::{self, Head};
 use super::mending::{Sizes, recruit};
-use super::segments::{self, Stock};
+use super::segments::{self, FileIdentity, Stock};
 use super::witness::Testimony;
 use super::{Directory, JournalError};
 use std::io;
@@ -114,6 +114,11 @@ impl Devices {
         Ok(lost)
     }
 
+    /// Another one has its place.
+    pub fn strike_off(&mut self, name: &str) {
+        self.outsiders.retain(|outsider| outsider.name != name);
+    }
+
     fn present(&self) -> u64 {
         let members = self.members.iter();
         members.fold(0, |set, member| set | 1 << member.device)
@@ -129,28 +134,29 @@ impl Devices {
             };
             move |device: &mut Device| {
                 head.segments = segments::in_a_head(device.segments.count());
-                identity::write(&*device.io, &head)
+                identity::write(&*device.io, &head)?;
+                segments::first_file(&*device.io)
             }
         });
-        let (mut heads, mut failed) = (Vec::new(), Vec::new());
+        let (mut files, mut failed) = (Vec::new(), Vec::new());
         for (device, outcome) in outcomes {
             match outcome {
-                Ok(head) => heads.push((device, head)),
+                Ok(file) => files.push((device, file)),
                 Err(error) => failed.push((device, error)),
             }
         }
         // An epoch that is on no device never was.
-        if !heads.is_empty() {
-            self.note_epoch(heads);
+        if !files.is_empty() {
+            self.note_epoch(files);
         }
         failed
     }
 
-    fn note_epoch(&self, heads: Vec<(u8, HeadFile)>) {
+    fn note_epoch(&self, files: Vec<(u8, FileIdentity)>) {
         let membership = &self.head.membership;
         let note = |own: &mut Testimony| {
             own.epoch = membership.epoch;
-            own.heads = heads;
+            own.files = files;
         };
         if let Err(error) = self.witness.note(&membership.journal, note) {
             tracing::warn!("noting the journal's epoch in the cache directory: {error}");

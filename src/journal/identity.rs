@@ -4,7 +4,7 @@ use super::JournalError;
 use super::checksum::crc32c;
 use super::frame::Sequence;
 use super::stripe::Spread;
-use crate::io::{Io, IoFile, OpenMode};
+use crate::io::{Io, OpenMode};
 use crate::types::codec::{Reader, Writer};
 use std::io;
 
@@ -145,39 +145,15 @@ pub fn look_at(io: &dyn Io) -> Result<Found, JournalError> {
     }
 }
 
-/// Which file a head is: another one with the same content is a copy of it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct HeadFile {
-    pub inode: u64,
-    /// Nanoseconds since 1970; 0 where the filesystem tells none.
-    pub birth_ns: i64,
-}
-
-impl HeadFile {
-    pub fn of(io: &dyn Io) -> io::Result<Self> {
-        Self::of_file(&*io.open(HEAD_FILE, OpenMode::Read)?)
-    }
-
-    fn of_file(file: &dyn IoFile) -> io::Result<Self> {
-        let facts = file.facts()?;
-        Ok(Self {
-            inode: facts.inode,
-            birth_ns: facts.birth_ns as i64,
-        })
-    }
-}
-
 /// Makes an empty directory a journal. Durable when it returns.
-pub fn write(io: &dyn Io, head: &Head) -> io::Result<HeadFile> {
+pub fn write(io: &dyn Io, head: &Head) -> io::Result<()> {
     let _ = io.remove_file(HEAD_FILE_NEW);
     let file = io.open(HEAD_FILE_NEW, OpenMode::CreateNew)?;
     file.write_all_at(&encode(head), 0)?;
     file.sync_data()?;
-    let written = HeadFile::of_file(&*file)?;
     drop(file);
     io.rename(HEAD_FILE_NEW, HEAD_FILE)?;
-    io.sync_directory(".")?;
-    Ok(written)
+    io.sync_directory(".")
 }
 
 fn encode(head: &Head) -> Vec<u8> {

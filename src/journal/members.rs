@@ -18,7 +18,7 @@
 
 use super::devices::Outsider;
 use super::frame::Sequence;
-use super::identity::{self, Found, Head, HeadFile, Membership};
+use super::identity::{self, Found, Head, Membership};
 use super::segments;
 use super::stripe::Spread;
 use super::witness::{Holding, Testimony, Witness};
@@ -275,7 +275,7 @@ impl Gathered {
         };
         let mut copies = Vec::new();
         for member in &self.members {
-            let found = HeadFile::of(&*member.io).map_err(JournalError::Io)?;
+            let found = segments::first_file(&*member.io).map_err(JournalError::Io)?;
             if known.is_copy(member.device, found) {
                 copies.push(member.name.as_str());
             }

@@ -5,6 +5,7 @@ use crate::io::OpenMode;
 use crate::io::simulator::Simulation;
 use crate::journal::SyncMode;
 use crate::journal::frame::Sequence;
+use crate::journal::segments::{FOLDER, FileIdentity, first_file, path_of};
 use crate::journal::witness::Holding;
 use std::time::Duration;
 
@@ -81,11 +82,16 @@ impl Places {
         identity::write(&*self.disk(device), &head).expect("there is room");
     }
 
-    /// As a copy of the directory is put in its place.
-    fn put_a_copy(&self, device: u8) {
+    /// As it is when the directory is made, and when a copy is put in its place.
+    fn make_segment(&self, device: u8) {
         let disk = self.disk(device);
+        let _ = disk.create_directory(FOLDER);
         let _other = disk.open("other", OpenMode::CreateNew);
-        self.put(device, |_| {});
+        let _ = disk.remove_file(&path_of(0));
+        drop(
+            disk.open(&path_of(0), OpenMode::CreateNew)
+                .expect("there is room"),
+        );
         disk.remove_file("other").expect("it is there");
     }
 
@@ -98,10 +104,15 @@ impl Places {
         gather(directories, &settings(self.spread), &self.witness)
     }
 
-    fn heads(&self) -> Vec<(u8, HeadFile)> {
+    fn files(&self) -> Vec<(u8, FileIdentity)> {
         let devices = 0..self.spread.devices();
-        let head = |device| Some((device, HeadFile::of(&*self.disk(device)).ok()?));
-        devices.filter_map(head).collect()
+        let file = |device| {
+            (
+                device,
+                first_file(&*self.disk(device)).expect("it is there"),
+            )
+        };
+        devices.map(file).collect()
     }
 
     fn refused_as_copies(&self, devices: &[u8]) -> Option<String> {
@@ -121,7 +132,7 @@ impl Places {
             acknowledged: Sequence(0),
             holding,
             directories: "/a:/b".to_owned(),
-            heads: self.heads(),
+            files: self.files(),
         });
         noted.expect("there is room");
         self.witness = witness;
@@ -255,15 +266,16 @@ fn copies_count_as_lost_after_a_life_that_ended_without_a_word() {
     for (spread, some) in [(MIRROR, &[1][..]), (STRIPES, &[1, 2])] {
         let mut places = Places::with_heads(spread);
         let all: Vec<u8> = (0..spread.devices()).collect();
+        all.iter().for_each(|device| places.make_segment(*device));
         places.note(3, Holding::Unknown);
         assert_eq!(places.refused_as_copies(some), None);
-        places.put_a_copy(1);
+        places.make_segment(1);
         assert_eq!(places.refused_as_copies(&all), None);
         let told = places.refused_as_copies(some).expect("it may be old");
         let command = format!("nfs-cachefs journal accept {} c", "07".repeat(16));
         assert!(told.contains("b: not the directory"), "{told}");
         assert!(told.contains(&command), "{told}");
-        places.put_a_copy(0);
+        places.make_segment(0);
         let told = places.refused_as_copies(&all).expect("both may be old");
         assert!(told.contains("a, b: not the director"), "{told}");
         places.witness.accept(&[7; 16]).expect("there is room");
@@ -274,8 +286,9 @@ fn copies_count_as_lost_after_a_life_that_ended_without_a_word() {
 #[test]
 fn a_copy_of_a_journal_that_ended_well_is_the_journal() {
     let mut places = Places::with_heads(MIRROR);
+    places.make_segment(1);
     places.note(3, Holding::Something);
-    places.put_a_copy(1);
+    places.make_segment(1);
     assert_eq!(places.refused_as_copies(&[1]), None);
     assert!(!places.gather(&[1]).expect("it is enough").is_unvouched());
 }

@@ -4,11 +4,11 @@ use super::device::{Device, Worker};
 use super::devices::{Devices, DevicesParts};
 use super::found::{self, FoundDevice};
 use super::frame::Sequence;
-use super::identity::{self, Head, HeadFile};
+use super::identity::{self, Head};
 use super::members::{Candidate, Gathered, JournalDirectory, gather, needs_witness};
 use super::mending::{Sizes, recruit};
 use super::recovery::{self, Recovered, Unrecovered};
-use super::segments::{self, FOLDER, Stock};
+use super::segments::{self, FOLDER, FileIdentity, Stock};
 use super::witness::{Holding, Testimony, Witness};
 use super::{
     Journal, JournalError, JournalFigures, JournalSettings, Located, OpenBatch, State, Trims,
@@ -36,7 +36,7 @@ impl Journal {
         let mut gathered = gather(directories, &settings, &witness)?;
         let Begun {
             head,
-            heads,
+            files,
             mut recovered,
         } = loop {
             match begin(&gathered, &settings, &witness) {
@@ -50,8 +50,8 @@ impl Journal {
         };
         // The last batches may be here by luck: nobody was told that they are.
         let acknowledged = recovered.progress.acknowledged;
-        let head_files = (&head, heads);
-        begin_to_note(&witness, head_files, acknowledged, names.join(":"))?;
+        let begun = (&head, files);
+        begin_to_note(&witness, begun, acknowledged, names.join(":"))?;
         let witness = Arc::new(witness);
         let records = std::mem::take(&mut recovered.records);
         let devices = make_devices(&settings, head, &mut recovered, gathered, witness.clone())?;
@@ -121,7 +121,7 @@ impl Journal {
 /// From now on the journal is known, by this epoch. Where its devices can do without the cache directories they do.
 fn begin_to_note(
     witness: &Witness,
-    (head, heads): (&Head, Vec<(u8, HeadFile)>),
+    (head, files): (&Head, Vec<(u8, FileIdentity)>),
     acknowledged: Sequence,
     directories: String,
 ) -> io::Result<()> {
@@ -133,7 +133,7 @@ fn begin_to_note(
         acknowledged,
         holding: Holding::Unknown,
         directories,
-        heads,
+        files,
     });
     match noted {
         Err(error) if !needs_witness(head.spread) => {
@@ -147,7 +147,7 @@ fn begin_to_note(
 /// An epoch that is durable on all members, in these files, and what they had.
 struct Begun {
     head: Head,
-    heads: Vec<(u8, HeadFile)>,
+    files: Vec<(u8, FileIdentity)>,
     recovered: Recovered,
 }
 
@@ -182,18 +182,19 @@ fn begin(
         .iter()
         .fold(0, |set, member| set | 1 << member.device);
     head.open_epoch(set, recovered.last, recovered.progress.trimmed);
-    let heads = on_members(gathered, |member| {
+    let files = on_members(gathered, |member| {
         let stock = recovered.stocks.get(&member.device);
         let head = Head {
             device: member.device,
             segments: segments::in_a_head(stock.map_or(0, Stock::count)),
             ..head.clone()
         };
-        Ok((member.device, identity::write(&*member.io, &head)?))
+        identity::write(&*member.io, &head)?;
+        Ok((member.device, segments::first_file(&*member.io)?))
     })?;
     Ok(Begun {
         head,
-        heads,
+        files,
         recovered,
     })
 }

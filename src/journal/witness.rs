@@ -7,7 +7,7 @@
 
 use super::checksum::crc32c;
 use super::frame::Sequence;
-use super::identity::HeadFile;
+use super::segments::FileIdentity;
 use super::{Directory, JournalError};
 use crate::io::{Io, OpenMode};
 use crate::types::codec::{Reader, Writer};
@@ -18,7 +18,7 @@ use std::io;
 pub const WITNESS_FILE: &str = "journals";
 const WITNESS_FILE_NEW: &str = "journals.new";
 const MAGIC: &[u8] = b"nfs-cachefs journals 2\n";
-/// Without the files of the heads.
+/// Without files.
 const MAGIC_WITHOUT_FILES: &[u8] = b"nfs-cachefs journals 1\n";
 const WITNESS_BYTES_MAX: usize = 1 << 20;
 /// What earlier programs noted of the last mirror: its name and epoch.
@@ -47,8 +47,8 @@ pub struct Testimony {
     pub holding: Holding,
     /// Where it was, as `journal_dir` names it.
     pub directories: String,
-    /// The heads of this epoch, by device. Empty where nobody knows, or any will do.
-    pub heads: Vec<(u8, HeadFile)>,
+    /// The first segments of the devices of this epoch. Empty where nobody knows, or any will do.
+    pub files: Vec<(u8, FileIdentity)>,
 }
 
 impl Testimony {
@@ -66,8 +66,8 @@ impl Testimony {
     }
 
     /// Whether this is not the file that the device had: a copy that was put in its place.
-    pub fn is_copy(&self, device: u8, found: HeadFile) -> bool {
-        let known = self.heads.iter().find(|(number, _)| *number == device);
+    pub fn is_copy(&self, device: u8, found: FileIdentity) -> bool {
+        let known = self.files.iter().find(|(number, _)| *number == device);
         known.is_some_and(|(_, known)| *known != found)
     }
 
@@ -190,7 +190,7 @@ impl Witness {
     pub fn accept(&self, journal: &[u8; 16]) -> io::Result<()> {
         let mut told = self.told.lock();
         let known = told.iter_mut().filter(|one| one.journal == *journal);
-        known.for_each(|own| own.heads.clear());
+        known.for_each(|own| own.files.clear());
         self.write_all(&told)
     }
 
@@ -242,7 +242,7 @@ fn add_earlier(told: &mut Vec<Testimony>, journal: [u8; 16], epoch: u64) {
             acknowledged: Sequence::default(),
             holding: Holding::Unknown,
             directories: String::new(),
-            heads: Vec::new(),
+            files: Vec::new(),
         }),
     }
 }
@@ -296,8 +296,8 @@ fn encode(told: &[Testimony]) -> Vec<u8> {
                 Holding::Unknown => 2,
             })
             .text(one.directories.as_bytes())
-            .u8(one.heads.len() as u8);
-        one.heads.iter().fold(body, |body, (device, file)| {
+            .u8(one.files.len() as u8);
+        one.files.iter().fold(body, |body, (device, file)| {
             body.u8(*device).u64(file.inode).i64(file.birth_ns)
         })
     });
@@ -338,21 +338,21 @@ fn decode_one(reader: &mut Reader<'_>, has_files: bool) -> Option<Testimony> {
             _ => return None,
         },
         directories: text(reader.text()?),
-        heads: match has_files {
-            true => decode_heads(reader)?,
+        files: match has_files {
+            true => decode_files(reader)?,
             false => Vec::new(),
         },
     })
 }
 
-fn decode_heads(reader: &mut Reader<'_>) -> Option<Vec<(u8, HeadFile)>> {
-    let heads = reader.u8()?;
-    let mut head = || {
+fn decode_files(reader: &mut Reader<'_>) -> Option<Vec<(u8, FileIdentity)>> {
+    let files = reader.u8()?;
+    let mut file = || {
         let device = reader.u8()?;
         let (inode, birth_ns) = (reader.u64()?, reader.i64()?);
-        Some((device, HeadFile { inode, birth_ns }))
+        Some((device, FileIdentity { inode, birth_ns }))
     };
-    (0..heads).map(|_| head()).collect()
+    (0..files).map(|_| file()).collect()
 }
 
 #[cfg(test)]

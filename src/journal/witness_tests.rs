@@ -3,7 +3,7 @@
 use super::*;
 use crate::io::simulator::Simulation;
 
-const HEAD: HeadFile = HeadFile {
+const FILE: FileIdentity = FileIdentity {
     inode: 12,
     birth_ns: -1,
 };
@@ -17,7 +17,7 @@ fn testimony(journal: u8, holding: Holding) -> Testimony {
         acknowledged: Sequence(10),
         holding,
         directories: "/a:/b".to_owned(),
-        heads: vec![(0, HEAD), (1, HEAD)],
+        files: vec![(0, FILE), (1, FILE)],
     }
 }
 
@@ -75,7 +75,7 @@ fn what_an_earlier_program_remembered_comes_back_without_files() {
     bytes.extend_from_slice(&crc32c(&body).to_le_bytes());
     bytes.extend_from_slice(&body);
     let expected = Testimony {
-        heads: Vec::new(),
+        files: Vec::new(),
         ..testimony(1, Holding::Unknown)
     };
     assert_eq!(decode(&bytes), Some(vec![expected]));
