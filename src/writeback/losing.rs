@@ -96,7 +96,7 @@ impl WriteBack {
             let generation = layer.generation;
             self.tell_of_loss(&Record::Forget { generation });
             self.table.end(generation, layer.first, &self.journal);
-            self.pressure.drop_bytes(layer.extents.total_bytes());
+            self.pressure.ease(layer.extents.total_bytes());
         }
     }
 
