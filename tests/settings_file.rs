@@ -211,6 +211,26 @@ fn a_mistake_in_the_file_is_named_with_its_line_and_nothing_is_mounted() {
 }
 
 #[test]
+fn a_settings_file_that_never_ends_is_refused_at_once() {
+    let place = Place::new("settings-fifo");
+    nix::unistd::mkfifo(&place.file, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
+    let options = place.options();
+    let planned = run(
+        PROGRAM,
+        &[
+            "config",
+            text(&options.mountpoint),
+            "-o",
+            &options.option_text(),
+        ],
+    );
+    assert_eq!(planned.status.code(), Some(1));
+    let told = String::from_utf8_lossy(&planned.stderr).into_owned();
+    let whole = format!("{}: not a regular file", place.file.display());
+    assert!(told.contains(&whole), "{told}");
+}
+
+#[test]
 fn the_mount_helper_takes_its_backend_from_the_file() {
     let place = Place::new("settings-helper");
     let options = place.options();
