@@ -74,6 +74,14 @@ fn a_plan_that_mount_would_refuse_is_refused() {
         ),
         ("erasure=1+1", "erasure is for write_mode=back"),
         ("journal_dir=/j", "journal_dir is for write_mode=back"),
+        (
+            "write_mode=back,journal_dir=/a:/b",
+            "journal_dir names 2 directories, and erasure=1+0 takes 1",
+        ),
+        (
+            "write_mode=back,erasure=2+1,journal_dir=/a:/b",
+            "names 2 directories, and erasure=2+1 takes 3",
+        ),
     ] {
         let (backend, mountpoint) = (scratch.directory("plain"), scratch.directory("mount"));
         let cache = format!("cache_dir={}", scratch.path().join("cache").display());

@@ -16,7 +16,6 @@ use std::ffi::OsStr;
 use std::io;
 use std::path::{Component, Path};
 use std::sync::Arc;
-use std::time::Instant;
 
 impl WriteBack {
     /// Somebody else has changed the file: ours goes to a file of its own, whole or what there is of it.
@@ -141,7 +140,7 @@ impl WriteBack {
             state.note_success();
             sent_bytes
         };
-        self.pressure.sent(sent_bytes, Instant::now());
+        self.pressure.ease(sent_bytes);
         for layer in layers {
             self.table.end(layer.generation, layer.first, &self.journal);
         }

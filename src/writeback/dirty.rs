@@ -7,6 +7,7 @@ use crate::journal::{BaseSum, Sequence};
 use crate::types::{Attributes, ByteRange, Credentials, FileKey, Timestamp, Version};
 use parking_lot::{Mutex, MutexGuard};
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 /// `uploading` is taken before `turn`, and `turn` before `state`. The first two are held across calls of the backend and
@@ -176,6 +177,17 @@ impl FileState {
         self.top()
             .map(|top| top.size_bytes)
             .or(self.base.map(|base| base.size_bytes))
+    }
+
+    /// Whether what has this name may be another file with the same key: a file that somebody else has removed gives its inode
+    /// number to the next, once nobody has it open.
+    pub fn may_be_another(&self, path: &Path, found: &Attributes) -> bool {
+        let layers = self.layers();
+        let expected = layers.last().and_then(|lowest| self.expected(lowest));
+        let is_as_expected = expected.is_some_and(|known| {
+            (known.size_bytes, known.mtime) == (found.size_bytes, found.mtime)
+        });
+        self.file.is_none() && self.place.path != path && !is_as_expected
     }
 
     /// What the next upload has to find on the backend.

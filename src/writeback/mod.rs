@@ -27,7 +27,7 @@ use crate::metrics::Counter;
 use crate::types::{Credentials, FileKey, Version};
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -130,6 +130,8 @@ pub struct WriteBack {
     rate: rate::Rate,
     sent_bytes: Counter,
     conflicts: conflicts::ConflictList,
+    /// What is not on the backend at the end is not sent there any more.
+    keeps_dirty: AtomicBool,
     carry_over: OnceLock<CarryOver>,
     me: Weak<Self>,
 }
@@ -150,6 +152,7 @@ impl WriteBack {
             host: parts.host,
             sent_bytes: Counter::default(),
             conflicts: conflicts::ConflictList::load(parts.notes),
+            keeps_dirty: AtomicBool::new(false),
             carry_over: OnceLock::new(),
             me: me.clone(),
         });
@@ -201,9 +204,17 @@ impl WriteBack {
         self.conflicts.forget(beside);
     }
 
-    /// Brings to the backend what it takes until the deadline; the rest stays in the journal. How many files that is.
+    /// Whoever ends the mount says so, or takes it back.
+    pub fn keep_dirty_at_the_end(&self, keep: bool) {
+        self.keeps_dirty.store(keep, Ordering::Relaxed);
+    }
+
+    /// Brings to the backend what it takes until the deadline, unless that was not to be; the rest stays in the journal.
+    /// How many files that is.
     pub fn shutdown(&self, deadline: Instant) -> u64 {
-        self.uploader.drain(deadline);
+        if !self.keeps_dirty.load(Ordering::Relaxed) {
+            self.uploader.drain(deadline);
+        }
         self.uploader.end();
         let left = self.figures().dirty_files;
         self.journal.shutdown(match left {
