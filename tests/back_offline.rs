@@ -4,7 +4,7 @@ mod support;
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use support::scene::timed;
@@ -170,4 +170,51 @@ fn what_an_earlier_life_left_in_the_journal_is_read_without_the_server() {
     send_all(&place);
     place.expect_agreement("small");
     place.expect_agreement("large");
+}
+
+#[test]
+fn what_any_user_writes_goes_into_the_journal() {
+    let place = patient("back-offline-users");
+    write_synced(&place.here("theirs"), b"of root");
+    chown(place.here("theirs"), Some(USER), Some(USER)).unwrap();
+    send_all(&place);
+    let open = |path: &Path| as_user(USER, || OpenOptions::new().append(true).open(path));
+    let mut file = open(&place.here("theirs")).unwrap();
+    let mut add = move |content: &[u8]| {
+        as_user(USER, || {
+            file.write_all(content)?;
+            file.sync_all()
+        })
+    };
+    add(b", added to").unwrap();
+    assert_eq!(fs::read(place.there("theirs")).unwrap(), b"of root");
+    lose_server(&place);
+    let (took, added) = timed(|| add(b" without the server"));
+    added.unwrap();
+    assert!(took < UP_WITHIN, "it took {took:?}");
+    bring_server_back(&place);
+    send_all(&place);
+    let there = fs::read(place.there("theirs")).unwrap();
+    assert_eq!(there, b"of root, added to without the server");
+}
+
+#[test]
+fn set_id_bits_go_at_once_with_a_write() {
+    let place = patient("back-offline-set-id");
+    let (here, there) = (place.here("program"), place.there("program"));
+    write_synced(&here, b"content");
+    chown(&here, Some(USER), Some(USER)).unwrap();
+    fs::set_permissions(&here, Permissions::from_mode(0o6777)).unwrap();
+    send_all(&place);
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    assert_eq!((mode(&here), mode(&there)), (0o6777, 0o6777));
+    let write = || {
+        let mut file = OpenOptions::new().write(true).open(&here)?;
+        file.write_all(b"another")
+    };
+    as_user(USER, write).unwrap();
+    assert_eq!((mode(&here), mode(&there)), (0o777, 0o777));
+    send_all(&place);
+    assert_eq!((mode(&here), mode(&there)), (0o777, 0o777));
+    assert_eq!(fs::read(&there).unwrap(), b"another");
 }

@@ -471,6 +471,25 @@ fn with_identity_daemon_all_is_done_as_the_daemon() {
     });
 }
 
+#[test]
+fn a_write_by_whoever_may_takes_set_id_bits_away() {
+    let scratch = Scratch::new("identity-set-id");
+    let plain = scratch.directory("plain");
+    let program = plain.join("program");
+    fs::write(&program, "x").unwrap();
+    fs::set_permissions(&program, Permissions::from_mode(0o6777)).unwrap();
+    let mount = Mount::start(&scratch, &plain, MountOptions::new(&scratch));
+    let seen = mount.join("program");
+    with_time_limit(&scratch, LIMIT, move || {
+        let open = || fs::OpenOptions::new().append(true).open(&seen);
+        as_user(USER, || open()?.write_all(b"other")).unwrap();
+        assert_eq!(fs::read(&program).unwrap(), b"xother");
+        for path in [&seen, &program] {
+            assert_eq!(fs::metadata(path).unwrap().mode() & 0o7777, 0o777);
+        }
+    });
+}
+
 /// An ordinary user's mount of own files: through fusermount3, with a cache of their own.
 struct OwnMount {
     home: PathBuf,

@@ -197,8 +197,10 @@ fn make_in(directory: BorrowedFd<'_>, name: &OsStr, new: &NewNode) -> io::Result
 
 /// In this order, because a new owner takes setuid and setgid away, and every change but the last moves times.
 fn change_attributes(file: BorrowedFd<'_>, change: &AttributeChange) -> io::Result<()> {
-    // Nothing at all is chown(2) that names neither: set-id bits go, and the change time moves.
-    if change.uid.is_some() || change.gid.is_some() || change.is_nothing() {
+    if change.is_nothing() {
+        return touch_owner(file);
+    }
+    if change.uid.is_some() || change.gid.is_some() {
         names::set_owner(file, change.uid, change.gid)?;
     }
     if let Some(permissions) = change.permissions {
@@ -208,4 +210,13 @@ fn change_attributes(file: BorrowedFd<'_>, change: &AttributeChange) -> io::Resu
         names::set_times(file, change.access_time, change.modify_time)?;
     }
     Ok(())
+}
+
+/// Nothing at all is chown(2) that names neither: set-id bits go, and the change time moves. The kernel asks for it before a
+/// write, too, by whoever may write: one who is not the owner takes the bits away by the write itself.
+fn touch_owner(file: BorrowedFd<'_>) -> io::Result<()> {
+    match names::set_owner(file, None, None) {
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => Ok(()),
+        touched => touched,
+    }
 }

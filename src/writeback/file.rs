@@ -84,6 +84,13 @@ impl JournalledFile {
         })
     }
 
+    /// Whether bits may go with a write of who is not privileged, which only the backend can take away. The kernel says of each
+    /// write whether it is such a one, and does not look at the file.
+    fn has_set_id(&self) -> bool {
+        let base = self.file.state().base;
+        base.is_none_or(|base| base.permissions & (libc::S_ISUID | libc::S_ISGID) != 0)
+    }
+
     fn durable(&self, durability: Durability) -> io::Result<()> {
         match durability {
             Durability::Accepted => Ok(()),
@@ -130,8 +137,7 @@ impl WritableFile for JournalledFile {
         durability: Durability,
         writer: Option<&Credentials>,
     ) -> io::Result<usize> {
-        if writer.is_some() {
-            // Set-id bits go with it, which only the backend can take away.
+        if writer.is_some() && self.has_set_id() {
             return self.past_journal(|inner| inner.write_at(data, offset, durability, writer));
         }
         let position = Position::At(offset);
@@ -146,7 +152,7 @@ impl WritableFile for JournalledFile {
         durability: Durability,
         writer: Option<&Credentials>,
     ) -> io::Result<ByteRange> {
-        if writer.is_some() {
+        if writer.is_some() && self.has_set_id() {
             return self.past_journal(|inner| inner.append(data, durability, writer));
         }
         let written = self.back.write(&self.file, Position::End, data)?;
