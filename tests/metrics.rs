@@ -3,18 +3,21 @@
 mod support;
 
 use serde_json::Value;
+use std::ffi::OsString;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 use support::content::expect_content;
 use support::*;
 
 const LIMIT: Duration = Duration::from_secs(20);
+/// Prometheus starts slowly on a busy machine.
+const SCRAPED_LIMIT: Duration = Duration::from_secs(60);
 
 fn content() -> Content {
     Content::new(7, 1, 3 << 20)
@@ -212,14 +215,103 @@ fn an_address_that_others_could_reach_is_refused() {
     }
 }
 
+/// A program of the package `prometheus`, as a variable or the path has it.
+fn installed(variable: &str, name: &str) -> Option<OsString> {
+    let program = std::env::var_os(variable).unwrap_or_else(|| name.into());
+    let version = Command::new(&program).arg("--version").output();
+    if version.is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+        eprintln!("SKIPPED: {name} is not installed (apt install prometheus)");
+        return None;
+    }
+    Some(program)
+}
+
+/// Prometheus with one target, killed when it goes.
+struct Prometheus {
+    process: Child,
+    address: SocketAddr,
+}
+
+impl Prometheus {
+    fn start(program: &OsString, directory: &Path, target: SocketAddr) -> Self {
+        let settings = directory.join("prometheus.yml");
+        let job =
+            format!("  - job_name: cachefs\n    static_configs: [{{targets: ['{target}']}}]\n");
+        let text = format!("global: {{scrape_interval: 1s}}\nscrape_configs:\n{job}");
+        fs::write(&settings, text).unwrap();
+        let address = free_port();
+        let process = Command::new(program)
+            .arg(format!("--config.file={}", settings.display()))
+            .arg(format!("--storage.tsdb.path={}", directory.display()))
+            .arg(format!("--web.listen-address={address}"))
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        Self { process, address }
+    }
+
+    /// The values of an expression, by what is told of them; none while it does not answer.
+    fn query(&self, expression: &str) -> Vec<Value> {
+        let Ok(stream) = TcpStream::connect(self.address) else {
+            return Vec::new();
+        };
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        let path = format!("/api/v1/query?query={expression}");
+        let request = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n");
+        let (_, body) = ask(stream, &request);
+        let answer: Value = serde_json::from_str(&body).unwrap_or_default();
+        let result = answer["data"]["result"].as_array();
+        result.cloned().unwrap_or_default()
+    }
+
+    fn value(&self, expression: &str) -> Option<f64> {
+        self.query(expression).first()?["value"][1]
+            .as_str()?
+            .parse()
+            .ok()
+    }
+}
+
+impl Drop for Prometheus {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn prometheus_takes_all_that_it_is_told() {
+    let Some(program) = installed("PROMETHEUS", "prometheus") else {
+        return;
+    };
+    let scratch = Scratch::new("metrics-prometheus");
+    let address = free_port();
+    let (mount, _) = mounted(&scratch, &address.to_string());
+    expect_content(&mount.join("file"), content());
+    let samples = || {
+        let told = scrape(address);
+        told.lines().filter(|line| !line.starts_with('#')).count() as f64
+    };
+    let prometheus = Prometheus::start(&program, &scratch.directory("prometheus"), address);
+    wait_until(SCRAPED_LIMIT, "a scrape that succeeds", || {
+        prometheus.value("up") == Some(1.0)
+    });
+    let taken = "scrape_samples_post_metric_relabeling";
+    wait_until(SCRAPED_LIMIT, "all samples to be taken", || {
+        prometheus.value(taken) == Some(samples())
+    });
+    let read = prometheus.value("sum(nfs_cachefs_backend_read_bytes_total)");
+    assert_eq!(
+        read,
+        Some(metric(&scrape(address), "backend_read_bytes_total"))
+    );
+}
+
 #[test]
 fn promtool_finds_nothing_wrong_with_names_and_text() {
-    let promtool = std::env::var_os("PROMTOOL").unwrap_or_else(|| "promtool".into());
-    let version = Command::new(&promtool).arg("--version").output();
-    if version.is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
-        eprintln!("SKIPPED: promtool is not installed (apt install prometheus)");
+    let Some(promtool) = installed("PROMTOOL", "promtool") else {
         return;
-    }
+    };
     let scratch = Scratch::new("metrics-promtool");
     let address = free_port();
     let (mount, _) = mounted(&scratch, &address.to_string());

@@ -1,5 +1,6 @@
 //! The backend's root directory, opened on a thread that can be lost to a server that does not answer.
 
+use super::automount::AUTOFS;
 use super::cache_directory::ResolvedPath;
 use super::error::StartError;
 use super::fstab::mountpoint_above;
@@ -150,8 +151,11 @@ fn open_directory(path: &Path) -> Result<(OwnedFd, PathBuf), Errno> {
     Ok((root, name))
 }
 
-/// Whether `path` lies on a filesystem that is mounted at `mountpoint` or below it. A table that cannot be read has it all.
+/// Whether `path` lies on a filesystem that is mounted at `mountpoint` or below it; a point that waits for one is none. A table
+/// that cannot be read has it all.
 fn is_mounted(mountpoint: &Path, path: &Path) -> bool {
     let mount = mount_of(path).ok().flatten();
-    mount.is_none_or(|mount| mount.mountpoint.starts_with(mountpoint))
+    mount.is_none_or(|mount| {
+        mount.mountpoint.starts_with(mountpoint) && mount.filesystem_type != AUTOFS
+    })
 }

@@ -13,7 +13,7 @@
 //!   `journal_status`, `device_status` and `journal_control` what is told of it, `journal_places` its directories, `journal_devices` what may
 //!   be done to them, `journal_memory` what is remembered of a journal that is not there
 //! - `pinning`: what is told of pins; `tuning`: what is measured and set for the control loop
-//! - `offline`: a backend that is away at the start; `automount`: a mountpoint that waits to be mounted
+//! - `offline`: a backend that is away at the start; `automount`: points of autofs, and who mounts there
 //! - `report`: the components' state, for `status`
 //! - `run`: serving until the end, signals, shutdown
 //! - `control`: the socket that `status`, `evict` and `umount` talk to; `control_client`: their end of it

@@ -88,7 +88,7 @@ pub fn prepare(
     let backend_name = std::path::absolute(backend)
         .map_err(|error| StartError::System(format!("{}: {error}", backend.display())))?;
     let mountpoint = find_mountpoint(mountpoint, settings.backend_timeout)?;
-    let mounter = MounterGroup::leave(&mountpoint.path)
+    let mounter = MounterGroup::leave()
         .map_err(|error| StartError::System(format!("process group: {error}")))?;
     let default_parent = default_cache_parent();
     let may_be_known = cache_paths(settings, &backend_name, &default_parent)
