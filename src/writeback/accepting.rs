@@ -137,6 +137,7 @@ impl WriteBack {
             let mut state = file.state();
             if !state.is_dirty() {
                 state.ctime = state.base.map(|base| base.ctime);
+                state.has_read_below = false;
             }
             state.open = Some(layer);
             told_of_loss(generation, &state)

@@ -40,6 +40,7 @@ impl WriteBack {
             mode: present.permissions & 0o777,
             opener: &opener,
             key: &file.key,
+            cached: file.state().cached_version(),
             layers: &views,
             size_bytes: top.size_bytes,
         })?;
@@ -81,6 +82,7 @@ impl WriteBack {
             mode: 0o600,
             opener: &opener,
             key: &file.key,
+            cached: file.state().cached_version(),
             layers: &views,
             size_bytes: top.size_bytes,
         })?;

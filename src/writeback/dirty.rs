@@ -42,6 +42,8 @@ pub(super) struct FileState {
     pub last: Sequence,
     /// Changes so far: each gives the file another version.
     pub changes: u32,
+    /// Since the first of them something was read from below them, which may be somebody else's by now, and be cached.
+    pub has_read_below: bool,
     /// The change time of the backend before the first of them.
     pub ctime: Option<Timestamp>,
     /// Uploads that have failed, one after the other, and why the last one did.
@@ -78,6 +80,7 @@ impl DirtyFile {
                 refusal: None,
                 last: Sequence::default(),
                 changes: 0,
+                has_read_below: false,
                 ctime: None,
                 failures: 0,
                 trouble: None,
@@ -166,6 +169,12 @@ impl FileState {
             blocks_512: of_backend.blocks_512.max(self.dirty_bytes().div_ceil(512)),
             ..of_backend
         }
+    }
+
+    /// The version that is cached with the base and what was written here, and with nothing else.
+    pub fn cached_version(&self) -> Option<Version> {
+        let base = self.base.filter(|_| !self.has_read_below)?;
+        Some(self.shown_version(&base))
     }
 
     /// What programs saw last, where the backend has these attributes now.

@@ -102,6 +102,9 @@ pub struct WriteBackParts {
 /// Called when the same bytes that were of one version are of another.
 pub type CarryOver = Box<dyn Fn(&FileKey, &Version, &Version) + Send + Sync>;
 
+/// Reads what is cached of a version of a file from an offset on: all that is asked for, or nothing.
+pub type ReadCached = Box<dyn Fn(&FileKey, &Version, &mut [u8], u64) -> bool + Send + Sync>;
+
 /// What `status` tells.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WriteBackFigures {
@@ -133,6 +136,7 @@ pub struct WriteBack {
     /// What is not on the backend at the end is not sent there any more.
     keeps_dirty: AtomicBool,
     carry_over: OnceLock<CarryOver>,
+    read_cached: OnceLock<ReadCached>,
     me: Weak<Self>,
 }
 
@@ -154,6 +158,7 @@ impl WriteBack {
             conflicts: conflicts::ConflictList::load(parts.notes),
             keeps_dirty: AtomicBool::new(false),
             carry_over: OnceLock::new(),
+            read_cached: OnceLock::new(),
             me: me.clone(),
         });
         back.replay(parts.found);
@@ -169,6 +174,11 @@ impl WriteBack {
     /// Who is told when a file's bytes are of another version. Called once.
     pub fn set_carry_over(&self, carry_over: CarryOver) {
         let _ = self.carry_over.set(carry_over);
+    }
+
+    /// Where files that are put beside others have from what was not written here. Called once.
+    pub fn set_read_cached(&self, read_cached: ReadCached) {
+        let _ = self.read_cached.set(read_cached);
     }
 
     fn this(&self) -> Arc<Self> {
