@@ -67,6 +67,8 @@ present_stage() {
     check "present: systemd has mounted it" wait_until 60 mounted_by_systemd
     check "present: after the cache disk" test "$(up_at nvme.mount)" -le "$(up_at $cache_mount)"
     check "present: and after what mounts the export" test "$(up_at mnt-nfs.automount)" -le "$(up_at $cache_mount)"
+    # A boot waits neither for the export nor for its server.
+    check "present: the server is found" wait_until 150 status_has $cached '"reachable":true'
     check_equal "present: the export is mounted" nfs4 "$(findmnt -n -o FSTYPE -t nfs4 /mnt/nfs)"
     check "present: it is read" file_is 1
     check "present: and listed" ls $cached
