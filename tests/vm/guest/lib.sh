@@ -43,10 +43,7 @@ kept=/var/lib/vmtest
 stage() { cat $kept/stage 2>/dev/null || echo first; }
 # next_boot STAGE: shuts down in order, and the payload begins anew as STAGE. Does not return.
 next_boot() {
-    mkdir -p $kept
-    echo "$1" >$kept/stage
-    echo "passed=$passed failed=$failed" >$kept/counts
-    date +%s >$kept/asked_at
+    keep_for "$1"
     sync
     echo VMTEST-REBOOT
     # `systemctl reboot` would ask logind, which the guest does without.
@@ -54,6 +51,21 @@ next_boot() {
     # Who started us would report our end as that of the payload.
     kill $PPID
     exit
+}
+keep_for() { # STAGE
+    mkdir -p $kept
+    echo "$1" >$kept/stage
+    echo "passed=$passed failed=$failed" >$kept/counts
+    date +%s >$kept/asked_at
+}
+# power_cut STAGE: the power goes within the next seconds, whatever is under way, and the payload begins anew as STAGE. What lossy
+# disks were not told to flush is gone. Does not return.
+power_cut() {
+    keep_for "$1"
+    # Of the root alone: of others it would be the flush that a test is about.
+    sync -f $kept
+    echo VMTEST-CUT
+    sleep infinity
 }
 # shutdown_s: seconds from next_boot to this kernel's start.
 shutdown_s() { echo $(($(date +%s) - $(cut -d. -f1 /proc/uptime) - $(cat $kept/asked_at))); }
@@ -85,8 +97,8 @@ export_directory() {
     echo "$1 127.0.0.1(rw,sync,no_subtree_check,$options)" >>/etc/exports
     if systemctl is-active -q nfs-server; then exportfs -r; fi
 }
-server_start() { timeout 90 systemctl start rpcbind.socket nfs-server; }
-server_stop() { timeout 90 systemctl stop nfs-server; }
+server_start() { timeout 200 systemctl start rpcbind.socket nfs-server; }
+server_stop() { timeout 200 systemctl stop nfs-server; }
 
 # The network between client and server: packets vanish, as behind a broken switch; nothing is refused.
 network_drop() {
@@ -106,7 +118,7 @@ mount_nfs() {
     # A v3 lock daemon is needed only by who asks for it.
     [ "$version" != 3 ] || [[ ,$options, == *,lock,* ]] || options=nolock${options:+,$options}
     # nosharecache: every mount has counters of its own in mountstats.
-    timeout 60 mount -t nfs -o "vers=$version,proto=tcp,nosharecache${options:+,$options}" "${NFS_SERVER:-127.0.0.1}:$source" "$target"
+    timeout 200 mount -t nfs -o "vers=$version,proto=tcp,nosharecache${options:+,$options}" "${NFS_SERVER:-127.0.0.1}:$source" "$target"
 }
 # mount_nfs_elsewhere 3|4.2 EXPORT MOUNTPOINT [OPTIONS]: as another machine does. For v4 one is who gives another name and
 # finds the server at another address; v3 has no state of clients but locks, whose owners are told apart per address.
@@ -161,7 +173,7 @@ prepare_machine() {
 # mount_cached BACKEND MOUNTPOINT [OPTIONS]; CACHE_DIR where it is not the usual one
 mount_cached() {
     mkdir -p "$2"
-    timeout 60 mount -t cachefs -o "nfs_backend=$1,cache_dir=${CACHE_DIR:-/mnt/nvme/cache}${CACHEFS_VM_OPTIONS:+,$CACHEFS_VM_OPTIONS}${3:+,$3}" cachefs "$2" && mountpoint -q "$2"
+    timeout 200 mount -t cachefs -o "nfs_backend=$1,cache_dir=${CACHE_DIR:-/mnt/nvme/cache}${CACHEFS_VM_OPTIONS:+,$CACHEFS_VM_OPTIONS}${3:+,$3}" cachefs "$2" && mountpoint -q "$2"
 }
 # daemon_pid MOUNTPOINT: the daemon that serves it, by its command line; the newest when several match.
 daemon_pid() { pgrep -n -f "(nfs-cachefs|mount.cachefs).*$1( |\$)"; }

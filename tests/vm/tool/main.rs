@@ -12,11 +12,13 @@
 //! - `locking.rs`: locks of two clients
 //! - `outage.rs`: a writer while the server comes and goes
 //! - `removing.rs`: trees used and removed at once
+//! - `power.rs`: writers that lose their power, and what is left of their work
 
 mod closing;
 mod content;
 mod locking;
 mod outage;
+mod power;
 mod readers;
 mod removing;
 mod torture;
@@ -125,6 +127,20 @@ enum Command {
         file: PathBuf,
         source: PathBuf,
         seconds: u64,
+    },
+    /// Write and sync files in DIRECTORY until the power goes, and note in LOG what was acknowledged
+    PowerWrite {
+        directory: PathBuf,
+        log: PathBuf,
+        #[arg(long, default_value_t = 3)]
+        writers: u64,
+    },
+    /// The files in DIRECTORY must be as some step left them, none before what LOG says; prints which step
+    PowerCheck {
+        directory: PathBuf,
+        log: PathBuf,
+        #[arg(long, default_value_t = 3)]
+        writers: u64,
     },
     /// Locks taken by FILE exclude who asks by OTHER, and are handed over
     LockExclude {
@@ -241,6 +257,16 @@ fn run(command: Command) -> anyhow::Result<()> {
             source,
             seconds,
         } => outage::write(&file, &source, Duration::from_secs(seconds)),
+        Command::PowerWrite {
+            directory,
+            log,
+            writers,
+        } => power::write(&directory, &log, writers),
+        Command::PowerCheck {
+            directory,
+            log,
+            writers,
+        } => power::check(&directory, &log, writers),
         Command::LockExclude {
             file,
             other,
