@@ -477,16 +477,18 @@ fn a_write_by_whoever_may_takes_set_id_bits_away() {
     let plain = scratch.directory("plain");
     let program = plain.join("program");
     fs::write(&program, "x").unwrap();
-    fs::set_permissions(&program, Permissions::from_mode(0o6777)).unwrap();
     let mount = Mount::start(&scratch, &plain, MountOptions::new(&scratch));
     let seen = mount.join("program");
     with_time_limit(&scratch, LIMIT, move || {
-        let open = || fs::OpenOptions::new().append(true).open(&seen);
-        as_user(USER, || open()?.write_all(b"other")).unwrap();
-        assert_eq!(fs::read(&program).unwrap(), b"xother");
-        for path in [&seen, &program] {
-            assert_eq!(fs::metadata(path).unwrap().mode() & 0o7777, 0o777);
+        let mut options = fs::OpenOptions::new();
+        for options in [options.append(true).clone(), options.read(true).clone()] {
+            fs::set_permissions(&seen, Permissions::from_mode(0o6777)).unwrap();
+            as_user(USER, || options.open(&seen)?.write_all(b"other")).unwrap();
+            for path in [&program, &seen] {
+                assert_eq!(fs::metadata(path).unwrap().mode() & 0o7777, 0o777);
+            }
         }
+        assert_eq!(fs::read(&program).unwrap(), b"xotherother");
     });
 }
 

@@ -26,6 +26,7 @@ pub(super) fn changes(flags: i32) -> bool {
 }
 
 /// One write on its way.
+#[derive(Clone)]
 struct Order {
     offset: u64,
     length_bytes: usize,
@@ -136,6 +137,7 @@ impl FileSystem {
     ) {
         let data = &data[..order.length_bytes];
         let Writing { writer, writes } = writing;
+        let takes_bits = order.writer.is_some() && has_set_id(&handle.node);
         let outcome = self.change_bytes(&writing.of(&handle.node), || {
             writer.unsynced.store(true, Ordering::Release);
             if order.from_pages {
@@ -148,6 +150,14 @@ impl FileSystem {
             written
         });
         match outcome {
+            Ok(written) if takes_bits => {
+                // The kernel does not know that the mode has changed.
+                let (fs, handle, order) = (self.clone(), handle.clone(), order.clone());
+                let id = handle.node.id;
+                self.invalidations.forget_attributes_then(id, move || {
+                    fs.acknowledge(&handle, &order, written, pending);
+                });
+            }
             Ok(written) => self.acknowledge(handle, order, written, pending),
             Err(error) => {
                 pending.finish(Err(error));
@@ -335,6 +345,11 @@ impl Order {
             false => ByteRange::at(self.offset, self.length_bytes as u64),
         }
     }
+}
+
+fn has_set_id(node: &Node) -> bool {
+    let permissions = node.attributes(&node.state.lock()).permissions;
+    permissions & (libc::S_ISUID | libc::S_ISGID) != 0
 }
 
 fn follow_write(
