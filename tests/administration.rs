@@ -371,6 +371,21 @@ fn evicting_right_after_reading_leaves_nothing_untold() {
     }
 }
 
+/// Also what is in the kernel's pages.
+#[test]
+fn what_was_evicted_is_fetched_again() {
+    let (mount, _, _scratch) = mounted("evict-pages", &["passthrough=off"]);
+    for paths in [&[][..], &["file"][..]] {
+        expect_content(&mount.join("file"), content());
+        expect_content(&mount.join("file"), content());
+        assert!(mount.command("evict", paths, LIMIT).status.success());
+        let fetched = mount.status_number("backend.bytes_read");
+        expect_content(&mount.join("file"), content());
+        let again = mount.status_number("backend.bytes_read") - fetched;
+        assert!(again >= content().size_bytes, "{paths:?}: {again}");
+    }
+}
+
 #[test]
 fn a_killed_daemon_is_replaced_though_its_mount_was_looked_at() {
     let (mut mount, _, _scratch) = mounted("replaced", &[]);

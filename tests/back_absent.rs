@@ -35,7 +35,12 @@ fn copy(from: &Path, to: &Path) {
 
 /// The command that a refused mount names.
 fn forget_command(told: &str) -> Vec<String> {
-    let start = told.find("nfs-cachefs journal forget").expect(told);
+    command_of("forget", told)
+}
+
+fn command_of(action: &str, told: &str) -> Vec<String> {
+    let start = told.find(&format!("nfs-cachefs journal {action}"));
+    let start = start.expect(told);
     let command = told[start..].split('`').next().unwrap();
     let words = command.split_whitespace().skip(1);
     words.map(str::to_owned).collect()
@@ -310,6 +315,69 @@ fn an_old_half_of_a_mirror_is_not_taken_for_the_last() {
         place.expect_all("half of it, as it was last");
         drop(away);
     }
+}
+
+/// What came between the last note and the crash: a copy is told by the file that it is, and what is no copy is believed,
+/// in words.
+#[test]
+fn a_copy_of_half_a_mirror_is_refused_until_it_is_accepted() {
+    for (stale, gone) in [(0, 1), (1, 0)] {
+        let mut place = Place::new("absent-copy", "1+1");
+        place.write();
+        let old = place.scratch.path().join("old");
+        copy(&place.directory(stale), &old);
+        place.mount.kill9();
+        let away = unmount_disk(&place, gone);
+        let last = unmount_disk(&place, stale);
+        mount_disk(&place, stale, &old);
+        let told = place.refusal();
+        assert!(told.contains("but a copy of it"), "{told}");
+        mount_disk(&place, stale, &last);
+        place.mount.remount();
+        place.expect_all("half of it, as it was last");
+        let warnings = place.mount.status()["warnings"].to_string();
+        assert!(
+            warnings.contains("only the others could tell"),
+            "{warnings}"
+        );
+        drop(away);
+    }
+}
+
+#[test]
+fn copies_that_are_all_there_is_are_taken_when_somebody_says_so() {
+    for erasure in ["1+0", "2+1"] {
+        let mut place = Place::new("absent-accept", erasure);
+        place.write();
+        place.mount.kill9();
+        for device in 0..place.devices {
+            let last = unmount_disk(&place, device);
+            fs::remove_dir(place.directory(device)).unwrap();
+            copy(&last, &place.directory(device));
+        }
+        let told = place.refusal();
+        let command = command_of("accept", &told);
+        let output = run(&command);
+        assert!(output.status.success(), "{output:?}");
+        place.mount.remount();
+        place.expect_all("in copies");
+    }
+}
+
+/// It is known how far it had come.
+#[test]
+fn a_journal_that_ended_well_may_be_moved() {
+    let mut place = Place::new("absent-moved", "1+0");
+    place.write();
+    let rule = place.mount.command("umount", &["--keep-dirty"], LIMIT);
+    assert!(rule.status.success(), "{rule:?}");
+    place.mount.expect_end(LIMIT);
+    let moved = place.scratch.path().join("moved");
+    copy(&place.directory(0), &moved);
+    fs::remove_dir_all(place.directory(0)).unwrap();
+    place.set_option("journal_dir=", &format!("journal_dir={}", text(&moved)));
+    place.mount.remount();
+    place.expect_all("in another place");
 }
 
 /// Nothing in it is needed: the directories of the journal decide.

@@ -37,6 +37,56 @@ fn strange_names(place: &Place) -> Vec<PathBuf> {
     found
 }
 
+/// Nobody has it open, and what is cached of it is nobody's but its own.
+fn wait_until_closed(place: &Place) {
+    wait_until(LIMIT, "all handles to be closed", || {
+        place.mount.status_number("handles") == 0
+    });
+}
+
+#[test]
+fn what_lies_beside_is_whole_where_the_rest_was_cached_before() {
+    let options = ["writeback_delay=1h", "keep_written=always"];
+    let place = Place::new("back-beside-cached", &options);
+    let base = bytes(1, 300_000);
+    let names = ["changed", "removed", "not-cached"];
+    for name in names {
+        fs::write(place.there(name), &base).unwrap();
+        if name != "not-cached" {
+            assert!(fs::read(place.here(name)).unwrap() == base, "{name}");
+        }
+        wait_until_closed(&place);
+        let file = read_write(&place.here(name));
+        file.write_all_at(&[b'L'; 5000], 100_000).unwrap();
+        file.sync_all().unwrap();
+        drop(file);
+        wait_until_closed(&place);
+        match name {
+            "removed" => fs::remove_file(place.there(name)).unwrap(),
+            _ => fs::write(place.there(name), bytes(9, 300_000)).unwrap(),
+        }
+    }
+    // What comes from the server now is somebody else's.
+    let _ = fs::read(place.here("not-cached"));
+    expect_status(&flush(&place), 4);
+    let beside = strange_names(&place);
+    let is_of = |path: &PathBuf, start: &str| path.to_string_lossy().starts_with(start);
+    let mut whole = base;
+    whole[100_000..105_000].fill(b'L');
+    let mut parts = vec![0; 300_000];
+    parts[100_000..105_000].fill(b'L');
+    for (name, expected, files) in [
+        ("changed.conflict-", &whole, 1),
+        ("removed.removed-", &whole, 1),
+        ("not-cached.conflict-", &parts, 2),
+    ] {
+        let of_it: Vec<_> = beside.iter().filter(|path| is_of(path, name)).collect();
+        assert_eq!(of_it.len(), files, "{name}: {beside:?}");
+        let found = fs::read(place.backend.plain.join(of_it[0])).unwrap();
+        assert!(found == *expected, "{name}");
+    }
+}
+
 #[test]
 fn a_server_that_denies_a_file_for_a_moment_makes_no_conflict() {
     // A name that is not there when it is looked up again is not there.

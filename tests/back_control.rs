@@ -103,6 +103,35 @@ fn umount_waits_for_the_backend_and_leaves_the_mount_where_that_refuses() {
     assert!(fs::read(place.there("file7")).unwrap() == bytes(7, 100_000));
 }
 
+/// Neither waits for what hangs nor sends what would not.
+#[test]
+fn whoever_keeps_what_is_dirty_does_not_wait_for_the_backend() {
+    let mut place = Place::late("back-keep-dirty");
+    for name in ["hangs", "waits"] {
+        fs::write(place.here(name), bytes(1, 100_000)).unwrap();
+    }
+    // A mount in use stays, and goes on as before.
+    let open = fs::File::open(place.here("waits")).unwrap();
+    expect_status(&place.mount.command("umount", &["--keep-dirty"], LIMIT), 32);
+    drop(open);
+    let hang = place.rule(Operation::Write, "hangs", Action::Hang);
+    expect_status(&place.command("flush", &place.here("hangs"), &[]), 0);
+    let began = Instant::now();
+    expect_status(&place.mount.command("umount", &["--keep-dirty"], LIMIT), 0);
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(9), "{took:?}");
+    place.backend.remove_rule(hang);
+    // Until then the kernel keeps what is left of the daemon.
+    place.backend.release(None);
+    place.mount.expect_end(LIMIT);
+    assert_eq!(fs::read(place.there("waits")).unwrap(), b"");
+    place.mount.remount();
+    place.wait_for_backend();
+    for name in ["hangs", "waits"] {
+        assert!(fs::read(place.there(name)).unwrap() == bytes(1, 100_000));
+    }
+}
+
 /// Somebody else's changes of files that are dirty here.
 fn clash(place: &Place, names: &[&str]) {
     for name in names {
@@ -308,6 +337,33 @@ fn writers_are_slowed_down_before_the_limit_and_go_on_when_something_goes() {
         longest < Duration::from_secs(3),
         "{longest:?} before the limit"
     );
+}
+
+/// What the backend does not take makes nobody wait before there is much of it, whatever the size of the writes.
+#[test]
+fn with_the_backend_away_a_writer_has_half_of_the_limit_at_once() {
+    let place = Place::new("back-away-room", &["writeback_delay=20ms"]);
+    let file = create(&place.here("file"));
+    file.write_all_at(&bytes(1, 1 << 20), 0).unwrap();
+    place.wait_for_backend();
+    place.backend.stop();
+    let began = Instant::now();
+    let piece = bytes(2, 64 << 10);
+    for number in 0..(24u64 << 20) / piece.len() as u64 {
+        file.write_all_at(&piece, number * piece.len() as u64)
+            .unwrap();
+        if number == 15 * 16 {
+            let took = began.elapsed();
+            assert!(took < Duration::from_secs(10), "15 MiB took {took:?}");
+        }
+    }
+    // Three quarters of it: what is left was to last for 5 s.
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(30), "24 MiB took {took:?}");
+    place.backend.resume();
+    drop(file);
+    place.wait_for_backend();
+    place.expect_agreement("file");
 }
 
 /// Full counts only: it takes as long as a writer waits.

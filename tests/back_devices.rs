@@ -179,6 +179,13 @@ fn a_disk_is_replaced_while_writing_goes_on() {
     assert_eq!(place.tolerated(), 1);
     let told = place.expect_journal("status", &[]);
     assert!(told.contains(&format!("{new}: ok")), "{told}");
+    assert!(!told.contains(&old), "{told}");
+    let output = place.mount.command("config", &[], LIMIT);
+    let config = String::from_utf8_lossy(&output.stdout);
+    let line = config.lines().find(|line| line.starts_with("journal_dir="));
+    let line = line.expect("it has a journal");
+    assert!(line.contains(&new) && !line.contains(&old), "{line}");
+    assert!(line.contains("journal replace"), "{line}");
     // Another one goes, and the new one has its part.
     let mut expected: Vec<u8> = Vec::new();
     (0..50u8).for_each(|round| expected.extend(bytes(round, 50_000)));
@@ -224,11 +231,11 @@ fn a_journal_of_another_shape_than_is_asked_for_is_refused() {
     let options = &mut place.mount.options_mut().options;
     options.retain(|option| !option.starts_with("erasure="));
     let told = place.refusal();
-    assert!(told.contains("made with erasure=1+1"), "{told}");
-    let options = &mut place.mount.options_mut().options;
-    options.push("erasure=2+1".to_owned());
+    assert!(told.contains("erasure=1+0 takes 1"), "{told}");
+    place.set_option("erasure=", "erasure=2+0");
     let told = place.refusal();
     assert!(told.contains("made with erasure=1+1"), "{told}");
+    place.set_option("erasure=", "erasure=2+1");
     let other = place.scratch.path().join("other");
     let options = &mut place.mount.options_mut().options;
     options.retain(|option| !option.starts_with("journal_dir="));

@@ -130,6 +130,41 @@ fn remove_beside(place: &Place, path: &Path) {
     fs::remove_file(path).unwrap();
 }
 
+/// That it is kept is on stable storage before the program hears that it could not be removed.
+#[test]
+fn a_file_that_could_not_be_removed_here_is_kept_when_somebody_else_removes_it() {
+    let options = ["writeback_delay=1h", "batch_interval=30s"];
+    let mut place = Place::new("back-losing-refused", &options);
+    let denied = Action::Errno(libc::EACCES);
+    for round in 0..sample_or_full(2, 50) {
+        for operation in [Operation::Unlink, Operation::Rename] {
+            let (path, other) = (place.here("file"), place.here("other"));
+            for written in [&path, &other] {
+                let file = create(written);
+                file.write_all_at(&bytes(1, 20_000), 0).unwrap();
+                file.sync_all().unwrap();
+            }
+            place.rule(operation, "*", denied);
+            let refused = match operation {
+                Operation::Unlink => fs::remove_file(&path),
+                _ => fs::rename(&other, &path),
+            };
+            assert_eq!(errno(refused), Some(libc::EACCES));
+            place.mount.kill9();
+            place.backend.clear_rules();
+            fs::remove_file(place.there("file")).unwrap();
+            place.mount.remount();
+            place.wait_for_backend();
+            let kept = strange_names(&place);
+            assert_eq!(kept.len(), 1, "{operation:?}, round {round}");
+            let name = kept[0].to_string_lossy();
+            assert!(name.contains("file.removed-"), "{name}");
+            assert!(fs::read(&kept[0]).unwrap() == bytes(1, 20_000), "{name}");
+            fs::remove_file(&kept[0]).unwrap();
+        }
+    }
+}
+
 #[test]
 fn a_daemon_killed_while_it_removes_knows_that_it_was_its_own_doing() {
     let mut place = Place::late("back-losing-removing");

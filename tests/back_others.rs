@@ -44,6 +44,46 @@ fn what_somebody_changes_after_an_upload_is_not_uploaded_over_after_a_crash() {
     assert!(place.conflicts().is_empty());
 }
 
+/// Neither handles nor times of birth tell the two files apart here, and no descriptor is held after a crash.
+#[test]
+fn a_new_file_with_the_number_of_a_dirty_one_is_never_mixed_with_it() {
+    let mut place = Place::late("back-others-number");
+    let number = |place: &Place, name: &str| {
+        place.backend.set_inodes(InodeNumbers {
+            set_bits: 0,
+            by_path: [(name.to_owned(), 4_000_000)].into(),
+        });
+    };
+    fs::write(place.there("old"), bytes(1, 50_000)).unwrap();
+    number(&place, "old");
+    let file = read_write(&place.here("old"));
+    file.write_all_at(&[b'L'; 20_000], 0).unwrap();
+    file.sync_all().unwrap();
+    place.mount.kill9();
+    drop(file);
+    fs::remove_file(place.there("old")).unwrap();
+    fs::write(place.there("new"), bytes(9, 30_000)).unwrap();
+    number(&place, "new");
+    let full = place.rule(Operation::Create, "*", Action::Errno(libc::ENOSPC));
+    place.mount.remount();
+    match fs::read(place.here("new")) {
+        Ok(read) => assert!(read == bytes(9, 30_000), "{} bytes", read.len()),
+        Err(error) => assert_eq!(error.raw_os_error(), Some(libc::EBUSY)),
+    }
+    place.backend.remove_rule(full);
+    place.wait_for_backend();
+    assert!(fs::read(place.here("new")).unwrap() == bytes(9, 30_000));
+    let entries = fs::read_dir(&place.backend.plain).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    let is_kept = |path: &PathBuf| {
+        let name = path.to_string_lossy();
+        name.contains("old.removed-") && !name.ends_with(".ranges")
+    };
+    let kept: Vec<_> = paths.filter(is_kept).collect();
+    assert_eq!(kept.len(), 1, "{kept:?}");
+    assert!(fs::read(&kept[0]).unwrap().starts_with(&[b'L'; 20_000]));
+}
+
 #[test]
 fn a_change_of_attributes_on_the_server_is_no_conflict_and_stays() {
     let place = Place::late("back-others-attributes");

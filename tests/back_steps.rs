@@ -93,7 +93,11 @@ impl Stage {
             .unwrap();
         }
         synced(&place.here("gone"), &bytes(self.rounds, 3000)).unwrap();
-        synced(&place.here("temporary"), &bytes(self.rounds + 1, 7000)).unwrap();
+        synced(
+            &place.here("temporary"),
+            &bytes(self.rounds.wrapping_add(1), 7000),
+        )
+        .unwrap();
     }
 
     /// Of the file, after so many acts.
@@ -175,7 +179,10 @@ impl Stage {
             "{context}: gone"
         );
         let name = fs::read(self.place.there("name")).unwrap();
-        let (old, new) = (bytes(self.rounds, 5000), bytes(self.rounds + 1, 7000));
+        let (old, new) = (
+            bytes(self.rounds, 5000),
+            bytes(self.rounds.wrapping_add(1), 7000),
+        );
         let is_old = name == old && !told.has(REPLACED);
         assert!(is_old || name == new, "{context}: name");
     }

@@ -230,3 +230,71 @@ fn an_open_of_one_of_several_names_follows_that_name() {
         }
     });
 }
+
+const RECORD_BYTES: usize = 200;
+
+fn record(who: u8) -> [u8; RECORD_BYTES] {
+    let mut line = [who; RECORD_BYTES];
+    line[RECORD_BYTES - 1] = b'\n';
+    line
+}
+
+/// Bytes of a log from the beginning of a record on.
+fn expect_whole_records(bytes: &[u8], how: &str) {
+    for (number, line) in bytes.chunks_exact(RECORD_BYTES).enumerate() {
+        let is_whole = [b'h', b't'].iter().any(|who| line == record(*who));
+        assert!(is_whole, "{how}: record {number} is {:?}", &line[..8]);
+    }
+}
+
+/// Here and on the server; by whoever opens it each time, and by one that follows it.
+#[test]
+fn a_log_that_several_append_to_has_no_holes() {
+    let scratch = Scratch::new("coherence-log");
+    let plain = scratch.directory("plain");
+    fs::write(plain.join("log"), b"").unwrap();
+    let mount = Mount::start(
+        &scratch,
+        &plain,
+        MountOptions::new(&scratch).with("actimeo=0"),
+    );
+    let records = sample_or_full(1500, 100_000);
+    let done = std::sync::atomic::AtomicUsize::new(0);
+    let is_done = || done.load(std::sync::atomic::Ordering::Acquire) == 2;
+    std::thread::scope(|scope| {
+        for (who, path) in [(b'h', mount.join("log")), (b't', plain.join("log"))] {
+            let done = &done;
+            scope.spawn(move || {
+                let mut log = OpenOptions::new().append(true).open(path).unwrap();
+                for _ in 0..records {
+                    log.write_all(&record(who)).unwrap();
+                    std::thread::sleep(Duration::from_micros(300));
+                }
+                done.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
+            });
+        }
+        scope.spawn(|| {
+            while !is_done() {
+                expect_whole_records(&read_whole(&mount.join("log")), "opened anew");
+            }
+        });
+        scope.spawn(|| {
+            use std::os::unix::fs::FileExt;
+            let log = File::open(mount.join("log")).unwrap();
+            let mut seen = 0;
+            while !is_done() {
+                let size_bytes = log.metadata().unwrap().len();
+                let mut bytes = vec![0; (size_bytes - seen) as usize];
+                // The kernel tells a size that it does not take itself where a write of ours ended meanwhile: a read
+                // may end before it, and has the rest the next time.
+                let length_bytes = log.read_at(&mut bytes, seen).unwrap();
+                expect_whole_records(&bytes[..length_bytes], "followed");
+                seen += (length_bytes / RECORD_BYTES * RECORD_BYTES) as u64;
+            }
+        });
+    });
+    assert_eq!(
+        read_whole(&mount.join("log")).len(),
+        2 * records * RECORD_BYTES
+    );
+}

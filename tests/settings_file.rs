@@ -74,6 +74,14 @@ fn a_plan_that_mount_would_refuse_is_refused() {
         ),
         ("erasure=1+1", "erasure is for write_mode=back"),
         ("journal_dir=/j", "journal_dir is for write_mode=back"),
+        (
+            "write_mode=back,journal_dir=/a:/b",
+            "journal_dir names 2 directories, and erasure=1+0 takes 1",
+        ),
+        (
+            "write_mode=back,erasure=2+1,journal_dir=/a:/b",
+            "names 2 directories, and erasure=2+1 takes 3",
+        ),
     ] {
         let (backend, mountpoint) = (scratch.directory("plain"), scratch.directory("mount"));
         let cache = format!("cache_dir={}", scratch.path().join("cache").display());
@@ -200,6 +208,26 @@ fn a_mistake_in_the_file_is_named_with_its_line_and_nothing_is_mounted() {
             assert!(told.contains(&whole), "{whole} in\n{told}");
         }
     }
+}
+
+#[test]
+fn a_settings_file_that_never_ends_is_refused_at_once() {
+    let place = Place::new("settings-fifo");
+    nix::unistd::mkfifo(&place.file, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
+    let options = place.options();
+    let planned = run(
+        PROGRAM,
+        &[
+            "config",
+            text(&options.mountpoint),
+            "-o",
+            &options.option_text(),
+        ],
+    );
+    assert_eq!(planned.status.code(), Some(1));
+    let told = String::from_utf8_lossy(&planned.stderr).into_owned();
+    let whole = format!("{}: not a regular file", place.file.display());
+    assert!(told.contains(&whole), "{told}");
 }
 
 #[test]

@@ -41,6 +41,22 @@ impl Cache {
         }
     }
 
+    /// Reads what is there of a range, all of it or nothing: whether it did. What is checked at each read is left alone.
+    /// Waits for the local disk.
+    pub fn read_held(&self, file: &CachedFile, buffer: &mut [u8], offset: u64) -> bool {
+        let range = ByteRange::at(offset, buffer.len() as u64);
+        let began = file.begin_read(range);
+        let is_checked = self.settings.scrub.checksums.at_read();
+        let Some(began) = began.filter(|_| !is_checked) else {
+            return false;
+        };
+        let Ok(Some(object)) = file.object_file() else {
+            return false;
+        };
+        let read = object.read_at(buffer, offset);
+        read.is_ok_and(|read| read == buffer.len()) && !file.was_trimmed(began) && file.holds(range)
+    }
+
     /// Reads, fetching what is missing. `done` is called once, maybe before this returns. `buffer` comes from
     /// [`Cache::try_read`].
     pub fn read(

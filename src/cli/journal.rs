@@ -1,4 +1,4 @@
-//! `nfs-cachefs journal status|scrub|rebuild|replace MOUNTPOINT`, and `nfs-cachefs journal forget JOURNAL CACHE_DIR...`
+//! `nfs-cachefs journal status|scrub|rebuild|replace MOUNTPOINT`, and `nfs-cachefs journal forget|accept JOURNAL CACHE_DIR...`
 
 use super::status::ask;
 use super::{complain, say};
@@ -66,6 +66,17 @@ enum Action {
         #[arg(required = true, value_name = "CACHE_DIR")]
         cache_directories: Vec<PathBuf>,
     },
+    /// Take copies of a journal's directories for all there is of it
+    ///
+    /// After a crash a mount is refused where directories of its journal are copies, and no others can tell that these are
+    /// not old. What an old copy lacks is lost.
+    Accept {
+        /// As the refused mount names it
+        journal: String,
+        /// All cache directories of the mount, none of which is in use
+        #[arg(required = true, value_name = "CACHE_DIR")]
+        cache_directories: Vec<PathBuf>,
+    },
 }
 
 /// Less may be lost than could be.
@@ -96,6 +107,10 @@ pub fn run(arguments: Arguments) -> i32 {
             journal,
             cache_directories,
         } => forget(&journal, &cache_directories).map(|()| None),
+        Action::Accept {
+            journal,
+            cache_directories,
+        } => accept(&journal, &cache_directories).map(|()| None),
     };
     match done {
         Ok(None) => exit_status::SUCCESS,
@@ -121,6 +136,17 @@ fn forget(journal: &str, cache_directories: &[PathBuf]) -> Result<(), String> {
         forgotten.directories,
         forgotten.holding_in_words(),
         forgotten.backend_name
+    );
+    say(&(one_line(&line) + "\n"));
+    Ok(())
+}
+
+fn accept(journal: &str, cache_directories: &[PathBuf]) -> Result<(), String> {
+    let accepted = journal_memory::accept(journal, cache_directories);
+    let accepted = accepted.map_err(|error| format!("{error:#}"))?;
+    let line = format!(
+        "the journal {journal} in {} is taken as it is: mount it",
+        accepted.directories
     );
     say(&(one_line(&line) + "\n"));
     Ok(())

@@ -53,6 +53,10 @@ impl SettingsFile {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(unreadable(error)),
         };
+        if !facts.is_file() {
+            // Of a FIFO or a device the end may never come.
+            return Err(unreadable(io::Error::other("not a regular file")));
+        }
         if facts.len() > BYTES_MAX {
             return Err(unreadable(io::ErrorKind::FileTooLarge.into()));
         }

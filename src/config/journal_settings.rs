@@ -92,7 +92,21 @@ impl JournalOptions {
             WriteMode::Back if is_nowhere => Err(ConfigError::NoJournalDirectory),
             WriteMode::Through if !is_nowhere => unasked("journal_dir"),
             WriteMode::Through if self.erasure != Spread::ALONE => unasked("erasure"),
-            WriteMode::Back | WriteMode::Through => Ok(()),
+            WriteMode::Back => self.check_number(),
+            WriteMode::Through => Ok(()),
+        }
+    }
+
+    /// One that is not named is missed by nobody, and the journal goes without it.
+    fn check_number(&self) -> Result<(), ConfigError> {
+        let (named, wanted) = (self.directories.len(), self.erasure.devices());
+        match named == usize::from(wanted) {
+            true => Ok(()),
+            false => Err(ConfigError::Contradiction(format!(
+                "journal_dir names {named} directories, and erasure={} takes {wanted}: name as many, also one that is lost, or say \
+                 another erasure=k+m",
+                self.erasure
+            ))),
         }
     }
 }

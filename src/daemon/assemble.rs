@@ -149,6 +149,7 @@ pub fn assemble(settings: &Settings, prepared: &Prepared) -> anyhow::Result<Asse
     let local_lane = lane("local", LOCAL_THREADS, &local_health);
     if let Some(back) = &back {
         journalling::carry_over(back, &cache, &local_lane);
+        journalling::lend_cached(back, &cache);
     }
 
     prepared.mounter.rejoin().context("process group")?;

@@ -101,6 +101,9 @@ impl JournalStatus {
     }
 }
 
+const UNVOUCHED: &str = "the journal did not end well, and as many of its disks are away as could have gone on by themselves: that \
+                         nothing is missing of what was acknowledged in the last 2 s before the end, only the others could tell";
+
 fn without_parity(data_shards: u8) -> String {
     match data_shards {
         1 => "write_mode=back without a second journal directory: what is not on the backend yet is lost with its disk".to_owned(),
@@ -124,6 +127,9 @@ pub(super) fn device_warnings(journal: &JournalFigures) -> Vec<String> {
     }
     for Outsider { name, why } in &devices.outsiders {
         warnings.push(format!("the journal goes without {name}: {why}"));
+    }
+    if devices.is_unvouched {
+        warnings.push(UNVOUCHED.to_owned());
     }
     if journal.mending.lost_batches > 0 {
         warnings.push(format!(

@@ -22,6 +22,9 @@ pub enum BackRequest {
     Conflicts,
     /// These were looked at: known by what lies beside.
     ForgetConflicts { beside: Vec<WirePath> },
+    /// What is not on the backend at the end stays in the journal, and nobody waits for it; or the backend gets some time
+    /// for it, as ever.
+    KeepDirty { keep: bool },
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -29,6 +32,7 @@ pub enum BackRequest {
 pub enum BackReply {
     Unsent(UnsentReport),
     Conflicts { conflicts: Vec<ConflictReport> },
+    Noted,
 }
 
 /// What is left of what somebody wants on the backend.
@@ -135,6 +139,10 @@ pub(super) fn answering(back: Option<Arc<WriteBack>>) -> AskBack {
             BackRequest::Conflicts => BackReply::Conflicts {
                 conflicts: back.conflicts().into_iter().map(Into::into).collect(),
             },
+            BackRequest::KeepDirty { keep } => {
+                back.keep_dirty_at_the_end(keep);
+                BackReply::Noted
+            }
             BackRequest::ForgetConflicts { beside } => {
                 back.forget_conflicts(&local(beside));
                 BackReply::Conflicts {

@@ -107,9 +107,10 @@ impl JournalDevices {
         if is_member {
             self.journal.give_up(old).with_context(|| old.to_owned())?;
         }
-        self.journal
-            .take_in(new.to_owned(), io)
-            .with_context(|| new.to_owned())
+        let taken = self.journal.take_in(new.to_owned(), io);
+        taken.with_context(|| new.to_owned())?;
+        self.journal.strike_off(old);
+        Ok(())
     }
 
     /// The directory that has this name now: one that is held, or another one, checked and locked as at the start.

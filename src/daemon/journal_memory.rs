@@ -8,6 +8,7 @@ use crate::journal::{Testimony, Witness};
 use anyhow::{Context, bail};
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,6 +16,19 @@ use std::sync::Arc;
 /// Gives up a journal for good, whatever it held: the next mount does not ask for it any more. Blocks on the disks, and up
 /// to 10 s for a daemon that is stopping.
 pub fn forget(journal: &str, cache_directories: &[PathBuf]) -> anyhow::Result<Testimony> {
+    change(journal, cache_directories, Witness::forget)
+}
+
+/// Takes the directories of a journal for all there is of it, though they are copies. Blocks as `forget`.
+pub fn accept(journal: &str, cache_directories: &[PathBuf]) -> anyhow::Result<Testimony> {
+    change(journal, cache_directories, Witness::accept)
+}
+
+fn change(
+    journal: &str,
+    cache_directories: &[PathBuf],
+    change: impl FnOnce(&Witness, &[u8; 16]) -> io::Result<()>,
+) -> anyhow::Result<Testimony> {
     let engine = Engine::start(EngineSettings {
         kind: EngineKind::Blocking,
         ..EngineSettings::default()
@@ -31,7 +45,7 @@ pub fn forget(journal: &str, cache_directories: &[PathBuf]) -> anyhow::Result<Te
     let Some(meant) = known.iter().find(|one| one.name() == journal) else {
         bail!("{}", not_known(journal, &known));
     };
-    witness.forget(&meant.journal)?;
+    change(&witness, &meant.journal)?;
     Ok(meant.clone())
 }
 

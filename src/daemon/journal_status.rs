@@ -231,6 +231,25 @@ pub(super) fn without_effect(settings: &Settings) -> Vec<OptionStatus> {
         .collect()
 }
 
+/// The directories of a journal, where they are not those that were given any more.
+pub(super) fn replaced(settings: &Settings, figures: &WriteBackFigures) -> Option<OptionStatus> {
+    let devices = &figures.journal.devices;
+    let outsiders = devices.outsiders.iter().map(|outsider| &outsider.name);
+    let named: Vec<&String> = devices.members.iter().chain(outsiders).collect();
+    let is_named = |path: &PathBuf| named.contains(&&path.display().to_string());
+    let given = &settings.journal.directories;
+    if given.iter().all(is_named) {
+        return None;
+    }
+    let paths: Vec<&str> = named.iter().map(|name| name.as_str()).collect();
+    Some(OptionStatus {
+        name: "journal_dir".to_owned(),
+        value: paths.join(":"),
+        from: "nfs-cachefs journal replace".to_owned(),
+        no_effect_because: None,
+    })
+}
+
 /// What the operator should know of a journal, a sentence each. Names of files are in [`WritebackStatus`] alone.
 pub(super) fn warnings(settings: &Settings, figures: &WriteBackFigures) -> Vec<String> {
     let mut warnings = device_warnings(&figures.journal);

@@ -178,6 +178,15 @@ pub(super) fn carry_over(back: &WriteBack, cache: &Arc<Cache>, lane: &Arc<Lane>)
     }));
 }
 
+/// What is put beside other files is whole where the rest of it is cached.
+pub(super) fn lend_cached(back: &WriteBack, cache: &Arc<Cache>) {
+    let cache = cache.clone();
+    back.set_read_cached(Box::new(move |key, version, buffer, offset| {
+        let file = cache.cached(key, version);
+        file.is_some_and(|file| cache.read_held(&file, buffer, offset))
+    }));
+}
+
 /// Brings to the backend what it takes in time, and says what is left.
 pub(super) fn shut_down(back: &WriteBack) {
     let left = back.shutdown(Instant::now() + DRAIN_TIMEOUT);

@@ -99,7 +99,7 @@ impl Reporter {
                 threads: self.reader_threads as u64,
             },
             read_only: self.settings.mount_flags.read_only,
-            options: self.without_effect(),
+            options: self.options(figures.as_ref()),
             warnings: self.warnings(reachable, figures.as_ref()),
             nodes: self.filesystem.node_count() as u64,
             handles: self.filesystem.handle_count() as u64,
@@ -265,6 +265,15 @@ impl Reporter {
                 present.display()
             )
         })
+    }
+
+    /// Those of which there is more to say than what was given.
+    fn options(&self, figures: Option<&WriteBackFigures>) -> Vec<OptionStatus> {
+        let replaced =
+            figures.and_then(|figures| journal_status::replaced(&self.settings, figures));
+        let mut options = self.without_effect();
+        options.extend(replaced);
+        options
     }
 
     /// Options that were asked for and can do nothing here.

@@ -315,7 +315,9 @@ fn with_reports(
                 value: report
                     .filter(|report| !report.value.is_empty())
                     .map_or_else(|| value.clone(), |report| report.value.clone()),
-                from: origin.to_string(),
+                from: report
+                    .filter(|report| !report.from.is_empty())
+                    .map_or_else(|| origin.to_string(), |report| report.from.clone()),
                 no_effect_because: report.and_then(|report| report.no_effect_because.clone()),
             }
         })

@@ -1,8 +1,8 @@
 //! Ending a mount from outside, whatever state its daemon is in.
 
 use super::control::{Client, Reply, Request, socket_directory};
-use super::draining::drain;
-use super::journal_control::UnsentReport;
+use super::draining::{self, drain};
+use super::journal_control::{BackRequest, UnsentReport};
 use super::mount_table::{self, Mount};
 use super::prepare::{Liveness, liveness};
 use crate::sys::fusermount;
@@ -107,10 +107,19 @@ pub fn unmount(mountpoint: &Path, dirty: Dirty<'_>) -> Result<Unmounted, Unmount
     };
     let mut outcome = match state {
         Liveness::Answers => {
+            // Others of the daemon's mounts go on.
+            let keeps = matches!(dirty, Dirty::Keep) && others.is_empty();
             if let Dirty::Send(tell) = dirty {
                 send_dirty(&mount, &path, tell)?;
             }
-            unmount_in_order(&path, || waiting_in(&mount))?;
+            if keeps {
+                keep_dirty(&mount, true);
+            }
+            let unmounted = unmount_in_order(&path, || waiting_in(&mount));
+            if unmounted.is_err() && keeps {
+                keep_dirty(&mount, false);
+            }
+            unmounted?;
             Unmounted::Cleanly
         }
         Liveness::Dead | Liveness::Hung => {
@@ -150,6 +159,14 @@ fn send_dirty(
             path: path.to_owned(),
             left,
         }),
+    }
+}
+
+/// Whether the daemon is to leave what is dirty in the journal at its end. One that writes through has nothing to leave.
+fn keep_dirty(mount: &Mount, keep: bool) {
+    let asked = draining::ask(connect(mount), BackRequest::KeepDirty { keep });
+    if let Err(error) = asked {
+        tracing::debug!("what is not on the backend at the end: {error}");
     }
 }
 

@@ -1,8 +1,10 @@
 //! Eviction asked for by an administrator.
 
 use super::FileSystem;
+use super::node::Node;
 use crate::backend::{ListedName, Place};
 use crate::cache::Evicted;
+use crate::events::Invalidation;
 use crate::types::{Attributes, FileKind};
 use std::io;
 use std::path::{Component, Path, PathBuf};
@@ -12,22 +14,38 @@ const EVICTED_AT_ONCE: usize = 4096;
 
 impl FileSystem {
     /// Drops cached data of paths relative to the root, directories with all beneath them; of everything where
-    /// there are none. Files that are open or mapped stay. The error names the path. Blocks on the local disk and, for paths, on the backend.
+    /// there are none, and the kernel's pages of them. Files that are open or mapped stay. The error names the path. Blocks on the local disk
+    /// and, for paths, on the backend.
     pub fn evict(&self, paths: &[PathBuf]) -> io::Result<Evicted> {
         if paths.is_empty() {
-            return Ok(self.cache.evict_all());
+            let evicted = self.cache.evict_all();
+            for node in self.nodes.with_pages() {
+                self.forget_closed(&node);
+            }
+            return Ok(evicted);
         }
         // All are found before the first goes: a misspelt one stops nothing halfway.
         let mut found = Vec::new();
         for path in paths {
-            found.push(self.find(path).map_err(|error| about(path, &error))?);
+            found.push(
+                self.find_with_attributes(path)
+                    .map_err(|error| about(path, &error))?,
+            );
         }
         let mut total = Evicted::default();
-        for (path, (place, kind)) in paths.iter().zip(found) {
-            self.evict_tree(place, kind, &mut total)
+        for (path, top) in paths.iter().zip(found) {
+            self.evict_tree(top, &mut total)
                 .map_err(|error| about(path, &error))?;
         }
         Ok(total)
+    }
+
+    fn forget_closed(&self, node: &Node) {
+        let mut state = node.state.lock();
+        if state.open.is_none() && std::mem::take(&mut state.pages_current) {
+            drop(state);
+            self.invalidations.push(Invalidation::Node(node.id));
+        }
     }
 
     pub(super) fn find(&self, path: &Path) -> io::Result<(Place, FileKind)> {
@@ -53,13 +71,18 @@ impl FileSystem {
     }
 
     /// What goes away while the tree is walked has nothing to evict.
-    fn evict_tree(&self, place: Place, kind: FileKind, total: &mut Evicted) -> io::Result<()> {
+    fn evict_tree(&self, top: (Place, Attributes), total: &mut Evicted) -> io::Result<()> {
         let mut files = Vec::new();
-        let mut waiting = vec![(place, kind)];
+        let mut waiting = vec![top];
         let mut is_top = true;
-        while let Some((place, kind)) = waiting.pop() {
-            match kind {
-                FileKind::Regular => files.push(place.key),
+        while let Some((place, attributes)) = waiting.pop() {
+            match attributes.kind {
+                FileKind::Regular => {
+                    for node in self.nodes.of_key(&place.key, attributes.inode) {
+                        self.forget_closed(&node);
+                    }
+                    files.push(place.key);
+                }
                 FileKind::Directory => match self.list_to_evict(&place, &mut waiting) {
                     Err(error) if is_top || !is_gone(&error) => return Err(error),
                     Ok(()) | Err(_) => {}
@@ -82,7 +105,11 @@ impl FileSystem {
         Ok(())
     }
 
-    fn list_to_evict(&self, place: &Place, waiting: &mut Vec<(Place, FileKind)>) -> io::Result<()> {
+    fn list_to_evict(
+        &self,
+        place: &Place,
+        waiting: &mut Vec<(Place, Attributes)>,
+    ) -> io::Result<()> {
         let mut stream = self.backend.open_directory(place)?;
         loop {
             let mut names: Vec<ListedName> = Vec::new();
@@ -95,7 +122,7 @@ impl FileSystem {
                     continue;
                 };
                 let below = place.below(&listed.name, &found);
-                waiting.push((below, found.attributes.kind));
+                waiting.push((below, found.attributes));
             }
         }
     }

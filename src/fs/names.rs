@@ -61,12 +61,16 @@ impl FileSystem {
             fs.note_access(&parent, Access::Search, &caller, asked, &outcome);
             match outcome {
                 Ok(found) => {
+                    let known = fs.nodes.by_name(parent.id, &name);
+                    let end_before = known.and_then(|node| fs.known_end(&node));
                     let node = fs.admit(&parent, &name, &found, asked);
-                    let answered =
-                        pending.finish_with(|| Ok(LookupReply::Found(fs.give_entry(&node))));
-                    if !answered {
-                        fs.nodes.drop_unused(&node);
-                    }
+                    let (this, told) = (fs.clone(), node.clone());
+                    fs.tell_of_growth(&node, end_before, move || {
+                        let entry = || Ok(LookupReply::Found(this.give_entry(&told)));
+                        if !pending.finish_with(entry) {
+                            this.nodes.drop_unused(&told);
+                        }
+                    });
                 }
                 Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
                     fs.name_is_gone(&parent, &name);

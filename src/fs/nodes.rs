@@ -258,6 +258,13 @@ impl NodeTable {
             .collect()
     }
 
+    /// Those of which the kernel may have pages.
+    pub fn with_pages(&self) -> Vec<Arc<Node>> {
+        let maps = self.maps.read();
+        let has_pages = |node: &&Arc<Node>| node.state.lock().pages_current;
+        maps.by_inode.iter().filter(has_pages).cloned().collect()
+    }
+
     /// Counts a lookup given to the kernel.
     pub fn count_lookup(&self, node: &Arc<Node>) {
         {

@@ -275,8 +275,11 @@ impl FileSystem {
         }
     }
 
+    /// Whether reads and writes of a handle pass the kernel's pages by. Those that append do: the kernel would put the bytes
+    /// where it takes the end of the file to be, and somebody else may have moved that.
     pub(super) fn is_direct(&self, flags: i32) -> bool {
-        self.settings.direct_io || flags & libc::O_DIRECT != 0
+        let only_appends = flags & libc::O_APPEND != 0 && flags & libc::O_ACCMODE == libc::O_WRONLY;
+        self.settings.direct_io || flags & libc::O_DIRECT != 0 || only_appends
     }
 
     /// One more handle for a node that is open, if it is open with the version that an open must see now.

@@ -10,10 +10,13 @@ use super::recalling::Wanted;
 use crate::backend::BackendSpace;
 use crate::events::Invalidation;
 use crate::readahead::Reads;
-use crate::types::{Attributes, Credentials, FileKind, HandleId, NodeId};
+use crate::types::{Attributes, ByteRange, Credentials, FileKind, HandleId, NodeId};
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+/// The smallest that there is.
+const PAGE_BYTES: u64 = 4096;
 
 impl FileSystem {
     fn timeouts(&self, kind: FileKind) -> (Duration, Duration) {
@@ -158,8 +161,12 @@ impl FileSystem {
                 .and_then(|()| fs.ask_attributes(&node, &caller))
             {
                 Ok(fresh) => {
+                    let end_before = fs.known_end(&node);
                     fs.take_attributes(&node, fresh, asked);
-                    pending.finish(Ok(fs.attributes_reply(&node)));
+                    let (this, told) = (fs.clone(), node.clone());
+                    fs.tell_of_growth(&node, end_before, move || {
+                        pending.finish_with(|| Ok(this.attributes_reply(&told)));
+                    });
                 }
                 Err(error) if error.raw_os_error() == Some(libc::ESTALE) => {
                     pending.finish(fs.attributes_of_the_lost(&node).ok_or(FsError::Stale));
@@ -169,6 +176,30 @@ impl FileSystem {
                 }
             }
         });
+    }
+
+    /// Where a file ends as far as is known here, if the kernel has pages of it.
+    pub(super) fn known_end(&self, node: &Node) -> Option<u64> {
+        let state = node.state.lock();
+        let open = state.open.as_ref()?;
+        let end = node.attributes(&state).size_bytes;
+        open.passthrough.is_none().then_some(end)
+    }
+
+    /// Behind the end a page of the kernel has zeros: it forgets that before it hears, by what `tell` does, that the file has
+    /// grown. It would forget it by itself, but only after it has shown the new size to others.
+    pub(super) fn tell_of_growth(
+        &self,
+        node: &Arc<Node>,
+        end_before: Option<u64>,
+        tell: impl FnOnce() + Send + 'static,
+    ) {
+        let has_grown = |end: &u64| node.attributes(&node.state.lock()).size_bytes > *end;
+        let page = end_before.filter(has_grown).map(last_page);
+        match page.filter(|page| !page.is_empty()) {
+            Some(page) => self.invalidations.forget_range_then(node.id, page, tell),
+            None => tell(),
+        }
     }
 
     /// The way there matters to nobody who has the file open (fstat(2), of which the kernel does not tell).
@@ -238,6 +269,12 @@ impl FileSystem {
             }
         });
     }
+}
+
+/// The one with the end in it; empty where it ends with a page.
+fn last_page(end: u64) -> ByteRange {
+    let begin = end - end % PAGE_BYTES;
+    ByteRange::new(begin, end.next_multiple_of(PAGE_BYTES))
 }
 
 fn space_reply(space: BackendSpace) -> SpaceReply {

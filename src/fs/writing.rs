@@ -170,8 +170,10 @@ impl FileSystem {
             let reply = move || {
                 pending.finish(Ok(length_bytes as usize));
             };
+            // Of the end as it was before, a page has zeros where others have appended meanwhile.
+            let changed = ByteRange::new(order.offset.min(written.start), written.end);
             self.invalidations
-                .forget_range_then(handle.node.id, written, reply);
+                .forget_range_then(handle.node.id, changed, reply);
             return;
         }
         pending.finish(Ok(length_bytes as usize));

@@ -229,8 +229,9 @@ impl IoFile for LocalFile {
 
     fn facts(&self) -> io::Result<FileFacts> {
         let facts = disk::statx(self.buffered.as_fd())?;
-        let mtime_ns = i128::from(facts.stx_mtime.tv_sec) * 1_000_000_000
-            + i128::from(facts.stx_mtime.tv_nsec);
+        let nanoseconds = |time: &libc::statx_timestamp| {
+            i128::from(time.tv_sec) * 1_000_000_000 + i128::from(time.tv_nsec)
+        };
         Ok(FileFacts {
             inode: facts.stx_ino,
             size_bytes: facts.stx_size,
@@ -238,7 +239,8 @@ impl IoFile for LocalFile {
             link_count: u64::from(facts.stx_nlink),
             owner_uid: facts.stx_uid,
             is_regular: u32::from(facts.stx_mode) & libc::S_IFMT == libc::S_IFREG,
-            mtime_ns,
+            mtime_ns: nanoseconds(&facts.stx_mtime),
+            birth_ns: nanoseconds(&facts.stx_btime),
         })
     }
 

@@ -107,6 +107,8 @@ pub struct FileFacts {
     pub is_regular: bool,
     /// Modification time, nanoseconds since 1970.
     pub mtime_ns: i128,
+    /// Time of birth, the same way; 0 where the filesystem tells none.
+    pub birth_ns: i128,
 }
 
 /// Space on the disk that holds an [`Io`], as statvfs(3) tells it.

@@ -115,6 +115,7 @@ impl Journal {
             Err(error) => state.fail(&error),
         }
         self.turned.notify_all();
+        self.acknowledged.notify_one();
         state
     }
 
@@ -278,20 +279,22 @@ impl Journal {
         let (mut noted, mut is_failing) = (Sequence::default(), false);
         let mut state = self.state.lock();
         while !state.is_ending {
-            self.noted
-                .wait_for(&mut state, self.settings.witness_interval);
             let durable = state.durable;
-            if durable > noted && !state.is_ending {
-                drop(state);
-                let outcome = self.note(durable, None);
-                match &outcome {
-                    Ok(()) => noted = durable,
-                    Err(error) if !is_failing => tracing::warn!("{NOT_NOTED}: {error}"),
-                    Err(_) => {}
-                }
-                is_failing = outcome.is_err();
-                state = self.state.lock();
+            if durable <= noted {
+                self.acknowledged.wait(&mut state);
+                continue;
             }
+            drop(state);
+            let outcome = self.note(durable, None);
+            match &outcome {
+                Ok(()) => noted = durable,
+                Err(error) if !is_failing => tracing::warn!("{NOT_NOTED}: {error}"),
+                Err(_) => {}
+            }
+            is_failing = outcome.is_err();
+            state = self.state.lock();
+            let next = Instant::now() + self.settings.witness_interval;
+            while !state.is_ending && !self.ended.wait_until(&mut state, next).timed_out() {}
         }
     }
 
@@ -308,7 +311,8 @@ impl Journal {
         let mut state = self.state.lock();
         state.is_ending = true;
         self.due.notify_one();
-        self.noted.notify_one();
+        self.acknowledged.notify_one();
+        self.ended.notify_one();
         while state.is_committing {
             self.turned.wait(&mut state);
         }

@@ -18,15 +18,16 @@ const SHARD_BYTES_MAX: u64 = 300;
 fn bytes(dice: &mut Dice) -> Vec<u8> {
     let length = dice.below(SHARD_BYTES_MAX);
     let mut bytes: Vec<u8> = (0..length).map(|_| dice.roll() as u8).collect();
-    let starts: [&[u8]; 6] = [
+    let starts: [&[u8]; 7] = [
         b"cachefsJ",
         b"cachefsS",
         b"nfs-cachefs journal\n",
         b"nfs-cachefs journals 1\n",
+        b"nfs-cachefs journals 2\n",
         &[2, 9, 0, 0, 0],
         b"",
     ];
-    let start = starts[dice.below(6) as usize];
+    let start = starts[dice.below(7) as usize];
     if bytes.len() >= start.len() {
         bytes[..start.len()].copy_from_slice(start);
     }

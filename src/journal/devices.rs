@@ -45,6 +45,7 @@ pub struct DevicesParts {
     pub head: Head,
     pub members: Vec<Member>,
     pub outsiders: Vec<Outsider>,
+    pub is_unvouched: bool,
     pub timeout: Duration,
     pub frame_bytes_max: u64,
     pub witness: Arc<Witness>,
@@ -59,6 +60,7 @@ pub struct Devices {
     pub(super) head: Head,
     pub(super) members: Vec<Member>,
     pub(super) outsiders: Vec<Outsider>,
+    is_unvouched: bool,
     /// Who takes longer than all others is given up.
     timeout: Duration,
     /// Frames are no longer.
@@ -75,6 +77,8 @@ pub struct Devices {
 pub struct DeviceFigures {
     pub members: Vec<String>,
     pub outsiders: Vec<Outsider>,
+    /// An earlier life ended without a word, and nobody else knows whether its last batches are all here.
+    pub is_unvouched: bool,
     pub data_shards: u8,
     pub parity_shards: u8,
     pub epoch: u64,
@@ -104,6 +108,7 @@ impl Devices {
             head: parts.head,
             members: parts.members,
             outsiders: parts.outsiders,
+            is_unvouched: parts.is_unvouched,
             timeout: parts.timeout,
             frame_bytes_max: parts.frame_bytes_max,
             witness: parts.witness,
@@ -129,6 +134,7 @@ impl Devices {
                 .map(|member| member.name.clone())
                 .collect(),
             outsiders: self.outsiders.clone(),
+            is_unvouched: self.is_unvouched,
             data_shards: spread.data,
             parity_shards: spread.parity,
             epoch: self.head.membership.epoch,

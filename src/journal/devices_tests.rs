@@ -63,12 +63,13 @@ impl World {
         Witness::hear(vec![("witness".to_owned(), disk)])
     }
 
-    /// Nothing of the journal is known any more, or what was before.
+    /// Nothing of the journal is known any more, or what was before, in whatever files.
     fn know_again(&self, before: Option<Testimony>) {
         let witness = self.witness();
         witness.forget(&settings().name).expect("there is room");
         if let Some(before) = before {
             witness.begin(before).expect("there is room");
+            witness.accept(&settings().name).expect("there is room");
         }
     }
 

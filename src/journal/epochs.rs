@@ -4,7 +4,7 @@ use super::device::Device;
 use super::devices::{Devices, Member, Outsider};
 use super::identity::{self, Head};
 use super::mending::{Sizes, recruit};
-use super::segments::{self, Stock};
+use super::segments::{self, FileIdentity, Stock};
 use super::witness::Testimony;
 use super::{Directory, JournalError};
 use std::io;
@@ -114,6 +114,11 @@ impl Devices {
         Ok(lost)
     }
 
+    /// Another one has its place.
+    pub fn strike_off(&mut self, name: &str) {
+        self.outsiders.retain(|outsider| outsider.name != name);
+    }
+
     fn present(&self) -> u64 {
         let members = self.members.iter();
         members.fold(0, |set, member| set | 1 << member.device)
@@ -129,20 +134,30 @@ impl Devices {
             };
             move |device: &mut Device| {
                 head.segments = segments::in_a_head(device.segments.count());
-                identity::write(&*device.io, &head)
+                identity::write(&*device.io, &head)?;
+                segments::first_file(&*device.io)
             }
         });
-        // An epoch that is on no device never was.
-        if outcomes.iter().any(|(_, outcome)| outcome.is_ok()) {
-            self.note_epoch();
+        let (mut files, mut failed) = (Vec::new(), Vec::new());
+        for (device, outcome) in outcomes {
+            match outcome {
+                Ok(file) => files.push((device, file)),
+                Err(error) => failed.push((device, error)),
+            }
         }
-        let failed = |(device, outcome): (u8, io::Result<()>)| outcome.err().map(|e| (device, e));
-        outcomes.into_iter().filter_map(failed).collect()
+        // An epoch that is on no device never was.
+        if !files.is_empty() {
+            self.note_epoch(files);
+        }
+        failed
     }
 
-    fn note_epoch(&self) {
+    fn note_epoch(&self, files: Vec<(u8, FileIdentity)>) {
         let membership = &self.head.membership;
-        let note = |own: &mut Testimony| own.epoch = membership.epoch;
+        let note = |own: &mut Testimony| {
+            own.epoch = membership.epoch;
+            own.files = files;
+        };
         if let Err(error) = self.witness.note(&membership.journal, note) {
             tracing::warn!("noting the journal's epoch in the cache directory: {error}");
         }

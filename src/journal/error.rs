@@ -85,6 +85,16 @@ pub enum JournalError {
     )]
     NotTheLast(String),
     #[error(
+        "{copies}: not the directory that was in use, but a copy of it; the journal did not end well, and no more may be lost: \
+         what was acknowledged last may be missing there ({report}); all were left untouched: bring the directories back \
+         that were in use. If these are all there is, `{accept}` takes them for all that was written"
+    )]
+    Copies {
+        copies: String,
+        report: String,
+        accept: String,
+    },
+    #[error(
         "{there} of its {wanted} segments are there; all was left untouched: bring the others back, or move the directory \
          aside to go on without what it holds"
     )]

@@ -13,6 +13,7 @@
 //! | segments that a head says are there, missing | an outsider |
 //! | of the newest epoch's devices fewer than data shards | refused |
 //! | as many of them away as could have gone on by themselves, and no witness that they did not | refused |
+//! | as many of them away, or other files than a witness knows, as may not be lost, after a life that ended without a word | refused |
 //! | else | opened, and goes on without those that are away |
 
 use super::devices::Outsider;
@@ -20,7 +21,7 @@ use super::frame::Sequence;
 use super::identity::{self, Found, Head, Membership};
 use super::segments;
 use super::stripe::Spread;
-use super::witness::{Testimony, Witness};
+use super::witness::{Holding, Testimony, Witness};
 use super::{Directory, JournalError, JournalSettings};
 
 /// A directory that was named.
@@ -240,7 +241,7 @@ impl Gathered {
             };
         }
         let (there, needed) = (self.members.len(), usize::from(data));
-        let away = self.head.membership.count() - there;
+        let away = self.away();
         if there < needed {
             return Err(JournalError::TooFew(self.report()));
         }
@@ -265,6 +266,49 @@ impl Gathered {
             }),
             _ => Ok(()),
         }
+    }
+
+    /// Copies count as lost where nobody knows exactly how far the journal had come: an old one has a sound end, too.
+    pub fn check_files(&self, witness: &Witness) -> Result<(), JournalError> {
+        let Some(known) = self.left_without_a_word() else {
+            return Ok(());
+        };
+        let mut copies = Vec::new();
+        for member in &self.members {
+            let found = segments::first_file(&*member.io).map_err(JournalError::Io)?;
+            if known.is_copy(member.device, found) {
+                copies.push(member.name.as_str());
+            }
+        }
+        let Spread { parity, .. } = self.head.spread;
+        match copies.is_empty() || self.away() + copies.len() <= usize::from(parity) {
+            true => Ok(()),
+            false => Err(JournalError::Copies {
+                copies: copies.join(", "),
+                report: self.report(),
+                accept: witness.accept_command(known),
+            }),
+        }
+    }
+
+    /// Whether those that are away could tell of batches that nobody else knows of.
+    pub fn is_unvouched(&self) -> bool {
+        let needed = usize::from(self.head.spread.data);
+        self.away() >= needed && self.left_without_a_word().is_some()
+    }
+
+    /// What is known of this epoch's journal where its last batches are not among that.
+    fn left_without_a_word(&self) -> Option<&Testimony> {
+        let known = self.witnessed.as_ref()?;
+        let is_of_it = known.epoch == self.head.membership.epoch;
+        (is_of_it && known.holding == Holding::Unknown).then_some(known)
+    }
+
+    fn away(&self) -> usize {
+        self.head
+            .membership
+            .count()
+            .saturating_sub(self.members.len())
     }
 
     /// All batches up to this one are known to have been on stable storage.

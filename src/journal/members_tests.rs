@@ -5,6 +5,7 @@ use crate::io::OpenMode;
 use crate::io::simulator::Simulation;
 use crate::journal::SyncMode;
 use crate::journal::frame::Sequence;
+use crate::journal::segments::{FOLDER, FileIdentity, first_file, path_of};
 use crate::journal::witness::Holding;
 use std::time::Duration;
 
@@ -81,6 +82,19 @@ impl Places {
         identity::write(&*self.disk(device), &head).expect("there is room");
     }
 
+    /// As it is when the directory is made, and when a copy is put in its place.
+    fn make_segment(&self, device: u8) {
+        let disk = self.disk(device);
+        let _ = disk.create_directory(FOLDER);
+        let _other = disk.open("other", OpenMode::CreateNew);
+        let _ = disk.remove_file(&path_of(0));
+        drop(
+            disk.open(&path_of(0), OpenMode::CreateNew)
+                .expect("there is room"),
+        );
+        disk.remove_file("other").expect("it is there");
+    }
+
     fn gather(&self, devices: &[u8]) -> Result<Gathered, JournalError> {
         let directory = |device: &u8| JournalDirectory {
             name: char::from(b'a' + device).to_string(),
@@ -88,6 +102,23 @@ impl Places {
         };
         let directories = devices.iter().map(directory).collect();
         gather(directories, &settings(self.spread), &self.witness)
+    }
+
+    fn files(&self) -> Vec<(u8, FileIdentity)> {
+        let devices = 0..self.spread.devices();
+        let file = |device| {
+            (
+                device,
+                first_file(&*self.disk(device)).expect("it is there"),
+            )
+        };
+        devices.map(file).collect()
+    }
+
+    fn refused_as_copies(&self, devices: &[u8]) -> Option<String> {
+        let gathered = self.gather(devices).expect("enough are there");
+        let checked = gathered.check_files(&self.witness);
+        checked.err().map(|refused| refused.to_string())
     }
 
     /// What is known of journal 7.
@@ -101,6 +132,7 @@ impl Places {
             acknowledged: Sequence(0),
             holding,
             directories: "/a:/b".to_owned(),
+            files: self.files(),
         });
         noted.expect("there is room");
         self.witness = witness;
@@ -227,6 +259,50 @@ fn who_may_have_been_left_behind_is_believed_only_beside_a_witness() {
     places.note(4, Holding::Unknown);
     assert!(places.refused(&[1]).contains("may have gone on"));
     assert!(places.refused(&[0, 1]).contains("epoch 4 is known"));
+}
+
+#[test]
+fn copies_count_as_lost_after_a_life_that_ended_without_a_word() {
+    for (spread, some) in [(MIRROR, &[1][..]), (STRIPES, &[1, 2])] {
+        let mut places = Places::with_heads(spread);
+        let all: Vec<u8> = (0..spread.devices()).collect();
+        all.iter().for_each(|device| places.make_segment(*device));
+        places.note(3, Holding::Unknown);
+        assert_eq!(places.refused_as_copies(some), None);
+        places.make_segment(1);
+        assert_eq!(places.refused_as_copies(&all), None);
+        let told = places.refused_as_copies(some).expect("it may be old");
+        let command = format!("nfs-cachefs journal accept {} c", "07".repeat(16));
+        assert!(told.contains("b: not the directory"), "{told}");
+        assert!(told.contains(&command), "{told}");
+        places.make_segment(0);
+        let told = places.refused_as_copies(&all).expect("both may be old");
+        assert!(told.contains("a, b: not the director"), "{told}");
+        places.witness.accept(&[7; 16]).expect("there is room");
+        assert_eq!(places.refused_as_copies(some), None);
+    }
+}
+
+#[test]
+fn a_copy_of_a_journal_that_ended_well_is_the_journal() {
+    let mut places = Places::with_heads(MIRROR);
+    places.make_segment(1);
+    places.note(3, Holding::Something);
+    places.make_segment(1);
+    assert_eq!(places.refused_as_copies(&[1]), None);
+    assert!(!places.gather(&[1]).expect("it is enough").is_unvouched());
+}
+
+#[test]
+fn half_a_mirror_cannot_vouch_for_its_end_and_says_so() {
+    let mut places = Places::with_heads(MIRROR);
+    places.note(3, Holding::Unknown);
+    let unvouched = |devices: &[u8]| places.gather(devices).expect("enough").is_unvouched();
+    assert!(unvouched(&[1]));
+    assert!(!unvouched(&[0, 1]));
+    let mut places = Places::with_heads(STRIPES);
+    places.note(3, Holding::Unknown);
+    assert!(!places.gather(&[0, 1]).expect("enough").is_unvouched());
 }
 
 #[test]

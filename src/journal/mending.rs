@@ -309,6 +309,16 @@ impl Journal {
         self.give_turn_back(state);
         outcome.map(drop)
     }
+
+    /// One that does not take part any more is not named any more: another one has its place.
+    pub fn strike_off(&self, name: &str) {
+        let figures = {
+            let mut devices = self.devices.lock();
+            devices.strike_off(name);
+            devices.figures()
+        };
+        self.state.lock().note_devices(&[], Some(figures));
+    }
 }
 
 const ENDED: &str = "the journal takes nothing any more";

@@ -96,7 +96,7 @@ pub struct JournalSettings {
     pub segment_bytes: u64,
     pub batch_bytes: usize,
     pub spread: Spread,
-    /// How far the journal has come is noted in the cache directories this often.
+    /// How far the journal has come is noted in the cache directories at once, but no more often than this.
     pub witness_interval: Duration,
     /// A device that takes longer while others are done is given up.
     pub device_timeout: Duration,
@@ -181,8 +181,10 @@ pub struct Journal {
     joined: Condvar,
     /// For the thread that commits what nobody waits for.
     due: Condvar,
-    /// For the thread that notes how far the journal has come.
-    noted: Condvar,
+    /// More has become durable, and the thread that notes how far the journal has come waits for that.
+    acknowledged: Condvar,
+    /// The end, for the same thread.
+    ended: Condvar,
     witness: Arc<Witness>,
     /// By which the witness knows it.
     name: [u8; 16],

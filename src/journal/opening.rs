@@ -8,7 +8,7 @@ use super::identity::{self, Head};
 use super::members::{Candidate, Gathered, JournalDirectory, gather, needs_witness};
 use super::mending::{Sizes, recruit};
 use super::recovery::{self, Recovered, Unrecovered};
-use super::segments::{self, FOLDER, Stock};
+use super::segments::{self, FOLDER, FileIdentity, Stock};
 use super::witness::{Holding, Testimony, Witness};
 use super::{
     Journal, JournalError, JournalFigures, JournalSettings, Located, OpenBatch, State, Trims,
@@ -34,8 +34,12 @@ impl Journal {
     ) -> Result<(Arc<Self>, Vec<Located>), JournalError> {
         let names: Vec<String> = directories.iter().map(|d| d.name.clone()).collect();
         let mut gathered = gather(directories, &settings, &witness)?;
-        let (head, mut recovered) = loop {
-            match begin(&gathered, &settings) {
+        let Begun {
+            head,
+            files,
+            mut recovered,
+        } = loop {
+            match begin(&gathered, &settings, &witness) {
                 Ok(begun) => break begun,
                 Err(Unrecovered {
                     device: Some(device),
@@ -46,7 +50,8 @@ impl Journal {
         };
         // The last batches may be here by luck: nobody was told that they are.
         let acknowledged = recovered.progress.acknowledged;
-        begin_to_note(&witness, &head, acknowledged, names.join(":"))?;
+        let begun = (&head, files);
+        begin_to_note(&witness, begun, acknowledged, names.join(":"))?;
         let witness = Arc::new(witness);
         let records = std::mem::take(&mut recovered.records);
         let devices = make_devices(&settings, head, &mut recovered, gathered, witness.clone())?;
@@ -104,7 +109,8 @@ impl Journal {
             turned: Condvar::new(),
             joined: Condvar::new(),
             due: Condvar::new(),
-            noted: Condvar::new(),
+            acknowledged: Condvar::new(),
+            ended: Condvar::new(),
             witness,
             mending: Mutex::default(),
             settings,
@@ -115,7 +121,7 @@ impl Journal {
 /// From now on the journal is known, by this epoch. Where its devices can do without the cache directories they do.
 fn begin_to_note(
     witness: &Witness,
-    head: &Head,
+    (head, files): (&Head, Vec<(u8, FileIdentity)>),
     acknowledged: Sequence,
     directories: String,
 ) -> io::Result<()> {
@@ -127,6 +133,7 @@ fn begin_to_note(
         acknowledged,
         holding: Holding::Unknown,
         directories,
+        files,
     });
     match noted {
         Err(error) if !needs_witness(head.spread) => {
@@ -137,12 +144,20 @@ fn begin_to_note(
     }
 }
 
+/// An epoch that is durable on all members, in these files, and what they had.
+struct Begun {
+    head: Head,
+    files: Vec<(u8, FileIdentity)>,
+    recovered: Recovered,
+}
+
 /// Reads what there is, and begins an epoch that goes on from there, durable on all members. Nothing of what there was is
 /// touched before all of it is understood.
 fn begin(
     gathered: &Gathered,
     settings: &JournalSettings,
-) -> Result<(Head, Recovered), Unrecovered> {
+    witness: &Witness,
+) -> Result<Begun, Unrecovered> {
     let found: Vec<FoundDevice> = on_members(gathered, |member| {
         if gathered.head.membership.epoch == 0 {
             member.io.create_directory(FOLDER)?;
@@ -156,6 +171,7 @@ fn begin(
         found::look_at(&*member.io, head)
     })?;
     let mut recovered = recovery::recover(&found, gathered.known_acknowledged())?;
+    gathered.check_files(witness)?;
     on_members(gathered, |member| {
         let stock = recovered.stocks.entry(member.device).or_default();
         provide_segments(&*member.io, settings, gathered.head.segment_bytes, stock)
@@ -166,16 +182,21 @@ fn begin(
         .iter()
         .fold(0, |set, member| set | 1 << member.device);
     head.open_epoch(set, recovered.last, recovered.progress.trimmed);
-    on_members(gathered, |member| {
+    let files = on_members(gathered, |member| {
         let stock = recovered.stocks.get(&member.device);
         let head = Head {
             device: member.device,
             segments: segments::in_a_head(stock.map_or(0, Stock::count)),
             ..head.clone()
         };
-        Ok(identity::write(&*member.io, &head)?)
+        identity::write(&*member.io, &head)?;
+        Ok((member.device, segments::first_file(&*member.io)?))
     })?;
-    Ok((head, recovered))
+    Ok(Begun {
+        head,
+        files,
+        recovered,
+    })
 }
 
 /// One after the other; the error says whose it is.
@@ -202,6 +223,7 @@ fn make_devices(
     witness: Arc<Witness>,
 ) -> io::Result<Devices> {
     let frame_bytes_max = frame_capacity(settings.batch_bytes) as u64;
+    let is_unvouched = gathered.is_unvouched();
     let mut members = Vec::new();
     for Candidate {
         name, io, device, ..
@@ -218,6 +240,7 @@ fn make_devices(
         head,
         members,
         outsiders: gathered.outsiders,
+        is_unvouched,
         timeout: settings.device_timeout,
         frame_bytes_max,
         witness,

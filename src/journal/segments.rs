@@ -29,6 +29,28 @@ pub fn number_of(name: &str) -> Option<u32> {
         .flatten()
 }
 
+/// Which file a segment is. None has the inode number 0.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct FileIdentity {
+    pub inode: u64,
+    /// Nanoseconds since 1970; 0 where the filesystem tells none.
+    pub birth_ns: i64,
+}
+
+/// Which file the first segment is: it is made with the device, and stays. With another one in its place the directory is
+/// a copy.
+pub fn first_file(io: &dyn Io) -> io::Result<FileIdentity> {
+    let file = match io.open(&path_of(0), OpenMode::Read) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(FileIdentity::default()),
+        opened => opened?,
+    };
+    let facts = file.facts()?;
+    Ok(FileIdentity {
+        inode: facts.inode,
+        birth_ns: facts.birth_ns as i64,
+    })
+}
+
 /// One that holds frames.
 pub struct Segment {
     pub file: Arc<dyn IoFile>,

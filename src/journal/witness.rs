@@ -1,12 +1,13 @@
 //! What the cache directories remember of journals, in a small file in each (docs/ON_DISK_FORMAT.md draws it): which one a
-//! backend has, in which epoch, and how far it had come. Directories of a journal cannot tell by themselves that all of
-//! them are empty, because their disk is not mounted, or older than they should be.
+//! backend has, in which epoch, how far it had come, and in which files. Directories of a journal cannot tell by themselves
+//! that all of them are empty, because their disk is not mounted, or older than they should be, or copies.
 //!
 //! What always holds: nothing is noted that is not durable in the journal itself, so that what is there is never behind
 //! what is noted unless something is lost; what may hold something is given up by nobody but the operator.
 
 use super::checksum::crc32c;
 use super::frame::Sequence;
+use super::segments::FileIdentity;
 use super::{Directory, JournalError};
 use crate::io::{Io, OpenMode};
 use crate::types::codec::{Reader, Writer};
@@ -16,7 +17,9 @@ use std::io;
 /// In cache directories.
 pub const WITNESS_FILE: &str = "journals";
 const WITNESS_FILE_NEW: &str = "journals.new";
-const MAGIC: &[u8] = b"nfs-cachefs journals 1\n";
+const MAGIC: &[u8] = b"nfs-cachefs journals 2\n";
+/// Without files.
+const MAGIC_WITHOUT_FILES: &[u8] = b"nfs-cachefs journals 1\n";
 const WITNESS_BYTES_MAX: usize = 1 << 20;
 /// What earlier programs noted of the last mirror: its name and epoch.
 const EARLIER_FILE: &str = "journal.epoch";
@@ -44,6 +47,8 @@ pub struct Testimony {
     pub holding: Holding,
     /// Where it was, as `journal_dir` names it.
     pub directories: String,
+    /// The first segments of the devices of this epoch. Empty where nobody knows, or any will do.
+    pub files: Vec<(u8, FileIdentity)>,
 }
 
 impl Testimony {
@@ -58,6 +63,12 @@ impl Testimony {
             Holding::Something => "it holds",
             Holding::Nothing => "it held nothing of",
         }
+    }
+
+    /// Whether this is not the file that the device had: a copy that was put in its place.
+    pub fn is_copy(&self, device: u8, found: FileIdentity) -> bool {
+        let known = self.files.iter().find(|(number, _)| *number == device);
+        known.is_some_and(|(_, known)| *known != found)
     }
 
     fn age(&self) -> (u64, Sequence, Holding) {
@@ -125,12 +136,18 @@ impl Witness {
 
     /// What an operator says who goes on without a journal for good.
     pub fn forget_command(&self, testimony: &Testimony) -> String {
+        self.command("forget", testimony)
+    }
+
+    /// What an operator says who takes copies of a journal for all there is.
+    pub fn accept_command(&self, testimony: &Testimony) -> String {
+        self.command("accept", testimony)
+    }
+
+    fn command(&self, action: &str, testimony: &Testimony) -> String {
         let places: Vec<&str> = self.places.iter().map(|(name, _)| name.as_str()).collect();
-        format!(
-            "nfs-cachefs journal forget {} {}",
-            testimony.name(),
-            places.join(" ")
-        )
+        let (journal, places) = (testimony.name(), places.join(" "));
+        format!("nfs-cachefs journal {action} {journal} {places}")
     }
 
     /// A journal is in use from now on. Others of its backend hold nothing: they were expected to, and are forgotten.
@@ -166,7 +183,19 @@ impl Witness {
     pub fn forget(&self, journal: &[u8; 16]) -> io::Result<()> {
         let mut told = self.told.lock();
         told.retain(|one| one.journal != *journal);
-        let bytes = encode(&told);
+        self.write_all(&told)
+    }
+
+    /// Whatever files its directories are is all there is of it. Durable in all directories when it returns.
+    pub fn accept(&self, journal: &[u8; 16]) -> io::Result<()> {
+        let mut told = self.told.lock();
+        let known = told.iter_mut().filter(|one| one.journal == *journal);
+        known.for_each(|own| own.files.clear());
+        self.write_all(&told)
+    }
+
+    fn write_all(&self, told: &[Testimony]) -> io::Result<()> {
+        let bytes = encode(told);
         let mut places = self.places.iter();
         places.try_for_each(|(_, io)| write(&**io, &bytes))
     }
@@ -213,6 +242,7 @@ fn add_earlier(told: &mut Vec<Testimony>, journal: [u8; 16], epoch: u64) {
             acknowledged: Sequence::default(),
             holding: Holding::Unknown,
             directories: String::new(),
+            files: Vec::new(),
         }),
     }
 }
@@ -254,7 +284,8 @@ fn read_earlier(io: &dyn Io) -> Option<([u8; 16], u64)> {
 
 fn encode(told: &[Testimony]) -> Vec<u8> {
     let body = told.iter().fold(Writer::default(), |body, one| {
-        body.text(&one.journal)
+        let body = body
+            .text(&one.journal)
             .text(&one.backend)
             .text(one.backend_name.as_bytes())
             .u64(one.epoch)
@@ -265,6 +296,10 @@ fn encode(told: &[Testimony]) -> Vec<u8> {
                 Holding::Unknown => 2,
             })
             .text(one.directories.as_bytes())
+            .u8(one.files.len() as u8);
+        one.files.iter().fold(body, |body, (device, file)| {
+            body.u8(*device).u64(file.inode).i64(file.birth_ns)
+        })
     });
     let mut bytes = MAGIC.to_vec();
     bytes.extend_from_slice(&crc32c(&body.0).to_le_bytes());
@@ -273,18 +308,22 @@ fn encode(told: &[Testimony]) -> Vec<u8> {
 }
 
 pub(super) fn decode(bytes: &[u8]) -> Option<Vec<Testimony>> {
-    let mut reader = Reader(bytes.strip_prefix(MAGIC)?);
+    let (rest, has_files) = match bytes.strip_prefix(MAGIC) {
+        Some(rest) => (rest, true),
+        None => (bytes.strip_prefix(MAGIC_WITHOUT_FILES)?, false),
+    };
+    let mut reader = Reader(rest);
     if reader.u32()? != crc32c(reader.0) {
         return None;
     }
     let mut told = Vec::new();
     while !reader.0.is_empty() {
-        told.push(decode_one(&mut reader)?);
+        told.push(decode_one(&mut reader, has_files)?);
     }
     Some(told)
 }
 
-fn decode_one(reader: &mut Reader<'_>) -> Option<Testimony> {
+fn decode_one(reader: &mut Reader<'_>, has_files: bool) -> Option<Testimony> {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Some(Testimony {
         journal: reader.text()?.try_into().ok()?,
@@ -299,7 +338,21 @@ fn decode_one(reader: &mut Reader<'_>) -> Option<Testimony> {
             _ => return None,
         },
         directories: text(reader.text()?),
+        files: match has_files {
+            true => decode_files(reader)?,
+            false => Vec::new(),
+        },
     })
+}
+
+fn decode_files(reader: &mut Reader<'_>) -> Option<Vec<(u8, FileIdentity)>> {
+    let files = reader.u8()?;
+    let mut file = || {
+        let device = reader.u8()?;
+        let (inode, birth_ns) = (reader.u64()?, reader.i64()?);
+        Some((device, FileIdentity { inode, birth_ns }))
+    };
+    (0..files).map(|_| file()).collect()
 }
 
 #[cfg(test)]

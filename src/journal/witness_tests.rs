@@ -3,6 +3,11 @@
 use super::*;
 use crate::io::simulator::Simulation;
 
+const FILE: FileIdentity = FileIdentity {
+    inode: 12,
+    birth_ns: -1,
+};
+
 fn testimony(journal: u8, holding: Holding) -> Testimony {
     Testimony {
         journal: [journal; 16],
@@ -12,6 +17,7 @@ fn testimony(journal: u8, holding: Holding) -> Testimony {
         acknowledged: Sequence(10),
         holding,
         directories: "/a:/b".to_owned(),
+        files: vec![(0, FILE), (1, FILE)],
     }
 }
 
@@ -52,6 +58,27 @@ fn what_is_remembered_comes_back_and_every_flipped_bit_and_cut_is_noticed() {
     for length in 0..bytes.len() {
         assert_eq!(decode(&bytes[..length]), None, "{length} bytes");
     }
+}
+
+#[test]
+fn what_an_earlier_program_remembered_comes_back_without_files() {
+    let body = Writer::default()
+        .text(&[1; 16])
+        .text(b"root")
+        .text(b"/backend")
+        .u64(3)
+        .u64(10)
+        .u8(2)
+        .text(b"/a:/b")
+        .0;
+    let mut bytes = MAGIC_WITHOUT_FILES.to_vec();
+    bytes.extend_from_slice(&crc32c(&body).to_le_bytes());
+    bytes.extend_from_slice(&body);
+    let expected = Testimony {
+        files: Vec::new(),
+        ..testimony(1, Holding::Unknown)
+    };
+    assert_eq!(decode(&bytes), Some(vec![expected]));
 }
 
 #[test]

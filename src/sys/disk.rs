@@ -67,7 +67,7 @@ pub fn is_cached(file: BorrowedFd<'_>, offset: u64, length_bytes: usize) -> Opti
     (failed == 0).then_some(counts[0] >= pages)
 }
 
-/// statx(2) of an open file, basic fields.
+/// statx(2) of an open file, basic fields and the time of birth: zeros where the filesystem tells none.
 pub fn statx(file: BorrowedFd<'_>) -> io::Result<libc::statx> {
     let mut facts = MaybeUninit::<libc::statx>::zeroed();
     // SAFETY: the path is an empty C string, the result points to a struct of the right size.
@@ -76,7 +76,7 @@ pub fn statx(file: BorrowedFd<'_>) -> io::Result<libc::statx> {
             file.as_raw_fd(),
             c"".as_ptr(),
             libc::AT_EMPTY_PATH,
-            libc::STATX_BASIC_STATS,
+            libc::STATX_BASIC_STATS | libc::STATX_BTIME,
             facts.as_mut_ptr(),
         )
     };

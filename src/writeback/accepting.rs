@@ -137,6 +137,7 @@ impl WriteBack {
             let mut state = file.state();
             if !state.is_dirty() {
                 state.ctime = state.base.map(|base| base.ctime);
+                state.has_read_below = false;
             }
             state.open = Some(layer);
             told_of_loss(generation, &state)
@@ -167,11 +168,11 @@ impl WriteBack {
         };
         match after >= before {
             true => self.pressure.add(after - before),
-            false => self.pressure.drop_bytes(before - after),
+            false => self.pressure.ease(before - after),
         }
     }
 
-    /// Holds a writer up for a moment where uploads are behind.
+    /// Has what is dirty sent where it is much, and holds a writer up for a moment where uploads are behind.
     fn slow_down(&self, bytes: u64) {
         let left = self.journal.room_bytes(Room::Writers);
         let is_short = left < self.journal.size_bytes() / JOURNAL_PART_KEPT;

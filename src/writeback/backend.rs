@@ -15,6 +15,7 @@ use crate::io::FillSource;
 use crate::types::{Attributes, Conflict, Credentials, FileKey, LockKind, RangeLock, Version};
 use std::ffi::OsStr;
 use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 impl WriteBack {
@@ -39,19 +40,35 @@ impl WriteBack {
         }
     }
 
-    fn overlaid_found(&self, ask: impl Fn() -> io::Result<Found>) -> io::Result<Found> {
-        let ends = self.table.ends();
-        let mut found = ask()?;
-        if let Some(file) = self.table.get(&found.key)
-            && file.is_dirty()
-        {
-            found.attributes = file.shown(found.attributes);
-            return Ok(found);
+    fn overlaid_found(
+        &self,
+        path: &Path,
+        ask: impl Fn() -> io::Result<Found>,
+    ) -> io::Result<Found> {
+        loop {
+            let ends = self.table.ends();
+            let mut found = ask()?;
+            if let Some(file) = self.dirty(&found.key) {
+                if file.state().may_be_another(path, &found.attributes) {
+                    self.settle_namesake(&file)?;
+                    continue;
+                }
+                found.attributes = file.shown(found.attributes);
+                return Ok(found);
+            }
+            if !self.table.has_ended_since(ends, &found.key) {
+                return Ok(found);
+            }
         }
-        match self.table.has_ended_since(ends, &found.key) {
-            true => self.overlaid_found(ask),
-            false => Ok(found),
-        }
+    }
+
+    /// Before another file is shown by the key of this one it is where it belongs, or beside that.
+    fn settle_namesake(&self, file: &Arc<DirtyFile>) -> io::Result<()> {
+        self.with_settled(file, || Ok(())).map_err(|error| {
+            let path = &file.state().place.path;
+            tracing::debug!(?path, %error, "another file may have its inode number, and it is not on the backend yet");
+            errno(libc::EBUSY)
+        })
     }
 
     fn dirty(&self, key: &FileKey) -> Option<Arc<DirtyFile>> {
@@ -125,7 +142,7 @@ impl Backend for WriteBack {
     }
 
     fn lookup(&self, parent: &Place, name: &OsStr) -> io::Result<Found> {
-        self.overlaid_found(|| self.inner.lookup(parent, name))
+        self.overlaid_found(&parent.path.join(name), || self.inner.lookup(parent, name))
     }
 
     fn attributes(&self, place: &Place) -> io::Result<Attributes> {
@@ -134,8 +151,8 @@ impl Backend for WriteBack {
 
     fn open_directory(&self, place: &Place) -> io::Result<Box<dyn DirectoryStream>> {
         let inner = self.inner.open_directory(place)?;
-        let back = self.this();
-        Ok(Box::new(Stream { inner, back }))
+        let (back, path) = (self.this(), place.path.clone());
+        Ok(Box::new(Stream { inner, back, path }))
     }
 
     fn read_link(&self, place: &Place) -> io::Result<Vec<u8>> {
@@ -251,6 +268,7 @@ impl Writes for WriteBack {
 struct Stream {
     inner: Box<dyn DirectoryStream>,
     back: Arc<WriteBack>,
+    path: PathBuf,
 }
 
 impl DirectoryStream for Stream {
@@ -263,7 +281,8 @@ impl DirectoryStream for Stream {
     }
 
     fn lookup(&self, name: &OsStr) -> io::Result<Found> {
-        self.back.overlaid_found(|| self.inner.lookup(name))
+        let path = self.path.join(name);
+        self.back.overlaid_found(&path, || self.inner.lookup(name))
     }
 }
 

@@ -16,7 +16,6 @@ use std::ffi::OsStr;
 use std::io;
 use std::path::{Component, Path};
 use std::sync::Arc;
-use std::time::Instant;
 
 impl WriteBack {
     /// Somebody else has changed the file: ours goes to a file of its own, whole or what there is of it.
@@ -41,6 +40,7 @@ impl WriteBack {
             mode: present.permissions & 0o777,
             opener: &opener,
             key: &file.key,
+            cached: file.state().cached_version(),
             layers: &views,
             size_bytes: top.size_bytes,
         })?;
@@ -82,6 +82,7 @@ impl WriteBack {
             mode: 0o600,
             opener: &opener,
             key: &file.key,
+            cached: file.state().cached_version(),
             layers: &views,
             size_bytes: top.size_bytes,
         })?;
@@ -141,7 +142,7 @@ impl WriteBack {
             state.note_success();
             sent_bytes
         };
-        self.pressure.sent(sent_bytes, Instant::now());
+        self.pressure.ease(sent_bytes);
         for layer in layers {
             self.table.end(layer.generation, layer.first, &self.journal);
         }

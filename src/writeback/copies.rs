@@ -9,7 +9,7 @@ use super::upload::{CHUNK_BYTES, UploadError, is_refusal, write_all};
 use crate::backend::Place;
 use crate::backend::writing::{NewFile, WritableFile, WriteAccess};
 use crate::journal::checksum::crc64;
-use crate::types::{ByteRange, Credentials, FileKey, Removal, RenameMode};
+use crate::types::{ByteRange, Credentials, FileKey, Removal, RenameMode, Version};
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::io;
@@ -31,6 +31,8 @@ pub(super) struct Laying<'a> {
     pub mode: u32,
     pub opener: &'a Credentials,
     pub key: &'a FileKey,
+    /// What is cached of this version is what the layers and their base show.
+    pub cached: Option<Version>,
     /// From the top down.
     pub layers: &'a [&'a Layer],
     pub size_bytes: u64,
@@ -65,7 +67,7 @@ impl WriteBack {
         ranges: &OsStr,
     ) -> Result<Beside, UploadError> {
         let file = self.begin_beside(laying, copy)?;
-        let missing = self.write_view(laying.layers, laying.size_bytes, &*file)?;
+        let missing = self.write_view(laying, &*file)?;
         let name = self.free_name(laying)?;
         let list = (!missing.is_empty()).then(|| beside_name(&name, RANGES, 0));
         if let Some(list) = &list {
@@ -155,17 +157,18 @@ impl WriteBack {
         }
     }
 
-    /// Writes what layers show; what only the backend has had is left out, and answered.
+    /// Writes what layers show, over what is cached of their base; what only the backend has had is left out, and answered.
     fn write_view(
         &self,
-        layers: &[&Layer],
-        size_bytes: u64,
+        laying: &Laying<'_>,
         into: &dyn WritableFile,
     ) -> Result<Vec<ByteRange>, UploadError> {
+        let size_bytes = laying.size_bytes;
         let mut missing = Vec::new();
-        for (range, origin) in origins(layers, ByteRange::new(0, size_bytes)) {
+        for (range, origin) in origins(laying.layers, ByteRange::new(0, size_bytes)) {
             match origin {
                 Origin::Zeros => {}
+                Origin::Backend if self.write_cached(laying, range, into)? => {}
                 Origin::Backend => missing.push(range),
                 Origin::Journal(part) => {
                     debug_assert!(range.length_bytes() <= CHUNK_BYTES);
@@ -178,6 +181,28 @@ impl WriteBack {
         into.set_size(size_bytes)?;
         into.sync(false)?;
         Ok(missing)
+    }
+
+    /// Whether all of a range is cached, and written.
+    fn write_cached(
+        &self,
+        laying: &Laying<'_>,
+        range: ByteRange,
+        into: &dyn WritableFile,
+    ) -> io::Result<bool> {
+        let (Some(version), Some(read)) = (&laying.cached, self.read_cached.get()) else {
+            return Ok(false);
+        };
+        let mut at = range.start;
+        while at < range.end {
+            let mut data = vec![0; (range.end - at).min(CHUNK_BYTES) as usize];
+            if !read(laying.key, version, &mut data, at) {
+                return Ok(false);
+            }
+            write_all(into, &data, at)?;
+            at += data.len() as u64;
+        }
+        Ok(true)
     }
 }
 

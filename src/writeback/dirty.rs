@@ -7,6 +7,7 @@ use crate::journal::{BaseSum, Sequence};
 use crate::types::{Attributes, ByteRange, Credentials, FileKey, Timestamp, Version};
 use parking_lot::{Mutex, MutexGuard};
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 /// `uploading` is taken before `turn`, and `turn` before `state`. The first two are held across calls of the backend and
@@ -41,6 +42,8 @@ pub(super) struct FileState {
     pub last: Sequence,
     /// Changes so far: each gives the file another version.
     pub changes: u32,
+    /// Since the first of them something was read from below them, which may be somebody else's by now, and be cached.
+    pub has_read_below: bool,
     /// The change time of the backend before the first of them.
     pub ctime: Option<Timestamp>,
     /// Uploads that have failed, one after the other, and why the last one did.
@@ -77,6 +80,7 @@ impl DirtyFile {
                 refusal: None,
                 last: Sequence::default(),
                 changes: 0,
+                has_read_below: false,
                 ctime: None,
                 failures: 0,
                 trouble: None,
@@ -167,6 +171,12 @@ impl FileState {
         }
     }
 
+    /// The version that is cached with the base and what was written here, and with nothing else.
+    pub fn cached_version(&self) -> Option<Version> {
+        let base = self.base.filter(|_| !self.has_read_below)?;
+        Some(self.shown_version(&base))
+    }
+
     /// What programs saw last, where the backend has these attributes now.
     pub fn shown_version(&self, of_backend: &Attributes) -> Version {
         self.shown(*of_backend).version()
@@ -176,6 +186,17 @@ impl FileState {
         self.top()
             .map(|top| top.size_bytes)
             .or(self.base.map(|base| base.size_bytes))
+    }
+
+    /// Whether what has this name may be another file with the same key: a file that somebody else has removed gives its inode
+    /// number to the next, once nobody has it open.
+    pub fn may_be_another(&self, path: &Path, found: &Attributes) -> bool {
+        let layers = self.layers();
+        let expected = layers.last().and_then(|lowest| self.expected(lowest));
+        let is_as_expected = expected.is_some_and(|known| {
+            (known.size_bytes, known.mtime) == (found.size_bytes, found.mtime)
+        });
+        self.file.is_none() && self.place.path != path && !is_as_expected
     }
 
     /// What the next upload has to find on the backend.

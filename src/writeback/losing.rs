@@ -1,7 +1,8 @@
 //! A dirty file loses a name, perhaps its last: what is in the journal of it is not needed then.
 //!
 //! What always holds: where it may be the last one, the journal says so, durably, before the backend is asked; so a file that is
-//! found gone after a crash is known to be gone because of us. What is begun meanwhile says so for itself.
+//! found gone after a crash is known to be gone because of us; where it was not lost after all the journal says so, as durably,
+//! before the program hears of it. What is begun meanwhile says so for itself.
 
 use super::WriteBack;
 use super::dirty::{DirtyFile, FileState};
@@ -62,7 +63,8 @@ impl WriteBack {
         self.table.release(file);
     }
 
-    /// What was said to be lost is, or is not.
+    /// What was said to be lost is, or is not. The latter durably, before anybody hears of it: after a crash the file may be
+    /// gone because of somebody else.
     pub(super) fn end_loss(&self, file: &DirtyFile) {
         let kept = {
             let mut state = file.state();
@@ -72,8 +74,14 @@ impl WriteBack {
                 false => begun(&state),
             }
         };
-        for (generation, _) in kept {
+        for (generation, _) in &kept {
+            let generation = *generation;
             self.tell_of_loss(&Record::Kept { generation });
+        }
+        if !kept.is_empty()
+            && let Err(error) = self.journal.make_durable(self.journal.last_told())
+        {
+            tracing::warn!(%error, "a file that was not removed may be taken for removed here after a crash");
         }
     }
 
@@ -88,7 +96,7 @@ impl WriteBack {
             let generation = layer.generation;
             self.tell_of_loss(&Record::Forget { generation });
             self.table.end(generation, layer.first, &self.journal);
-            self.pressure.drop_bytes(layer.extents.total_bytes());
+            self.pressure.ease(layer.extents.total_bytes());
         }
     }
 

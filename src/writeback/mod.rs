@@ -27,7 +27,7 @@ use crate::metrics::Counter;
 use crate::types::{Credentials, FileKey, Version};
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -102,6 +102,9 @@ pub struct WriteBackParts {
 /// Called when the same bytes that were of one version are of another.
 pub type CarryOver = Box<dyn Fn(&FileKey, &Version, &Version) + Send + Sync>;
 
+/// Reads what is cached of a version of a file from an offset on: all that is asked for, or nothing.
+pub type ReadCached = Box<dyn Fn(&FileKey, &Version, &mut [u8], u64) -> bool + Send + Sync>;
+
 /// What `status` tells.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WriteBackFigures {
@@ -130,7 +133,10 @@ pub struct WriteBack {
     rate: rate::Rate,
     sent_bytes: Counter,
     conflicts: conflicts::ConflictList,
+    /// What is not on the backend at the end is not sent there any more.
+    keeps_dirty: AtomicBool,
     carry_over: OnceLock<CarryOver>,
+    read_cached: OnceLock<ReadCached>,
     me: Weak<Self>,
 }
 
@@ -150,7 +156,9 @@ impl WriteBack {
             host: parts.host,
             sent_bytes: Counter::default(),
             conflicts: conflicts::ConflictList::load(parts.notes),
+            keeps_dirty: AtomicBool::new(false),
             carry_over: OnceLock::new(),
+            read_cached: OnceLock::new(),
             me: me.clone(),
         });
         back.replay(parts.found);
@@ -166,6 +174,11 @@ impl WriteBack {
     /// Who is told when a file's bytes are of another version. Called once.
     pub fn set_carry_over(&self, carry_over: CarryOver) {
         let _ = self.carry_over.set(carry_over);
+    }
+
+    /// Where files that are put beside others have from what was not written here. Called once.
+    pub fn set_read_cached(&self, read_cached: ReadCached) {
+        let _ = self.read_cached.set(read_cached);
     }
 
     fn this(&self) -> Arc<Self> {
@@ -201,9 +214,17 @@ impl WriteBack {
         self.conflicts.forget(beside);
     }
 
-    /// Brings to the backend what it takes until the deadline; the rest stays in the journal. How many files that is.
+    /// Whoever ends the mount says so, or takes it back.
+    pub fn keep_dirty_at_the_end(&self, keep: bool) {
+        self.keeps_dirty.store(keep, Ordering::Relaxed);
+    }
+
+    /// Brings to the backend what it takes until the deadline, unless that was not to be; the rest stays in the journal.
+    /// How many files that is.
     pub fn shutdown(&self, deadline: Instant) -> u64 {
-        self.uploader.drain(deadline);
+        if !self.keeps_dirty.load(Ordering::Relaxed) {
+            self.uploader.drain(deadline);
+        }
         self.uploader.end();
         let left = self.figures().dirty_files;
         self.journal.shutdown(match left {

@@ -196,6 +196,8 @@ impl WriteBack {
         let file = self.table.restore(place, beginning.opener);
         let mut state = file.state();
         state.was_losing |= is_losing;
+        // Nobody knows what the earlier life has cached of it.
+        state.has_read_below = true;
         state.changes = state.changes.wrapping_add(changes);
         self.pressure.add(layer.extents.total_bytes());
         match &state.frozen {

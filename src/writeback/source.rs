@@ -45,7 +45,10 @@ impl JournalledSource {
     fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let below = |into: &mut [u8], at| self.below()?.read_at(into, at);
         match self.file() {
-            Some(file) => self.back.read(&file, buffer, offset, below),
+            Some(file) => self.back.read(&file, buffer, offset, |into, at| {
+                file.state().has_read_below = true;
+                below(into, at)
+            }),
             None => below(buffer, offset),
         }
     }

@@ -151,7 +151,10 @@ impl WriteBack {
         }
         // Somebody waits for what is sent within a turn.
         let is_paced = turn.is_none();
+        let bytes = frozen.layer.extents.total_bytes();
+        let uploading = self.pressure.uploading(bytes, Instant::now());
         self.send(file, &frozen.layer, &*below, &present, is_paced)?;
+        uploading.arrived(Instant::now());
         let after = below.attributes()?;
         self.finish(file, &frozen.layer, after, turn)
     }
@@ -356,7 +359,7 @@ impl WriteBack {
         self.table.end(layer.generation, layer.first, &self.journal);
         if finished.was_needed {
             let sent = layer.extents.total_bytes();
-            self.pressure.sent(sent, Instant::now());
+            self.pressure.ease(sent);
         }
         if finished.is_nameless {
             self.note_change(Some(file));

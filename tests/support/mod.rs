@@ -8,6 +8,7 @@
 //! - `content`: bytes that tell file, version and offset
 //! - `pair`: [`Pair`], a mount and the directory behind it
 //! - `scene`: [`Scene`], a mount with things known, half known and unknown
+//! - `stalls`: how long the machine stands still by itself
 //! - `disk`: [`SmallDisk`], a disk that can be filled
 //! - `locking`: fcntl(2) locks
 //! - `user`: acting as users who are not root
@@ -33,6 +34,7 @@ pub mod protocol;
 pub mod random;
 pub mod reading;
 pub mod scene;
+pub mod stalls;
 pub mod scratch;
 pub mod user;
 pub mod waiter;

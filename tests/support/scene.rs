@@ -3,6 +3,7 @@
 
 use super::content::{Content, expect_content};
 use super::reading::{AlignedBuffer, open_direct};
+use super::stalls::Stalls;
 use super::{
     BackendOptions, FaultBackend, Mount, MountOptions, Scratch, wait_until, with_time_limit,
 };
@@ -25,6 +26,7 @@ pub const COLD_FILES: u64 = 80;
 pub const HALF_BYTES: usize = 65536;
 
 pub struct Scene {
+    stalls: Stalls,
     // In this order: the mount goes before its backend, the directory last.
     pub mount: Mount,
     pub backend: FaultBackend,
@@ -97,10 +99,16 @@ impl Scene {
             std::thread::sleep(Duration::from_millis(1500));
         });
         Self {
+            stalls: Stalls::watch(&scratch),
             mount,
             backend,
             scratch,
         }
+    }
+
+    /// Within this whatever does not wait for the backend has ended.
+    pub fn at_once(&self) -> Duration {
+        AT_ONCE + self.stalls.allowance()
     }
 
     /// Every use of what is known, once, and how long each took; the bytes are checked.
@@ -122,7 +130,7 @@ impl Scene {
     /// With the backend marked away known things are not delayed at all.
     pub fn expect_known_at_once(&self) {
         for (verb, took) in self.use_what_is_known() {
-            assert!(took < AT_ONCE, "{verb} took {took:?}");
+            assert!(took < self.at_once(), "{verb} took {took:?}");
         }
     }
 

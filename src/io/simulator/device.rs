@@ -338,6 +338,7 @@ impl Device {
                 owner_uid: nix::unistd::geteuid().as_raw(),
                 is_regular: true,
                 mtime_ns: file.mtime_ns,
+                birth_ns: 0,
             },
             None => FileFacts {
                 inode,
@@ -347,6 +348,7 @@ impl Device {
                 owner_uid: nix::unistd::geteuid().as_raw(),
                 is_regular: false,
                 mtime_ns: super::EPOCH_NS,
+                birth_ns: 0,
             },
         }
     }
