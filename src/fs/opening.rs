@@ -4,7 +4,7 @@
 //! | mode | when |
 //! |---|---|
 //! | passthrough | complete in the cache, above the small-file size; O_DIRECT opens of it read through the daemon |
-//! | cached | all others, every open for writing among them |
+//! | cached | all others, every open for writing among them; handles that only append pass the pages by |
 
 use super::FileSystem;
 use super::access::Asking;
