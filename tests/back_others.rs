@@ -3,7 +3,8 @@
 mod support;
 
 use std::fs;
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::io::Write;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::PathBuf;
 use std::process::Output;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -84,6 +85,39 @@ fn a_new_file_with_the_number_of_a_dirty_one_is_never_mixed_with_it() {
     assert!(fs::read(&kept[0]).unwrap().starts_with(&[b'L'; 20_000]));
 }
 
+/// Root is nobody there, and the descriptor that made the file has gone with the daemon.
+#[test]
+fn a_file_made_without_the_right_to_write_is_sent_after_a_crash() {
+    let squash = BackendOptions {
+        squash: true,
+        ..BackendOptions::default()
+    };
+    let mut place = Place::on("back-others-unwritable", squash, &["writeback_delay=1h"]);
+    fs::set_permissions(&place.backend.plain, fs::Permissions::from_mode(0o777)).unwrap();
+    let written = bytes(3, 100_000);
+    let (here, content) = (place.here("readonly"), written.clone());
+    with_time_limit(&place.scratch, LIMIT, move || {
+        as_user(USER, || {
+            let mut file = fs::File::options()
+                .create_new(true)
+                .write(true)
+                .mode(0o444)
+                .open(here)?;
+            file.write_all(&content)?;
+            file.sync_all()
+        })
+    })
+    .unwrap();
+    place.mount.kill9();
+    assert!(fs::read(place.there("readonly")).unwrap().is_empty());
+    place.mount.remount();
+    expect_status(&place.command("flush", place.mount.path(), &["--wait"]), 0);
+    assert!(fs::read(place.there("readonly")).unwrap() == written);
+    let there = fs::metadata(place.there("readonly")).unwrap();
+    assert_eq!((there.mode() & 0o7777, there.uid()), (0o444, USER));
+    assert!(place.conflicts().is_empty());
+}
+
 #[test]
 fn a_change_of_attributes_on_the_server_is_no_conflict_and_stays() {
     let place = Place::late("back-others-attributes");
@@ -100,7 +134,6 @@ fn a_change_of_attributes_on_the_server_is_no_conflict_and_stays() {
     expect_status(&place.command("flush", place.mount.path(), &["--wait"]), 0);
     assert!(place.conflicts().is_empty());
     for name in ["changed", "new"] {
-        use std::os::unix::fs::MetadataExt;
         let there = fs::metadata(place.there(name)).unwrap();
         assert_eq!((there.mode() & 0o777, there.uid()), (0o640, 1234), "{name}");
         place.expect_agreement(name);

@@ -10,7 +10,7 @@ use super::{ConflictAnswer, WriteBack};
 use crate::backend::Place;
 use crate::backend::writing::{Durability, WritableFile, WriteAccess};
 use crate::journal::{AppendError, BaseSum, ReadError, Record, Room};
-use crate::types::{AttributeChange, Attributes, ByteRange, TimeChange, Version};
+use crate::types::{AttributeChange, Attributes, ByteRange, Credentials, TimeChange, Version};
 use parking_lot::MutexGuard;
 use std::io;
 use std::sync::Arc;
@@ -20,6 +20,9 @@ use std::time::Instant;
 pub(super) const CHUNK_BYTES: u64 = 1 << 20;
 /// Sums of one record: a batch takes it beside others.
 pub(super) const SUMS_IN_A_RECORD: usize = 1000;
+
+/// S_IWUSR of inode(7).
+const OWNER_WRITES: u32 = 0o200;
 
 /// Why an upload did not come to its end.
 #[derive(Debug, thiserror::Error)]
@@ -211,7 +214,8 @@ impl WriteBack {
         Ok(())
     }
 
-    /// One that a program has, or had; else a new one: as the opener, and where that is refused by now as the daemon.
+    /// One that a program has, or had; else a new one: as the opener, and where that is refused by now as the daemon, or as the
+    /// owner who takes his right back for it.
     fn descriptor(&self, file: &DirtyFile) -> io::Result<Arc<dyn WritableFile>> {
         let (held, place, opener) = {
             let state = file.state();
@@ -227,12 +231,52 @@ impl WriteBack {
                 .open_writable(&place, WriteAccess::WriteOnly, who)
         };
         let opened = match open(&opener) {
-            Err(error) if is_refusal(&error) => open(&self.own),
+            Err(error) if is_refusal(&error) => match open(&self.own) {
+                Err(error) if is_refusal(&error) => {
+                    self.with_lent_right(file, &place, &opener, || open(&opener))
+                }
+                outcome => outcome,
+            },
             outcome => outcome,
         }?;
         let mut state = file.state();
         state.place = place;
         Ok(state.file.get_or_insert(opened).clone())
+    }
+
+    /// Opens a file whose owner wrote it by the descriptor that made it, and may not open it for writing any more (0444): he is
+    /// lent the right to for as long as that takes. A crash just then leaves it with him.
+    fn with_lent_right<T>(
+        &self,
+        file: &DirtyFile,
+        place: &Place,
+        owner: &Credentials,
+        open: impl Fn() -> io::Result<T>,
+    ) -> io::Result<T> {
+        let before = self.inner.attributes(place)?;
+        let permit = |permissions| {
+            let change = AttributeChange {
+                permissions: Some(permissions),
+                ..AttributeChange::default()
+            };
+            self.inner.set_attributes(place, &change, owner)
+        };
+        if before.uid != owner.uid || before.permissions & OWNER_WRITES != 0 {
+            return open();
+        }
+        permit(before.permissions | OWNER_WRITES)?;
+        let opened = open();
+        permit(before.permissions)?;
+        // The change time has moved, and that was nobody else.
+        let after = self.inner.attributes(place)?;
+        let mut state = file.state();
+        if state
+            .base
+            .is_some_and(|base| base.version() == before.version())
+        {
+            state.base = Some(after);
+        }
+        opened
     }
 
     /// With the number that the file's filesystem has in this life: one that was not met yet is found by the way to it.

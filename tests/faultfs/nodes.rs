@@ -1,5 +1,6 @@
 //! Nodes the kernel knows, each held by an O_PATH descriptor, so that a rename or a removal behind our
-//! back leaves it pointing at the same file; and how their attributes are shown.
+//! back leaves it pointing at the same file; and how their attributes are shown. Of very many files the later ones are held
+//! by their names, since a process may have only so many descriptors.
 
 use crate::protocol::{InodeNumbers, Times};
 use fuser::{FileAttr, FileType, INodeNo};
@@ -15,6 +16,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 pub const ROOT_NODE: u64 = 1;
+
+/// Nodes that have a descriptor each; leaves room for open files below the usual hard limit of 20,000.
+const DESCRIPTORS_HELD: usize = 12_000;
 
 /// Names a file on the backing filesystems.
 type BackingKey = (u64, u64);
@@ -38,8 +42,42 @@ pub struct Nodes {
     shown: RwLock<Shown>,
 }
 
+/// A node as it is kept.
+enum Held {
+    Open(Arc<Node>),
+    /// Opened again for each use; stale once the name leads elsewhere.
+    Named {
+        parent: Arc<Node>,
+        name: OsString,
+        key: BackingKey,
+    },
+}
+
+impl Held {
+    fn key(&self) -> BackingKey {
+        match self {
+            Self::Open(node) => node.key,
+            Self::Named { key, .. } => *key,
+        }
+    }
+
+    fn open(&self) -> io::Result<Arc<Node>> {
+        let (parent, name, key) = match self {
+            Self::Open(node) => return Ok(node.clone()),
+            Self::Named { parent, name, key } => (parent, name, *key),
+        };
+        let descriptor = openat(&parent.descriptor, name, path_flags(), Mode::empty())
+            .map_err(|_| io::Error::from_raw_os_error(libc::ESTALE))?;
+        let stat = fstat(&descriptor)?;
+        if (stat.st_dev, stat.st_ino) != key {
+            return Err(io::Error::from_raw_os_error(libc::ESTALE));
+        }
+        Ok(Arc::new(Node { descriptor, key }))
+    }
+}
+
 struct Table {
-    by_id: HashMap<u64, (Arc<Node>, u64)>,
+    by_id: HashMap<u64, (Held, u64)>,
     by_key: HashMap<BackingKey, u64>,
     /// Node ids are never used twice.
     next_id: u64,
@@ -62,7 +100,7 @@ impl Nodes {
         Ok(Self {
             root,
             table: Mutex::new(Table {
-                by_id: HashMap::from([(ROOT_NODE, (node, 1))]),
+                by_id: HashMap::from([(ROOT_NODE, (Held::Open(node), 1))]),
                 by_key: HashMap::from([(key, ROOT_NODE)]),
                 next_id: ROOT_NODE + 1,
             }),
@@ -72,8 +110,8 @@ impl Nodes {
 
     pub fn get(&self, id: INodeNo) -> io::Result<Arc<Node>> {
         let table = self.table.lock();
-        let found = table.by_id.get(&id.0).map(|(node, _)| node.clone());
-        found.ok_or_else(|| io::Error::from_raw_os_error(libc::ESTALE))
+        let found = table.by_id.get(&id.0).map(|(held, _)| held.open());
+        found.unwrap_or_else(|| Err(io::Error::from_raw_os_error(libc::ESTALE)))
     }
 
     /// Looks a name up and counts the lookup. The attributes carry the node id as inode number.
@@ -89,8 +127,14 @@ impl Nodes {
                 let id = table.next_id;
                 table.next_id += 1;
                 table.by_key.insert(key, id);
-                let node = Arc::new(Node { descriptor, key });
-                table.by_id.insert(id, (node, 0));
+                let file = !matches!(kind_of(stat.st_mode), FileType::Directory);
+                let held = if file && table.by_id.len() >= DESCRIPTORS_HELD {
+                    let name = name.to_owned();
+                    Held::Named { parent, name, key }
+                } else {
+                    Held::Open(Arc::new(Node { descriptor, key }))
+                };
+                table.by_id.insert(id, (held, 0));
                 id
             }
         };
@@ -103,12 +147,12 @@ impl Nodes {
 
     pub fn forget(&self, id: INodeNo, count: u64) {
         let mut table = self.table.lock();
-        let Some((node, lookups)) = table.by_id.get_mut(&id.0) else {
+        let Some((held, lookups)) = table.by_id.get_mut(&id.0) else {
             return;
         };
         *lookups = lookups.saturating_sub(count);
         if *lookups == 0 && id.0 != ROOT_NODE {
-            let key = node.key;
+            let key = held.key();
             table.by_id.remove(&id.0);
             table.by_key.remove(&key);
         }

@@ -18,8 +18,12 @@ pub struct Place {
 
 impl Place {
     pub fn new(test: &str, options: &[&str]) -> Self {
+        Self::on(test, BackendOptions::default(), options)
+    }
+
+    pub fn on(test: &str, server: BackendOptions, options: &[&str]) -> Self {
         let scratch = Scratch::new(test);
-        let backend = FaultBackend::start(&scratch, BackendOptions::default());
+        let backend = FaultBackend::start(&scratch, server);
         let mut mount_options = MountOptions::new(&scratch)
             .with("write_mode=back")
             .with("journal_size=64M")
