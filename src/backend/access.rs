@@ -83,7 +83,7 @@ impl Place {
     /// may do.
     pub(super) fn as_caller_or_daemon<T>(&self, act: impl Fn() -> io::Result<T>) -> io::Result<T> {
         match self.as_caller(&act) {
-            Err(error) if self.caller.is_some() && is_refusal(&error) => act(),
+            Err(error) if self.caller.is_some() && !self.only_caller && is_refusal(&error) => act(),
             outcome => outcome,
         }
     }

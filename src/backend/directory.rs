@@ -120,6 +120,7 @@ impl Backend for DirectoryBackend {
                 path: PathBuf::new(),
                 held: None,
                 caller: None,
+                only_caller: false,
             };
             Ok((place, stat.attributes))
         })

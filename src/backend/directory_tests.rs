@@ -29,6 +29,7 @@ fn find_raw(backend: &DirectoryBackend, parent: &Place, name: &OsStr) -> io::Res
     let found = backend.lookup(parent, name)?;
     Ok(Place {
         caller: None,
+        only_caller: false,
         filesystem: found.filesystem,
         key: found.key,
         inode: found.attributes.inode,
@@ -188,6 +189,7 @@ fn no_name_leads_out_of_the_tree() {
         for path in ["../secret", "up/secret", "/etc/passwd"] {
             let place = Place {
                 caller: None,
+                only_caller: false,
                 key: FileKey([0; 25].as_slice().into()),
                 path: path.into(),
                 ..root.clone()

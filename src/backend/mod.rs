@@ -79,6 +79,8 @@ pub struct Place {
     pub held: Option<HeldFile>,
     /// Who asks, where the backend decides by that; `None`: the daemon.
     pub caller: Option<Credentials>,
+    /// Nobody knows whether the caller may: a file is opened with their rights, or not at all.
+    pub only_caller: bool,
 }
 
 impl Place {
@@ -91,6 +93,7 @@ impl Place {
             path: self.path.join(name),
             held: None,
             caller: None,
+            only_caller: false,
         }
     }
 }
@@ -239,6 +242,8 @@ pub struct HeldFile(Arc<OwnedFd>);
 pub trait Placed: Send + Sync {
     fn place(&self) -> Place;
     fn filesystem(&self) -> FilesystemIndex;
+    /// The backend has opened the file there, when asked for it at `asked`.
+    fn note_opened(&self, _asked: Instant) {}
 }
 
 impl Placed for Place {

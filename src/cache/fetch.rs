@@ -219,8 +219,13 @@ impl Cache {
             }
             state.place.clone()
         };
-        let place = place.ok_or(FetchError::Changed)?.place();
-        self.backend.open(&place).map_err(FetchError::of_backend)
+        let placed = place.ok_or(FetchError::Changed)?;
+        let asked = Instant::now();
+        let opened = self.backend.open(&placed.place());
+        if opened.is_ok() {
+            placed.note_opened(asked);
+        }
+        opened.map_err(FetchError::of_backend)
     }
 
     fn open_both(&self, file: &CachedFile) -> Result<Arc<dyn SourceFile>, FetchError> {

@@ -61,6 +61,7 @@ impl Known {
             path: PathBuf::new(),
             held: None,
             caller: None,
+            only_caller: false,
         };
         Some(Self {
             root: KnownRoot {

@@ -108,6 +108,7 @@ impl Node {
             path: self.path(),
             held: self.held(),
             caller: caller.clone(),
+            only_caller: false,
         }
     }
 

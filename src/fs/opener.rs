@@ -1,10 +1,12 @@
 //! Who opens a file, and how.
 
+use super::FileSystem;
 use super::node::Node;
 use crate::backend::access::Access;
 use crate::backend::{FilesystemIndex, Place, Placed};
 use crate::types::Credentials;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 /// __FMODE_EXEC (linux/fs.h): the kernel is about to run the file.
 const OPEN_TO_EXECUTE: i32 = 0x20;
@@ -42,6 +44,32 @@ impl Opener {
 pub(super) struct OpenedBy {
     pub node: Arc<Node>,
     pub reader: Option<Credentials>,
+}
+
+/// A file that somebody is likely to open, who has yet to be let read it: the open that fetches it asks that, too.
+pub(super) struct OpenedAhead {
+    pub fs: Weak<FileSystem>,
+    pub node: Arc<Node>,
+    pub reader: Option<Credentials>,
+}
+
+impl Placed for OpenedAhead {
+    fn place(&self) -> Place {
+        Place {
+            only_caller: true,
+            ..self.node.place_for(&self.reader)
+        }
+    }
+
+    fn filesystem(&self) -> FilesystemIndex {
+        self.node.filesystem
+    }
+
+    fn note_opened(&self, asked: Instant) {
+        if let Some(fs) = self.fs.upgrade() {
+            fs.note_access(&self.node, Access::Read, &self.reader, asked, &Ok(()));
+        }
+    }
 }
 
 impl Placed for OpenedBy {

@@ -6,7 +6,7 @@
 
 use super::access::Asking;
 use super::node::Node;
-use super::opener::OpenedBy;
+use super::opener::OpenedAhead;
 use super::operations::{Entry, LookupReply};
 use super::{FileSystem, LookupCache};
 use crate::backend::ListedName;
@@ -228,9 +228,8 @@ impl FileSystem {
         let Some(node) = known.or_else(|| self.look_up_ahead(walker, name)) else {
             return;
         };
-        let read = Asking::to(&node, Access::Read, &walker.caller);
         let is_file = node.state.lock().kind() == FileKind::Regular;
-        if !is_file || self.ask(&read).is_err() {
+        if !is_file || self.ask(&Asking::way_to(&node, &walker.caller)).is_err() {
             self.nodes.drop_unused(&node);
             return;
         }
@@ -247,8 +246,13 @@ impl FileSystem {
         if let Some(replaced) = replaced {
             self.give_up_ready(replaced);
         }
+        // Else the open that fetches it asks.
         if !self.fetch_small(walker, &node, name) {
-            self.note_there(&(walker.parent.id, name.as_bytes().into()), 0);
+            let read = Asking::to(&node, Access::Read, &walker.caller);
+            match self.ask(&read) {
+                Ok(()) => self.note_there(&(walker.parent.id, name.as_bytes().into()), 0),
+                Err(_) => self.forget_ready(&(walker.parent.id, name.as_bytes().into())),
+            }
         }
     }
 
@@ -281,7 +285,8 @@ impl FileSystem {
         if file.is_used() || file.is_complete() || file.is_bypassed() {
             return false;
         }
-        let opened = OpenedBy {
+        let opened = OpenedAhead {
+            fs: self.me.clone(),
             node: node.clone(),
             reader: walker.caller.clone(),
         };
@@ -293,12 +298,21 @@ impl FileSystem {
             &file,
             Box::new(move |outcome| {
                 drop(descriptor);
-                if outcome.is_ok() {
-                    this.note_there(&key, size_bytes);
+                match outcome {
+                    Ok(()) => this.note_there(&key, size_bytes),
+                    Err(_) => this.forget_ready(&key),
                 }
             }),
         );
         true
+    }
+
+    /// It could not be got ready, or may not be.
+    fn forget_ready(&self, name: &Name) {
+        let taken = self.walks.ready.lock().take(name);
+        if let Some(file) = taken {
+            self.give_up_ready(file);
+        }
     }
 
     fn has_room_ahead(&self, bytes: u64) -> bool {

@@ -132,6 +132,7 @@ impl WriteBack {
             path: name.map_or_else(Default::default, |name| parent.path.join(name)),
             held: None,
             caller: None,
+            only_caller: false,
         }
     }
 }

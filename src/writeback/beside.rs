@@ -164,6 +164,7 @@ impl WriteBack {
                 path: place.path.join(name),
                 held: None,
                 caller: None,
+                only_caller: false,
             };
         }
         Ok(place)

@@ -192,6 +192,7 @@ impl WriteBack {
             path: beginning.path,
             held: None,
             caller: None,
+            only_caller: false,
         };
         let file = self.table.restore(place, beginning.opener);
         let mut state = file.state();

@@ -44,6 +44,7 @@ impl Table {
         let file = files.entry(place.key.clone()).or_insert_with(|| {
             let place = Place {
                 caller: None,
+                only_caller: false,
                 ..place.clone()
             };
             Arc::new(DirtyFile::new(place.key.clone(), place, opener.clone()))
@@ -165,6 +166,7 @@ mod tests {
             path: "file".into(),
             held: None,
             caller: None,
+            only_caller: false,
         };
         let opener = Credentials {
             uid: 0,

@@ -178,6 +178,7 @@ impl FakeBackend {
     pub fn place(&self, key: &FileKey) -> Place {
         Place {
             caller: None,
+            only_caller: false,
             filesystem: FilesystemIndex(0),
             key: key.clone(),
             inode: self.version(key).inode,
