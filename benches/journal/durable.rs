@@ -9,13 +9,14 @@ use nfs_cachefs::io::engine::EngineKind;
 use nfs_cachefs::journal::Spread;
 
 use crate::Arguments;
-use crate::log::{Limit, Log};
+use crate::log::{Limit, Log, SharedLimit};
 use crate::support::measure::{Meter, Work};
 use crate::support::report::Report;
 use crate::writers::{self, OwnFiles, WRITERS};
 
 pub const LIMIT: &str = "limit";
 pub const LIMIT_DIRECT: &str = "limit-direct";
+pub const THREADS: &str = "limit-threads";
 pub const FILES: &str = "files";
 pub const JOURNAL: &str = "journal";
 
@@ -35,6 +36,7 @@ const LOGS: [(&str, &str, EngineKind); 5] = [
 /// What takes the writes.
 enum Target {
     Limit(Limit),
+    Threads(SharedLimit),
     Files(OwnFiles),
     Log(Box<Log>),
 }
@@ -44,6 +46,10 @@ impl Target {
     fn measure(&self, writers: usize, period: Duration) -> anyhow::Result<(Work, Option<f64>)> {
         Ok(match self {
             Self::Limit(limit) => (limit.measure(writers, period)?, None),
+            Self::Threads(shared) => {
+                let write = |_, _| shared.write();
+                (writers::run(writers, period, write)?, None)
+            }
             Self::Files(files) => {
                 let work = writers::run(writers, period, |writer, number| {
                     files.write(writer, number)
@@ -94,6 +100,10 @@ fn targets(scratch: &Path, writers: usize) -> anyhow::Result<Vec<(&'static str, 
     let mut targets = vec![
         (LIMIT, Target::Limit(limit)),
         (LIMIT_DIRECT, Target::Limit(direct)),
+        (
+            THREADS,
+            Target::Threads(SharedLimit::create(&scratch.join("threads"), writers)?),
+        ),
         (
             FILES,
             Target::Files(OwnFiles::create(&scratch.join("files"), writers)?),

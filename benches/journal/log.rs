@@ -16,6 +16,7 @@ use nfs_cachefs::journal::{
     SyncMode, Witness,
 };
 use nfs_cachefs::types::Timestamp;
+use parking_lot::{Condvar, Mutex};
 
 use crate::support::measure::{Work, latency_histogram};
 use crate::writers::{self, RECORD_BYTES};
@@ -193,5 +194,70 @@ impl Limit {
             bytes: latencies.len() * batch_bytes as u64,
             latencies: Some(latencies),
         })
+    }
+}
+
+/// The same with a thread for each writer, as little as can be done for them: each copies its record, one writes and syncs for
+/// all, the others sleep until then. It keeps nothing and frames nothing.
+pub struct SharedLimit {
+    limit: Limit,
+    gathered: Mutex<Gathered>,
+    done: Condvar,
+}
+
+struct Gathered {
+    buffer: Vec<u8>,
+    filled: usize,
+    at: u64,
+    batch: u64,
+    written: u64,
+    is_writing: bool,
+}
+
+impl SharedLimit {
+    pub fn create(path: &Path, writers: usize) -> anyhow::Result<Self> {
+        let gathered = Gathered {
+            buffer: vec![0; writers * RECORD_BYTES],
+            filled: 0,
+            at: 0,
+            batch: 1,
+            written: 0,
+            is_writing: false,
+        };
+        Ok(Self {
+            limit: Limit::create(path, false)?,
+            gathered: Mutex::new(gathered),
+            done: Condvar::new(),
+        })
+    }
+
+    /// Blocks until the record is on stable storage.
+    pub fn write(&self) -> anyhow::Result<()> {
+        let mut gathered = self.gathered.lock();
+        let (begin, own) = (gathered.filled, gathered.batch);
+        gathered.buffer[begin..begin + RECORD_BYTES].fill(0x5a);
+        gathered.filled += RECORD_BYTES;
+        while gathered.written < own {
+            if gathered.is_writing {
+                self.done.wait(&mut gathered);
+                continue;
+            }
+            gathered.is_writing = true;
+            let batch = gathered.buffer[..gathered.filled].to_vec();
+            let (at, number) = (gathered.at, gathered.batch);
+            let next = at + batch.len() as u64;
+            let is_at_end = next + gathered.buffer.len() as u64 > LOG_BYTES;
+            gathered.at = if is_at_end { 0 } else { next };
+            gathered.filled = 0;
+            gathered.batch += 1;
+            drop(gathered);
+            self.limit.file.write_all_at(&batch, at)?;
+            self.limit.file.sync_data()?;
+            gathered = self.gathered.lock();
+            gathered.written = number;
+            gathered.is_writing = false;
+            self.done.notify_all();
+        }
+        Ok(())
     }
 }

@@ -49,6 +49,7 @@ fn all(report: &Report) -> Vec<Wanted> {
             found: report.median_of(&name, durable::JOURNAL, "acknowledged_per_sync"),
         });
     }
+    all.extend(WRITERS.iter().map(|w| of_threads(report, *w)));
     all.push(lone_sync(report));
     all.extend(mounted::KINDS.iter().map(|kind| sequential(report, kind)));
     all.extend(parity::SHARD_KIB.iter().map(|kib| encoding(report, *kib)));
@@ -68,6 +69,17 @@ fn of_limit(report: &Report, writers: usize) -> Wanted {
         what: format!("durable 4 KiB, {writers} writers, of the better limit"),
         bound: Bound::AtLeast(part_of_limit(writers)),
         found: ratio(rate, best_limit(report, writers)),
+    }
+}
+
+/// Nothing of a log that writers wait for can be had without waking them.
+fn of_threads(report: &Report, writers: usize) -> Wanted {
+    let name = durable::workload(writers);
+    let rate = |subject| report.median_of(&name, subject, RATE);
+    Wanted {
+        what: format!("durable 4 KiB, {writers} writers, of a bare log with as many threads"),
+        bound: Bound::AtLeast(part_of_limit(writers)),
+        found: ratio(rate(durable::JOURNAL), rate(durable::THREADS)),
     }
 }
 

@@ -93,7 +93,7 @@ impl Journal {
                 return Err(AppendError::Failed("a record larger than a batch".into()));
             }
             let sequence = state.open.sequence;
-            state = self.reach(state, sequence, false)?;
+            state = self.reach(state, sequence)?;
         }
     }
 
@@ -111,7 +111,7 @@ impl Journal {
             // One comes back with the commit that is under way.
             None => {
                 let written = state.written.next();
-                state = self.reach(state, written, false)?;
+                state = self.reach(state, written)?;
             }
         }
         Ok(state)

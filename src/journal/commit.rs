@@ -45,42 +45,54 @@ impl Journal {
     pub fn make_durable(&self, sequence: Sequence) -> Result<(), AppendError> {
         let mut state = self.state.lock();
         state.figures.waits += 1;
-        self.reach(state, sequence, true).map(drop)
-    }
-
-    /// Waits for a commit, or makes it, until `sequence` is written, or synced.
-    pub(super) fn reach<'a>(
-        &'a self,
-        mut state: MutexGuard<'a, State>,
-        sequence: Sequence,
-        synced: bool,
-    ) -> Result<MutexGuard<'a, State>, AppendError> {
         loop {
-            state.check()?;
-            let reached = match synced {
-                true => state.durable,
-                false => state.written,
-            };
             // There is nothing in a batch that is only open.
-            if reached >= sequence.min(state.last_filled()) {
-                return Ok(state);
+            let wanted = sequence.min(state.last_filled());
+            if state.durable >= wanted {
+                return Ok(());
             }
+            state.check()?;
             if !state.is_committing {
                 state = self.commit(
                     state,
                     Commit {
-                        synced,
+                        synced: true,
                         empty: false,
                     },
                 );
                 continue;
             }
-            state.gathering.waiting += usize::from(synced);
+            state.gathering.waiting += 1;
             if state.gathering.is_complete() {
                 self.joined.notify_one();
             }
-            self.turned.wait(&mut state);
-            state.gathering.waiting -= usize::from(synced);
+            let turn = self.turns.present();
+            drop(state);
+            self.turns.wait_for_end_of(turn);
+            if self.turns.is_durable(wanted) {
+                return Ok(());
+            }
+            state = self.state.lock();
+        }
+    }
+
+    /// Waits for a commit, or makes it, until `sequence` is written.
+    pub(super) fn reach<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        sequence: Sequence,
+    ) -> Result<MutexGuard<'a, State>, AppendError> {
+        loop {
+            state.check()?;
+            if state.written >= sequence.min(state.last_filled()) {
+                return Ok(state);
+            }
+            if state.is_committing {
+                self.turned.wait(&mut state);
+                continue;
+            }
+            let (synced, empty) = (false, false);
+            state = self.commit(state, Commit { synced, empty });
         }
     }
 
@@ -114,9 +126,19 @@ impl Journal {
             }
             Err(error) => state.fail(&error),
         }
-        self.turned.notify_all();
+        self.end_turn(&mut state);
         self.acknowledged.notify_one();
         state
+    }
+
+    /// Wakes everybody who waits for the end of a commit, or for something that it may have changed.
+    pub(super) fn end_turn(&self, state: &mut MutexGuard<'_, State>) {
+        state.gathering.waiting = 0;
+        self.turns.note_durable(state.durable);
+        self.turns.end();
+        self.turned.notify_all();
+        // Whom it has served goes on meanwhile, and the next of them takes the lock.
+        MutexGuard::unlocked(state, || self.turns.wake());
     }
 
     /// Where several shared the last sync, as many are waited for, for a moment: one sync serves them all.

@@ -169,7 +169,7 @@ impl Journal {
 
     fn give_turn_back(&self, mut state: MutexGuard<'_, State>) {
         state.is_committing = false;
-        self.turned.notify_all();
+        self.end_turn(&mut state);
     }
 
     fn note_mended(&self, outcome: io::Result<(Committed, Option<DeviceFigures>)>) -> Mended {
@@ -270,7 +270,7 @@ impl Journal {
         let lost = match outcome {
             Ok(lost) => lost,
             Err(error) => {
-                self.turned.notify_all();
+                self.end_turn(&mut state);
                 return Err(error);
             }
         };

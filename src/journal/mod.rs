@@ -14,7 +14,7 @@
 //!   who takes part
 //! - `witness`: what the cache directories remember of it
 //! - `opening`: opening a journal and making a new one; `mending`: batches that lack shards get them again
-//! - `append`: the open batch, and what is trimmed; `commit`: who writes it, and who waits for it; `reading`: data back
+//! - `append`: the open batch, and what is trimmed; `commit`: who writes it; `turns`: who waits for it; `reading`: data back
 //! - `scanning`: what stands in a segment that is found; `found`: in those of a device; `recovery`: what is believed of all;
 //!   `error`: why nothing is
 
@@ -29,6 +29,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
+use turns::Turns;
 
 pub use append::Room;
 pub use devices::{Batch, DeviceFigures as JournalDevices, Outsider};
@@ -61,6 +62,7 @@ mod recovery;
 mod scanning;
 mod segments;
 mod stripe;
+mod turns;
 mod witness;
 #[cfg(test)]
 mod decoding_tests;
@@ -175,6 +177,8 @@ pub struct Journal {
     pool: BufferPool,
     devices: Mutex<Devices>,
     state: Mutex<State>,
+    /// For those who wait for a commit of what they wrote.
+    turns: Turns,
     /// A commit has ended, or something has failed, or is to end.
     turned: Condvar,
     /// For whoever gathers those that share a sync.

@@ -9,6 +9,7 @@ use super::members::{Candidate, Gathered, JournalDirectory, gather, needs_witnes
 use super::mending::{Sizes, recruit};
 use super::recovery::{self, Recovered, Unrecovered};
 use super::segments::{self, FOLDER, FileIdentity, Stock};
+use super::turns::Turns;
 use super::witness::{Holding, Testimony, Witness};
 use super::{
     Journal, JournalError, JournalFigures, JournalSettings, Located, OpenBatch, State, Trims,
@@ -106,6 +107,7 @@ impl Journal {
             acknowledged_before: recovered.progress.acknowledged,
             devices: Mutex::new(devices),
             state: Mutex::new(state),
+            turns: Turns::default(),
             turned: Condvar::new(),
             joined: Condvar::new(),
             due: Condvar::new(),
