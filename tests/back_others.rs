@@ -4,7 +4,7 @@ mod support;
 
 use std::fs;
 use std::io::Write;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::PathBuf;
 use std::process::Output;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -93,9 +93,10 @@ fn a_file_made_without_the_right_to_write_is_sent_after_a_crash() {
         ..BackendOptions::default()
     };
     let mut place = Place::on("back-others-unwritable", squash, &["writeback_delay=1h"]);
-    fs::set_permissions(&place.backend.plain, fs::Permissions::from_mode(0o777)).unwrap();
-    let written = bytes(3, 100_000);
-    let (here, content) = (place.here("readonly"), written.clone());
+    fs::create_dir(place.there("home")).unwrap();
+    chown(place.there("home"), Some(USER), Some(USER)).unwrap();
+    let (name, written) = ("home/readonly", bytes(3, 100_000));
+    let (here, content) = (place.here(name), written.clone());
     with_time_limit(&place.scratch, LIMIT, move || {
         as_user(USER, || {
             let mut file = fs::File::options()
@@ -109,11 +110,11 @@ fn a_file_made_without_the_right_to_write_is_sent_after_a_crash() {
     })
     .unwrap();
     place.mount.kill9();
-    assert!(fs::read(place.there("readonly")).unwrap().is_empty());
+    assert!(fs::read(place.there(name)).unwrap().is_empty());
     place.mount.remount();
     expect_status(&place.command("flush", place.mount.path(), &["--wait"]), 0);
-    assert!(fs::read(place.there("readonly")).unwrap() == written);
-    let there = fs::metadata(place.there("readonly")).unwrap();
+    assert!(fs::read(place.there(name)).unwrap() == written);
+    let there = fs::metadata(place.there(name)).unwrap();
     assert_eq!((there.mode() & 0o7777, there.uid()), (0o444, USER));
     assert!(place.conflicts().is_empty());
 }

@@ -13,6 +13,7 @@ use crate::io::ALIGNMENT_BYTES;
 use crate::types::{ByteRange, RangeSeries};
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Why bytes could not be had.
 #[derive(Debug, thiserror::Error)]
