@@ -451,6 +451,21 @@ fn an_absence_is_bridged_for_as_long_as_stale_allows_restarts_included() {
 }
 
 #[test]
+fn what_is_older_than_its_ttl_is_served_while_the_server_is_away() {
+    let words = ["backend_timeout=2s", "revalidate_timeout=500ms", "ttl=1s"];
+    let mut place = Place::new("offline-ttl", BackendOptions::default(), &words, make_tree);
+    let file = |seen: &Path| fs::read(seen.join("d0/below/f0"));
+    let there = place.run(file).unwrap();
+    place.lose_server(Loss::Stopped);
+    std::thread::sleep(Duration::from_millis(1500));
+    for _ in 0..2 {
+        assert!(place.run(file).unwrap() == there);
+    }
+    place.bring_server_back();
+    assert!(place.run(file).unwrap() == there);
+}
+
+#[test]
 fn with_stale_off_nothing_stands_in_for_the_server() {
     let words = [
         "backend_timeout=2s",

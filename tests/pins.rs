@@ -273,3 +273,54 @@ fn a_pin_without_room_or_sense_is_refused_and_changes_nothing() {
     let output = run(&["pin".as_ref(), "--list".as_ref(), Path::new("/").as_ref()]);
     assert_eq!(output.status.code(), Some(2));
 }
+
+/// What is there may not go before the pins are looked through, which waits for a server that is away.
+#[test]
+fn a_pin_holds_from_the_moment_it_is_told_with_and_without_the_server() {
+    let options = ["backend_timeout=2s", "revalidate_timeout=500ms"];
+    let world = World::new("pins-at-once", 12, &options);
+    let warmed = world.on("warm", "pinned");
+    assert!(warmed.status.success(), "{}", told(&warmed));
+    let expect_kept = || {
+        world.pin("pinned");
+        let output = world.mount.command("evict", &[], LIMIT);
+        let words = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(words.contains("12 pinned files left"), "{words}");
+        assert!(world.on("unpin", "pinned").status.success());
+    };
+    expect_kept();
+    world.wait_for_pinned(0);
+    world.backend.stop();
+    wait_until(LIMIT, "the server to be away", || {
+        let _ = fs::metadata(world.mount.join("pinned"));
+        world.mount.status()["backend"]["reachable"] == false
+    });
+    expect_kept();
+    world.backend.resume();
+}
+
+#[test]
+fn a_directory_far_away_is_pinned_however_long_its_names_take() {
+    let world = World::new("pins-far", 44, &["backend_timeout=2s"]);
+    world.backend.set_network(Network {
+        latency_us: 25_000,
+        bandwidth_bytes_per_s: None,
+    });
+    world.pin("pinned");
+    assert_eq!(world.mount.status_number("backend.timeouts"), 0);
+}
+
+#[test]
+fn a_cache_with_more_than_it_may_hold_comes_down_when_it_is_unpinned() {
+    let mut world = World::new("pins-less", 48, &[]);
+    world.pin("pinned");
+    world.wait_for_pinned(48);
+    world.mount.umount();
+    *world.mount.options_mut() = MountOptions::new(&world.scratch).with("cache_size=16M");
+    world.mount.remount();
+    assert!(world.mount.status_number("cache.bytes_used") >= 48 * MIB);
+    assert!(world.on("unpin", "pinned").status.success());
+    wait_until(LIMIT, "the cache to be within its limit", || {
+        world.mount.status_number("cache.bytes_used") <= 16 * MIB
+    });
+}

@@ -194,6 +194,14 @@ pub struct CacheParts {
     pub backend_metrics: Arc<BackendMetrics>,
 }
 
+/// How long ago cached content may have been fetched.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Age {
+    WithinTtl,
+    /// There is nobody to fetch it from.
+    Any,
+}
+
 impl Cache {
     /// Starts the checkpoint, reclaim and sweep threads.
     pub fn start(parts: CacheParts) -> io::Result<Arc<Self>> {
@@ -315,13 +323,18 @@ impl Cache {
 
     /// The cached file of this key and version, empty if nothing of it is cached. May wait for the local disk.
     pub fn file(&self, key: &FileKey, version: Version) -> Arc<CachedFile> {
+        self.file_of_age(key, version, Age::WithinTtl)
+    }
+
+    /// The same. What is older is given up for it.
+    pub fn file_of_age(&self, key: &FileKey, version: Version, age: Age) -> Arc<CachedFile> {
         let is_cached = version.size_bytes >= self.settings.min_file_size_bytes;
+        let ttl_seconds = match age {
+            Age::WithinTtl => self.ttl_seconds(),
+            Age::Any => None,
+        };
         match self.directory_of(key).filter(|_| is_cached) {
-            Some(directory) => directory.file(
-                key,
-                version,
-                self.settings.ttl.map(|ttl| ttl.as_secs() as i64),
-            ),
+            Some(directory) => directory.file(key, version, ttl_seconds),
             None => CachedFile::new(None, key.clone(), version, None),
         }
     }

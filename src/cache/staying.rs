@@ -137,6 +137,20 @@ impl CacheDirectory {
         }
     }
 
+    fn pin_whole(self: &Arc<Self>, key: &FileKey, version: &Version) {
+        if let Some(file) = self.active_file(key).filter(|file| !file.is_gone()) {
+            if file.version() == *version {
+                self.let_stay(&file, Stay::Pinned);
+            }
+            return;
+        }
+        let record = self.index.get(key);
+        let is_it = matches!(record, Ok(Some(record)) if record.version == *version);
+        if let Some(place) = self.place_to_stay(Stay::Pinned).filter(|_| is_it) {
+            self.note_move(key, place);
+        }
+    }
+
     fn unpin(&self, key: &FileKey) {
         if let Some(file) = self.active_file(key) {
             file.state.lock().stay = Stay::ByPolicy;
@@ -192,6 +206,18 @@ impl Cache {
             && index.is_some_and(|index| allowance.take(index, occupied_whole(version)))
     }
 
+    /// Lets files stay that are in the cache as a whole; nothing evicts them from its return on. Waits for the local disks.
+    pub fn pin_whole(&self, files: &[(FileKey, Version)]) {
+        for (key, version) in files {
+            if let Some(directory) = self.directory_of(key) {
+                directory.pin_whole(key, version);
+            }
+        }
+        for directory in self.directories.iter().filter(|one| one.is_usable()) {
+            directory.checkpoint();
+        }
+    }
+
     /// All of this version is there to stay. Waits for the local disk.
     pub fn is_pinned_whole(&self, key: &FileKey, version: &Version) -> bool {
         let Some(directory) = self.directory_of(key) else {
@@ -213,5 +239,7 @@ impl Cache {
                 directory.report_index_error(&error);
             }
         }
+        // There may have been more of it than the cache may take now.
+        self.limits_have_changed();
     }
 }

@@ -70,7 +70,7 @@ impl Cache {
         }
     }
 
-    fn ttl_seconds(&self) -> Option<i64> {
+    pub(super) fn ttl_seconds(&self) -> Option<i64> {
         self.settings.ttl.map(|ttl| ttl.as_secs() as i64)
     }
 

@@ -147,6 +147,7 @@ impl FileSystem {
         let opener = Opener {
             flags,
             caller: self.place_to_change(node, &caller)?.caller,
+            is_unasked: false,
         };
         let read = Asking::to(node, Access::Read, &opener.caller);
         self.ask(&read).map_err(FsError::Backend)?;

@@ -21,6 +21,8 @@ pub(super) fn runs(flags: i32) -> bool {
 pub(super) struct Opener {
     pub flags: i32,
     pub caller: Option<Credentials>,
+    /// The backend could not be asked: what is cached is given however old it is.
+    pub is_unasked: bool,
 }
 
 impl Opener {

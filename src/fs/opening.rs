@@ -17,7 +17,7 @@ use super::operations::{Done, OpenReply, RequestContext};
 use super::pending::Pending;
 use super::recalling::Wanted;
 use crate::backend::access::Access;
-use crate::cache::{CachedFile, FetchError};
+use crate::cache::{Age, CachedFile, FetchError};
 use crate::types::{Attributes, Credentials, FileKind, HandleId, NodeId};
 use crate::watch::Served;
 use std::sync::Arc;
@@ -49,6 +49,7 @@ impl FileSystem {
         let opener = Opener {
             flags,
             caller: self.asker(&node, &context.caller),
+            is_unasked: false,
         };
         let asking = Asking::to(&node, opener.access(), &opener.caller);
         self.note_open(&node, &opener.caller);
@@ -60,7 +61,11 @@ impl FileSystem {
         let known = move |fs: &Arc<FileSystem>, pending: &Arc<Pending<OpenReply>>| {
             let is_known = fs.is_known(&known);
             if is_known {
-                fs.open_locally(known.clone(), known_opener.clone(), pending.clone());
+                let opener = Opener {
+                    is_unasked: true,
+                    ..known_opener.clone()
+                };
+                fs.open_locally(known.clone(), opener, pending.clone());
             }
             is_known
         };
@@ -151,7 +156,11 @@ impl FileSystem {
         if let Some(open) = already_open {
             return self.join(&node, &open, opener.flags, &pending);
         }
-        let file = self.cache.file(&node.key, version);
+        let age = match opener.is_unasked {
+            true => Age::Any,
+            false => Age::WithinTtl,
+        };
+        let file = self.cache.file_of_age(&node.key, version, age);
         file.begin_use(opener.opened(&node), first_seen);
         let small = file.size_bytes() <= self.settings.small_file_bytes;
         let needs_no_fill = file.size_bytes() == 0 || file.is_complete() || file.is_bypassed();

@@ -16,9 +16,25 @@ struct Known {
     version: Version,
 }
 
+/// What a name leads to.
+pub(super) struct Measured {
+    pub report: PinReport,
+    /// Files all of which is in the cache.
+    pub whole: Vec<(FileKey, Version)>,
+}
+
+impl Measured {
+    fn of(path: &Path) -> Self {
+        Self {
+            report: PinReport::of(path),
+            whole: Vec::new(),
+        }
+    }
+}
+
 impl FileSystem {
     /// Waits for the backend, unless that is away.
-    pub(super) fn measure(self: &Arc<Self>, path: &Path) -> io::Result<PinReport> {
+    pub(super) fn measure(self: &Arc<Self>, path: &Path) -> io::Result<Measured> {
         if !self.health.is_away() {
             match self.measure_on_backend(path) {
                 Err(_) if self.health.is_away() => {}
@@ -30,23 +46,31 @@ impl FileSystem {
         })
     }
 
-    fn measure_on_backend(self: &Arc<Self>, path: &Path) -> io::Result<PinReport> {
-        let mut report = PinReport::of(path);
+    fn measure_on_backend(self: &Arc<Self>, path: &Path) -> io::Result<Measured> {
+        let mut measured = Measured::of(path);
         let mut walk = Walk::new(self.clone(), path)?;
         while let Some(found) = walk.next() {
             let found = found?;
-            report.count(self.cache.held(&found.place.key, &found.version));
+            self.count(&mut measured, found.place.key, found.version);
         }
-        Ok(report)
+        Ok(measured)
+    }
+
+    fn count(&self, measured: &mut Measured, key: FileKey, version: Version) {
+        let held = self.cache.held(&key, &version);
+        measured.report.count(held);
+        if held.is_whole() {
+            measured.whole.push((key, version));
+        }
     }
 
     /// `None` where a part is not known. Waits for the local disk.
-    pub(super) fn measure_known(&self, path: &Path) -> Option<PinReport> {
-        let mut report = PinReport::of(path);
+    pub(super) fn measure_known(&self, path: &Path) -> Option<Measured> {
+        let mut measured = Measured::of(path);
         let mut waiting = vec![self.known_at(path)?];
         while let Some(known) = waiting.pop() {
             match known.kind {
-                FileKind::Regular => report.count(self.cache.held(&known.key, &known.version)),
+                FileKind::Regular => self.count(&mut measured, known.key, known.version),
                 FileKind::Directory => waiting.extend(self.known_in(&known.key)?),
                 FileKind::Symlink
                 | FileKind::Fifo
@@ -55,7 +79,7 @@ impl FileSystem {
                 | FileKind::BlockDevice => {}
             }
         }
-        Some(report)
+        Some(measured)
     }
 
     fn known_at(&self, path: &Path) -> Option<Known> {

@@ -160,10 +160,11 @@ impl FileSystem {
     /// Pins these names, if what they lead to has room beside what is pinned already. Blocks on the backend and the
     /// local disks.
     pub fn pin(self: &Arc<Self>, paths: &[PathBuf]) -> io::Result<Vec<PinReport>> {
-        let mut measured = Vec::new();
+        let (mut measured, mut whole) = (Vec::new(), Vec::new());
         for path in paths {
-            let report = self.measure(path);
-            measured.push(report.map_err(|error| about(path, &error))?);
+            let found = self.measure(path).map_err(|error| about(path, &error))?;
+            measured.push(found.report);
+            whole.extend(found.whole);
         }
         let _deciding = self.pins.deciding.lock();
         self.refuse_too_much(&measured)?;
@@ -174,6 +175,8 @@ impl FileSystem {
             state.reports.insert(report.path.clone(), report.clone());
         }
         drop(state);
+        // What is missing comes by and by; what is there may not go meanwhile.
+        cache.pin_whole(&whole);
         self.pins.ask_for_pass();
         Ok(measured)
     }

@@ -90,7 +90,7 @@ impl Pass {
     /// What there is to say of a pin that could not be looked through.
     fn last_known(&self, path: &Path, trouble: String) -> PinReport {
         let fs = &self.fs;
-        let known = fs.measure_known(path);
+        let known = fs.measure_known(path).map(|known| known.report);
         let known = known.or_else(|| fs.pins.last_report(path));
         PinReport {
             trouble: Some(trouble),

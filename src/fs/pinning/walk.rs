@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 
 /// Whoever waits for a backend that is away by then need not wait on.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+/// Names that are looked up at once.
+const NAMES_AT_ONCE: usize = 16;
 
 pub(super) struct Found {
     pub place: Place,
@@ -28,7 +30,9 @@ pub(super) struct Walk {
 }
 
 /// A part of a listing, and the rest of it if there is any.
-type Part = (Vec<(Place, Attributes)>, Option<Box<dyn DirectoryStream>>);
+type Part = (Vec<ListedName>, Option<Box<dyn DirectoryStream>>);
+/// What is asked of the backend on a thread that may wait for it.
+type Job<T> = Box<dyn FnOnce(&FileSystem) -> io::Result<T> + Send>;
 
 impl Walk {
     /// Waits for the backend while that is not away, `backend_timeout` at most, as does each step.
@@ -80,12 +84,29 @@ impl Walk {
     }
 
     fn list(&mut self, directory: Place, stream: Box<dyn DirectoryStream>) -> io::Result<()> {
-        let place = directory.clone();
-        let first_seen = Instant::now();
-        let (found, rest) = self.on_lane(move |_| read_part(&place, stream))?;
+        let (names, rest) = self.on_lane(move |_| read_part(stream))?;
+        for some in names.chunks(NAMES_AT_ONCE) {
+            self.look_up(&directory, some)?;
+        }
         self.listing = rest.map(|stream| (directory, stream));
-        for one in found {
-            self.take(one, first_seen);
+        Ok(())
+    }
+
+    fn look_up(&mut self, directory: &Place, names: &[ListedName]) -> io::Result<()> {
+        let first_seen = Instant::now();
+        let lookup = |listed: &ListedName| -> Job<(Place, Attributes)> {
+            let (directory, name) = (directory.clone(), listed.name.clone());
+            Box::new(move |fs| {
+                let found = fs.backend.lookup(&directory, &name)?;
+                Ok((directory.below(&name, &found), found.attributes))
+            })
+        };
+        for outcome in self.on_lanes(names.iter().map(lookup).collect())? {
+            match outcome {
+                Ok(found) => self.take(found, first_seen),
+                Err(error) if is_gone(&error) => {}
+                Err(error) => return Err(error),
+            }
         }
         Ok(())
     }
@@ -110,25 +131,47 @@ impl Walk {
         &self,
         job: impl FnOnce(&FileSystem) -> io::Result<T> + Send + 'static,
     ) -> io::Result<T> {
-        let (told, outcome) = bounded(1);
-        let fs = self.fs.clone();
-        let late = || io::Error::from_raw_os_error(libc::ETIMEDOUT);
-        let submitted = self.fs.warm_lane.submit(move || {
-            let _ = told.send(job(&fs));
-        });
-        submitted.map_err(|_| late())?;
-        let deadline = Instant::now() + self.fs.settings.backend_timeout;
-        loop {
-            match outcome.recv_timeout(LOOK_INTERVAL) {
-                Ok(found) => return found,
+        let job: Job<T> = Box::new(job);
+        let outcomes = self.on_lanes(vec![job])?;
+        outcomes.into_iter().next().unwrap_or_else(|| Err(late()))
+    }
+
+    /// Waits for all of these. It is late when `backend_timeout` has passed without an answer to any.
+    fn on_lanes<T: Send + 'static>(&self, jobs: Vec<Job<T>>) -> io::Result<Vec<io::Result<T>>> {
+        let (told, answers) = bounded(jobs.len());
+        let wanted = jobs.len();
+        for job in jobs {
+            let (fs, told) = (self.fs.clone(), told.clone());
+            let submitted = self.fs.warm_lane.submit(move || {
+                let _ = told.send(job(&fs));
+            });
+            submitted.map_err(|_| late())?;
+        }
+        drop(told);
+        let mut outcomes = Vec::with_capacity(wanted);
+        let mut last_answer = Instant::now();
+        while outcomes.len() < wanted {
+            match answers.recv_timeout(LOOK_INTERVAL) {
+                Ok(outcome) => {
+                    outcomes.push(outcome);
+                    last_answer = Instant::now();
+                }
                 Err(error) if error.is_disconnected() => return Err(late()),
-                Err(_) if self.fs.health.is_away() || Instant::now() > deadline => {
+                Err(_)
+                    if self.fs.health.is_away()
+                        || last_answer.elapsed() > self.fs.settings.backend_timeout =>
+                {
                     return Err(late());
                 }
                 Err(_) => {}
             }
         }
+        Ok(outcomes)
     }
+}
+
+fn late() -> io::Error {
+    io::Error::from_raw_os_error(libc::ETIMEDOUT)
 }
 
 fn refuse_others(kind: FileKind) -> io::Result<()> {
@@ -144,19 +187,9 @@ fn refuse_others(kind: FileKind) -> io::Result<()> {
     }
 }
 
-fn read_part(directory: &Place, mut stream: Box<dyn DirectoryStream>) -> io::Result<Part> {
-    let mut names: Vec<ListedName> = Vec::new();
+fn read_part(mut stream: Box<dyn DirectoryStream>) -> io::Result<Part> {
+    let mut names = Vec::new();
     stream.next_names(&mut names)?;
-    if names.is_empty() {
-        return Ok((Vec::new(), None));
-    }
-    let mut found = Vec::new();
-    for listed in names {
-        match stream.lookup(&listed.name) {
-            Ok(one) => found.push((directory.below(&listed.name, &one), one.attributes)),
-            Err(error) if is_gone(&error) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok((found, Some(stream)))
+    let rest = (!names.is_empty()).then_some(stream);
+    Ok((names, rest))
 }
