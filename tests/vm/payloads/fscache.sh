@@ -199,7 +199,7 @@ rebooted_stage() {
     both_answer "the same, opened now" "cat DIR/big"
     both_answer "ls -lR of what was listed before" "ls -lR DIR/tree"
     both_answer "a file that nobody has read" "cat DIR/unread" any
-    exec 8<&- 9<&-
+    exec 9<&-
     check "ours unmounts" timeout 100 nfs-cachefs umount $cached
     local begin=$EPOCHREALTIME
     check "and mounts" mount_ours
@@ -209,6 +209,8 @@ rebooted_stage() {
     check "and serves" timeout 100 vm-tool verify $cached/big 7
     check "the network is back" network_restore
     check "ours finds the server" wait_until 150 status_has $cached '"reachable":true'
+    # Its close waits for the server.
+    exec 8<&-
     check "FS-Cache's mount goes on" wait_until 100 timeout 60 vm-tool verify $fsc/big 7
     both "read before the crash" "cat DIR/written-fsc"
     sleep 15
