@@ -69,6 +69,13 @@ power_cut() {
 }
 # shutdown_s: seconds from next_boot to this kernel's start.
 shutdown_s() { echo $(($(date +%s) - $(cut -d. -f1 /proc/uptime) - $(cat $kept/asked_at))); }
+# went_in_turn: at the shutdown before every mount of ours was unmounted at the first try. What a test had refused earlier in that
+# boot stands in its journal, too.
+went_in_turn() {
+    local told
+    told=$(journalctl -b -1 --no-pager -q --since "@$(cat $kept/asked_at)") && [ -n "$told" ] || { echo "no journal of it"; return 1; }
+    ! grep -E "Failed unmounting (mnt|nvme)" <<<"$told"
+}
 # booted: waits for what a boot is to bring; mounts may still wait for their server.
 booted() { wait_until 400 systemctl -q is-active multi-user.target; }
 
@@ -168,6 +175,9 @@ prepare_machine() {
     umount /etc/machine-id 2>/dev/null
     systemd-machine-id-setup
     systemctl daemon-reload
+    # Of this boot, too: the next one asks what it said at its end.
+    systemctl restart systemd-journald
+    journalctl --flush
     check "and mounted" systemctl start nvme.mount
 }
 # mount_cached BACKEND MOUNTPOINT [OPTIONS]; CACHE_DIR where it is not the usual one

@@ -22,7 +22,7 @@ mounted_by_systemd() { [ "$(systemctl show -P ActiveState $cache_mount)" = activ
 boots() {
     say "   the shutdown took $(shutdown_s) s, until now $(now) s"
     check "$label: the machine has shut down in time" test "$(shutdown_s)" -lt 150
-    check "$label: every mount went in its turn" bash -c '! journalctl -b -1 --no-pager | grep -E "Failed unmounting (mnt|nvme)"'
+    check "$label: every mount went in its turn" went_in_turn
     check "$label: it boots" booted
     check "$label: no unit of ours has failed" bash -c '! systemctl list-units --failed --all --plain --no-legend | grep -E "cachefs|mnt-cached"'
 }

@@ -155,18 +155,35 @@ server_restarted() {
     take_down
 }
 
-# Root is nobody on the server, and the file may not be opened for writing any more: what is sent goes by the descriptor of who made it.
+# Root is nobody on the server, and the file may not be opened for writing any more: what is sent goes by the descriptor of who made it. After a
+# crash there is none, and its owner is lent the right for the open.
 squashed() {
     prepare_other squashed root_squash
     install -d -o 1000 -g 1000 $server/one
-    check "$label: root_squash: mounts" mount_back $backend $cached $cache_dirs writeback_delay=1h
-    check "$label: a file made for reading is written" as_user sh -c "umask 222; cat /etc/passwd >$cached/one/readonly && sync $cached/one/readonly"
-    check "$label: and waits in the journal" is_dirty $cached
-    check "$label: it is read" as_user cmp /etc/passwd $cached/one/readonly
-    check "$label: it comes to the server" wait_until 300 timeout 200 nfs-cachefs flush --wait $cached
-    check "$label: as it was" cmp /etc/passwd $server/one/readonly
-    check_equal "$label: whose and how" "1000 1000 444" "$(stat -c '%u %g %a' $server/one/readonly)"
+    mount_squashed
+    make_readonly readonly
+    comes_there readonly
+    make_readonly crashed
+    check "$label: the daemon is killed" daemon_kill $cached
+    check "$label: of which nothing has come to the server" test ! -s $server/one/crashed
+    mount_squashed
+    comes_there crashed
+    check "$label: nothing clashes with anybody" nfs-cachefs conflicts $cached
+    check_equal "$label: nothing else is there" "crashed readonly" "$(ls $server/one | paste -sd' ')"
     take_down
+}
+mount_squashed() { check "$label: root_squash: mounts" mount_back $backend $cached $cache_dirs writeback_delay=1h; }
+make_readonly() { # NAME
+    check "$label: $1: a file made for reading is written" as_user sh -c "umask 222; cat /etc/passwd >$cached/one/$1 && sync $cached/one/$1"
+    check "$label: $1: and waits in the journal" is_dirty $cached
+    check "$label: $1: it is read" as_user cmp /etc/passwd $cached/one/$1
+}
+comes_there() { # NAME
+    check "$label: $1: it comes to the server" wait_until 300 timeout 200 nfs-cachefs flush --wait $cached
+    check "$label: $1: as it was" cmp /etc/passwd $server/one/$1
+    check_equal "$label: $1: whose and how" "1000 1000 444" "$(stat -c '%u %g %a' $server/one/$1)"
+    check_equal "$label: $1: and the same here" "1000 1000 444" "$(stat -c '%u %g %a' $cached/one/$1)"
+    check "$label: $1: with these bytes" as_user cmp /etc/passwd $cached/one/$1
 }
 
 case $(stage) in
