@@ -230,6 +230,39 @@ fn a_file_that_changes_after_it_was_fetched_ahead_is_read_as_it_is() {
     walk(&mount, &order[24..]);
 }
 
+/// A walker is refused what is being fetched for them just when its owner opens it.
+#[test]
+fn who_may_read_a_file_reads_it_while_a_walker_is_refused() {
+    let server = BackendOptions {
+        squash: true,
+        ..Default::default()
+    };
+    let world = World::new("walk-refused-beside", 60, server, &[]);
+    let order = listed(&world.backend.mountpoint);
+    let wanted = order[20];
+    let there = world.backend.plain.join(name(wanted));
+    chown(&there, Some(OTHER_USER), Some(OTHER_USER)).unwrap();
+    fs::set_permissions(&there, Permissions::from_mode(0o600)).unwrap();
+    let rule = Rule::new(Operation::Open, &name(wanted), Action::Hang);
+    world.backend.add_rule(rule.limit_calls(1));
+    let mount = world.mount.path().to_owned();
+    with_time_limit(&world.scratch, LIMIT, move || {
+        as_user(USER, move || {
+            walk(&mount, &listed(&mount)[..20]);
+            Ok(())
+        })
+        .unwrap();
+    });
+    world.backend.wait_for_hung(1);
+    let path = world.mount.join(name(wanted));
+    let owner = std::thread::spawn(move || as_user(OTHER_USER, || fs::read(path)));
+    std::thread::sleep(Duration::from_secs(1));
+    world.backend.release(None);
+    let read = owner.join().unwrap().unwrap();
+    assert_eq!(content(wanted).check(0, &read), Ok(()));
+    assert_eq!(read.len() as u64, content(wanted).size_bytes);
+}
+
 /// The backend alone decides, and root is nobody there.
 #[test]
 fn nothing_is_fetched_ahead_that_the_walker_may_not_read() {

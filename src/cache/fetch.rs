@@ -8,6 +8,7 @@ use super::Cache;
 use super::file::{CachedFile, Gone, State};
 use super::pieces::{Priority, Source, Woken};
 use crate::backend::SourceFile;
+use crate::backend::access::is_refusal;
 use crate::backend::lanes::LaneFull;
 use crate::io::ALIGNMENT_BYTES;
 use crate::types::{ByteRange, RangeSeries};
@@ -222,11 +223,16 @@ impl Cache {
         };
         let placed = place.ok_or(FetchError::Changed)?;
         let asked = Instant::now();
-        let opened = self.backend.open(&placed.place());
-        if opened.is_ok() {
-            placed.note_opened(asked);
+        let place = placed.place();
+        match self.backend.open(&place) {
+            Ok(source) => {
+                placed.note_opened(asked);
+                Ok(source)
+            }
+            // Others may wait for the same bytes, who may have them.
+            Err(error) if place.only_caller && is_refusal(&error) => Err(FetchError::Bypass),
+            Err(error) => Err(FetchError::of_backend(error)),
         }
-        opened.map_err(FetchError::of_backend)
     }
 
     fn open_both(&self, file: &CachedFile) -> Result<Arc<dyn SourceFile>, FetchError> {

@@ -102,6 +102,7 @@ impl Journal {
         mut state: MutexGuard<'a, State>,
         commit: Commit,
     ) -> MutexGuard<'a, State> {
+        debug_assert!(!state.is_committing, "one commit at a time");
         state.is_committing = true;
         if commit.synced {
             self.gather(&mut state);
@@ -151,6 +152,13 @@ impl Journal {
             if self.joined.wait_until(state, deadline).timed_out() {
                 return;
             }
+        }
+    }
+
+    /// Until nobody commits. Another may have begun to where the end of a commit was told.
+    pub(super) fn wait_for_turn(&self, state: &mut MutexGuard<'_, State>) {
+        while state.is_committing {
+            self.turned.wait(state);
         }
     }
 
@@ -335,17 +343,16 @@ impl Journal {
         self.due.notify_one();
         self.acknowledged.notify_one();
         self.ended.notify_one();
-        while state.is_committing {
-            self.turned.wait(&mut state);
-        }
         // What the first one makes durable the second one says.
         for _ in 0..2 {
+            self.wait_for_turn(&mut state);
             let empty = state.has_news();
             if state.figures.failure.is_none() && (empty || state.open.payload_bytes > 0) {
                 let synced = true;
                 state = self.commit(state, Commit { synced, empty });
             }
         }
+        self.wait_for_turn(&mut state);
         let (has_failed, durable) = (state.figures.failure.is_some(), state.durable);
         drop(state);
         if !has_failed && let Err(error) = self.note(durable, Some(holding)) {

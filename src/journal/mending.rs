@@ -157,9 +157,7 @@ impl Journal {
     /// Nobody else commits until it is given back. `None` where nothing is written any more.
     fn take_turn(&self) -> Option<MutexGuard<'_, State>> {
         let mut state = self.state.lock();
-        while state.is_committing {
-            self.turned.wait(&mut state);
-        }
+        self.wait_for_turn(&mut state);
         if state.is_ending || state.check().is_err() {
             return None;
         }
