@@ -46,6 +46,8 @@ impl WriteBack {
     /// It has lost a name; `before` are its attributes from then.
     pub(super) fn finish_loss(&self, file: &Arc<DirtyFile>, before: &Attributes) {
         if before.link_count > 1 {
+            // It may be the name that it had here.
+            file.state().is_name_doubtful = true;
             return self.note_change(Some(file));
         }
         let is_open = {

@@ -12,6 +12,18 @@ use std::sync::Arc;
 /// More uploads than end while the backend answers once.
 const ENDS_KEPT: usize = 1024;
 
+/// With more of them than this the backend tells sooner where a name leads.
+const NAMES_COMPARED_MAX: usize = 10_000;
+
+/// What a name leads to.
+pub(super) enum Named {
+    /// None of the files that are open for writing or dirty.
+    Nothing,
+    File(Arc<DirtyFile>),
+    /// Only the backend can tell.
+    Unknown,
+}
+
 #[derive(Default)]
 pub(super) struct Table {
     files: Mutex<HashMap<FileKey, Arc<DirtyFile>>>,
@@ -32,10 +44,6 @@ struct Ends {
 impl Table {
     pub fn get(&self, key: &FileKey) -> Option<Arc<DirtyFile>> {
         self.files.lock().get(key).cloned()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.files.lock().is_empty()
     }
 
     /// The file with one handle more.
@@ -90,6 +98,28 @@ impl Table {
         let mut all = self.all();
         all.retain(|file| file.state().place.path.starts_with(directory));
         all
+    }
+
+    /// Which of these files a name leads to, as far as is known here.
+    pub fn named(&self, path: &Path) -> Named {
+        let files = self.files.lock();
+        if files.len() > NAMES_COMPARED_MAX {
+            return Named::Unknown;
+        }
+        let mut found = Named::Nothing;
+        for file in files.values() {
+            let state = file.state();
+            if state.is_nameless {
+                continue;
+            }
+            let is_certain = state.has_known_names();
+            match (&found, state.place.path == path) {
+                (Named::Nothing, true) if is_certain => found = Named::File(file.clone()),
+                (_, false) if is_certain => {}
+                _ => return Named::Unknown,
+            }
+        }
+        found
     }
 
     /// A moment, for [`Table::has_ended_since`].
