@@ -46,8 +46,6 @@ impl WriteBack {
     /// It has lost a name; `before` are its attributes from then.
     pub(super) fn finish_loss(&self, file: &Arc<DirtyFile>, before: &Attributes) {
         if before.link_count > 1 {
-            // It may be the name that it had here.
-            file.state().is_name_doubtful = true;
             return self.note_change(Some(file));
         }
         let is_open = {
@@ -71,6 +69,8 @@ impl WriteBack {
         let kept = {
             let mut state = file.state();
             state.losses.1 += 1;
+            // One that has another may have lost the one that it had here.
+            state.is_name_doubtful |= !state.is_nameless;
             match state.is_nameless {
                 true => Vec::new(),
                 false => begun(&state),
