@@ -15,7 +15,7 @@ use super::{
 use crate::io::FillSource;
 use crate::types::{
     AttributeChange, Attributes, ByteRange, Conflict, Credentials, FileKey, LockKind, NewNode,
-    RangeLock, Removal, RenameMode,
+    RangeLock, Removal, RenameMode, Timestamp,
 };
 use std::ffi::OsStr;
 use std::io;
@@ -410,6 +410,10 @@ impl WritableFile for ObservedWritable {
 
     fn set_size(&self, size_bytes: u64) -> io::Result<()> {
         self.transfer(|file| file.set_size(size_bytes))
+    }
+
+    fn set_modify_time(&self, time: Timestamp, caller: &Credentials) -> io::Result<()> {
+        self.transfer(|file| file.set_modify_time(time, caller))
     }
 
     fn allocate(&self, mode: i32, range: ByteRange) -> io::Result<()> {

@@ -10,8 +10,8 @@ use crate::io::FillSource;
 use crate::metrics::BackendMetrics;
 use crate::sys::credentials::{as_caller, with_umask};
 use crate::sys::stat::{self, Freshness};
-use crate::sys::{path, write};
-use crate::types::{Attributes, ByteRange, Credentials, FileKind};
+use crate::sys::{names, path, write};
+use crate::types::{Attributes, ByteRange, Credentials, FileKind, TimeChange, Timestamp};
 use nix::fcntl::{FallocateFlags, copy_file_range, fallocate};
 use std::ffi::OsStr;
 use std::io;
@@ -212,6 +212,12 @@ impl WritableFile for WritableDescriptor {
     fn set_size(&self, size_bytes: u64) -> io::Result<()> {
         let size = signed(size_bytes)?;
         self.as_writer(None, || Ok(nix::unistd::ftruncate(&*self.fd, size)?))
+    }
+
+    fn set_modify_time(&self, time: Timestamp, caller: &Credentials) -> io::Result<()> {
+        self.as_writer(Some(caller), || {
+            names::set_times(self.fd.as_fd(), TimeChange::Keep, TimeChange::To(time))
+        })
     }
 
     fn allocate(&self, mode: i32, range: ByteRange) -> io::Result<()> {

@@ -3,7 +3,7 @@
 use super::alone::Alone;
 use super::{FilesystemIndex, Found, Place, SeekWhence};
 use crate::io::FillSource;
-use crate::types::{Attributes, ByteRange, Credentials, FileKey};
+use crate::types::{Attributes, ByteRange, Credentials, FileKey, Timestamp};
 use std::ffi::OsStr;
 use std::io;
 use std::sync::Arc;
@@ -113,6 +113,8 @@ pub trait WritableFile: Send + Sync + 'static {
         writer: Option<&Credentials>,
     ) -> io::Result<ByteRange>;
     fn set_size(&self, size_bytes: u64) -> io::Result<()>;
+    /// `caller` is the owner, or may do it all the same.
+    fn set_modify_time(&self, time: Timestamp, caller: &Credentials) -> io::Result<()>;
     /// fallocate(2); `mode` as it has them.
     fn allocate(&self, mode: i32, range: ByteRange) -> io::Result<()>;
     /// copy_file_range(2) from another file of the same filesystem; may be short.

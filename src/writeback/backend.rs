@@ -18,6 +18,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// A file that was made just now.
+struct Made {
+    /// The moment before, for [`super::table::Table::has_ended_since`].
+    began: u64,
+    attributes: Attributes,
+    is_nameless: bool,
+}
+
 impl WriteBack {
     /// Attributes as programs left the file. While an upload ends, the backend's answer may be of a moment before: it is
     /// asked again then.
@@ -48,6 +56,7 @@ impl WriteBack {
         loop {
             let ends = self.table.ends();
             let mut found = ask()?;
+            self.note_seen(&found.key, path);
             if let Some(file) = self.dirty(&found.key) {
                 if file.state().may_be_another(path, &found.attributes) {
                     self.settle_namesake(&file)?;
@@ -59,6 +68,14 @@ impl WriteBack {
             if !self.table.has_ended_since(ends, &found.key) {
                 return Ok(found);
             }
+        }
+    }
+
+    /// Somebody else may have moved a file, or the directory it is in.
+    fn note_seen(&self, key: &FileKey, path: &Path) {
+        if let Some(file) = self.table.get(key) {
+            let mut state = file.state();
+            state.is_name_doubtful |= state.place.path != path;
         }
     }
 
@@ -80,26 +97,36 @@ impl WriteBack {
         place: &Place,
         opener: &Credentials,
         inner: Arc<dyn WritableFile>,
-        is_nameless: bool,
+        made: Option<Made>,
     ) -> io::Result<Arc<dyn WritableFile>> {
         let file = self.table.open(place, opener);
         {
             let mut state = file.state();
             state.file = Some(inner.clone());
             state.opener = opener.clone();
-            state.is_nameless |= is_nameless;
+            state.is_nameless |= made.as_ref().is_some_and(|made| made.is_nameless);
+            state.is_name_doubtful |= state.place.path != place.path;
         }
         let (back, base) = (self.this(), file.clone());
         let opened = JournalledFile { back, file, inner };
-        self.find_base(&base, &*opened.inner)?;
+        self.find_base(&base, &*opened.inner, made)?;
         Ok(Arc::new(opened))
     }
 
-    /// What a clean file is on the backend. Not what it was in the middle of an upload that has ended since.
-    fn find_base(&self, file: &DirtyFile, below: &dyn WritableFile) -> io::Result<()> {
+    /// What a clean file is on the backend; what was just made is as it was found. Not what it was in the middle of an upload
+    /// that has ended since.
+    fn find_base(
+        &self,
+        file: &DirtyFile,
+        below: &dyn WritableFile,
+        made: Option<Made>,
+    ) -> io::Result<()> {
+        let mut found = made.map(|made| (made.began, made.attributes));
         loop {
-            let moment = self.table.ends();
-            let fresh = below.attributes()?;
+            let (moment, fresh) = match found.take() {
+                Some(found) => found,
+                None => (self.table.ends(), below.attributes()?),
+            };
             let mut state = file.state();
             if state.is_dirty() && state.base.is_some() {
                 return Ok(());
@@ -217,7 +244,7 @@ impl Writes for WriteBack {
         opener: &Credentials,
     ) -> io::Result<Arc<dyn WritableFile>> {
         let inner = self.inner.open_writable(place, access, opener)?;
-        self.opened(place, opener, inner, false)
+        self.opened(place, opener, inner, None)
     }
 
     fn create(
@@ -227,9 +254,15 @@ impl Writes for WriteBack {
         new: NewFile,
         opener: &Credentials,
     ) -> io::Result<Opened> {
+        let began = self.table.ends();
         let (found, inner) = self.inner.create(parent, name, new, opener)?;
         let place = Self::place_of(&found, parent, Some(name));
-        let file = self.opened(&place, opener, inner, false)?;
+        let made = Made {
+            began,
+            attributes: found.attributes,
+            is_nameless: false,
+        };
+        let file = self.opened(&place, opener, inner, Some(made))?;
         Ok((found, file))
     }
 
@@ -239,9 +272,15 @@ impl Writes for WriteBack {
         new: NewFile,
         opener: &Credentials,
     ) -> io::Result<Opened> {
+        let began = self.table.ends();
         let (found, inner) = self.inner.create_unnamed(parent, new, opener)?;
         let place = Self::place_of(&found, parent, None);
-        let file = self.opened(&place, opener, inner, true)?;
+        let made = Made {
+            began,
+            attributes: found.attributes,
+            is_nameless: true,
+        };
+        let file = self.opened(&place, opener, inner, Some(made))?;
         Ok((found, file))
     }
 

@@ -32,6 +32,8 @@ pub(super) struct FileState {
     pub file: Option<Arc<dyn WritableFile>>,
     pub handles: usize,
     pub is_nameless: bool,
+    /// It may have another name than it has here.
+    pub is_name_doubtful: bool,
     /// How often it was about to lose a name, and how often that has come to its end.
     pub losses: (u32, u32),
     /// A crash came while it was losing what may have been its last name.
@@ -75,6 +77,7 @@ impl DirtyFile {
                 file: None,
                 handles: 0,
                 is_nameless: false,
+                is_name_doubtful: false,
                 losses: (0, 0),
                 was_losing: false,
                 refusal: None,
@@ -197,6 +200,11 @@ impl FileState {
             (known.size_bytes, known.mtime) == (found.size_bytes, found.mtime)
         });
         self.file.is_none() && self.place.path != path && !is_as_expected
+    }
+
+    /// Its name here is its only one, and nobody else has moved it, as far as is known.
+    pub fn has_known_names(&self) -> bool {
+        !self.is_name_doubtful && self.base.is_some_and(|base| base.link_count == 1)
     }
 
     /// What the next upload has to find on the backend.

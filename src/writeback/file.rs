@@ -9,7 +9,7 @@ use crate::backend::alone::Alone;
 use crate::backend::writing::{Durability, WritableFile};
 use crate::io::{FillSource, ReadAt};
 use crate::journal::ReadError;
-use crate::types::{Attributes, ByteRange, Credentials};
+use crate::types::{Attributes, ByteRange, Credentials, Timestamp};
 use std::io;
 use std::sync::Arc;
 
@@ -162,6 +162,10 @@ impl WritableFile for JournalledFile {
 
     fn set_size(&self, size_bytes: u64) -> io::Result<()> {
         self.back.set_size(&self.file, size_bytes)
+    }
+
+    fn set_modify_time(&self, time: Timestamp, caller: &Credentials) -> io::Result<()> {
+        self.past_journal(|inner| inner.set_modify_time(time, caller))
     }
 
     fn allocate(&self, mode: i32, range: ByteRange) -> io::Result<()> {

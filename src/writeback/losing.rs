@@ -69,6 +69,8 @@ impl WriteBack {
         let kept = {
             let mut state = file.state();
             state.losses.1 += 1;
+            // One that has another may have lost the one that it had here.
+            state.is_name_doubtful |= !state.is_nameless;
             match state.is_nameless {
                 true => Vec::new(),
                 false => begun(&state),

@@ -2,9 +2,10 @@
 
 use super::WriteBack;
 use super::dirty::DirtyFile;
+use super::table::Named;
 use crate::backend::{Found, HeldFile, NameChanges, Place};
 use crate::types::{
-    AttributeChange, Attributes, Credentials, FileKind, NewNode, Removal, RenameMode, TimeChange,
+    AttributeChange, Attributes, Credentials, NewNode, Removal, RenameMode, TimeChange,
 };
 use std::ffi::OsStr;
 use std::io;
@@ -14,7 +15,7 @@ use std::sync::Arc;
 impl WriteBack {
     /// The file of this name, if it is one that is open for writing or dirty.
     fn known_name(&self, parent: &Place, name: &OsStr) -> Option<(Arc<DirtyFile>, Attributes)> {
-        if self.table.is_empty() {
+        if let Named::Nothing = self.table.named(&parent.path.join(name)) {
             return None;
         }
         let found = self.inner.lookup(parent, name).ok()?;
@@ -22,40 +23,49 @@ impl WriteBack {
         Some((file, found.attributes))
     }
 
-    /// What is below a directory of this name goes to the backend; a file of it is answered.
-    fn settle_below(&self, parent: &Place, name: &OsStr) -> io::Result<Option<Arc<DirtyFile>>> {
-        if self.table.is_empty() {
-            return Ok(None);
+    /// The file that is about to be moved, if it is one that is open for writing or dirty.
+    fn moving(&self, parent: &Place, name: &OsStr) -> io::Result<Option<Arc<DirtyFile>>> {
+        match self.table.named(&parent.path.join(name)) {
+            Named::Nothing => return Ok(None),
+            Named::File(file) => return Ok(Some(file)),
+            Named::Unknown => {}
         }
-        let found = match self.inner.lookup(parent, name) {
-            Ok(found) => found,
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        if found.attributes.kind != FileKind::Directory {
-            return Ok(self.table.get(&found.key));
+        match self.inner.lookup(parent, name) {
+            Ok(found) => Ok(self.table.get(&found.key)),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+            Err(error) => Err(error),
         }
+    }
+
+    /// What is below a directory of this name goes to the backend.
+    fn settle_below(&self, parent: &Place, name: &OsStr) -> io::Result<()> {
         for file in self.table.beneath(&parent.path.join(name)) {
             self.with_settled(&file, || Ok(()))?;
         }
-        Ok(None)
+        Ok(())
     }
 
     /// Renames with the data of what is moved on the backend.
     fn rename_settled(
         &self,
+        moving: Option<&Arc<DirtyFile>>,
         from: (&Place, &OsStr),
         to: (&Place, &OsStr),
         mode: RenameMode,
         caller: &Credentials,
     ) -> io::Result<()> {
         let rename = || self.inner.rename(from, to, mode, caller);
-        let moving = self.settle_below(from.0, from.1)?;
+        if moving.is_none() {
+            self.settle_below(from.0, from.1)?;
+        }
         let met = match mode {
-            RenameMode::Exchange => self.settle_below(to.0, to.1)?,
+            RenameMode::Exchange => self.moving(to.0, to.1)?,
             RenameMode::Replace | RenameMode::NoReplace => None,
         };
-        let mut files: Vec<_> = moving.iter().chain(&met).collect();
+        if mode == RenameMode::Exchange && met.is_none() {
+            self.settle_below(to.0, to.1)?;
+        }
+        let mut files: Vec<_> = moving.into_iter().chain(&met).collect();
         // Others who exchange the same two wait for the same one first.
         files.sort_by(|one, other| one.key.cmp(&other.key));
         files.dedup_by(|one, other| Arc::ptr_eq(one, other));
@@ -187,16 +197,20 @@ impl NameChanges for WriteBack {
             }
             self.prepare_loss(file);
         }
-        let moving = self.known_name(from.0, from.1);
-        let renamed = self.rename_settled(from, to, mode, caller);
+        let (moving, renamed) = match self.moving(from.0, from.1) {
+            Ok(moving) => {
+                let renamed = self.rename_settled(moving.as_ref(), from, to, mode, caller);
+                (moving, renamed)
+            }
+            Err(error) => (None, Err(error)),
+        };
         // Two names of one file: both stay.
-        let is_same = |(file, _): &(Arc<DirtyFile>, _)| {
-            moving
-                .as_ref()
-                .is_some_and(|(moving, _)| Arc::ptr_eq(moving, file))
+        let is_same = |file| {
+            let moving = moving.as_ref();
+            moving.is_some_and(|moving| Arc::ptr_eq(moving, file))
         };
         if let Some((file, before)) = &replaced {
-            if renamed.is_ok() && !is_same(&(file.clone(), *before)) {
+            if renamed.is_ok() && !is_same(file) {
                 self.finish_loss(file, before);
             }
             self.end_loss(file);

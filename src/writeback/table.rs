@@ -12,6 +12,18 @@ use std::sync::Arc;
 /// More uploads than end while the backend answers once.
 const ENDS_KEPT: usize = 1024;
 
+/// With more of them than this the backend tells sooner where a name leads.
+const NAMES_COMPARED_MAX: usize = 10_000;
+
+/// What a name leads to.
+pub(super) enum Named {
+    /// None of the files that are open for writing or dirty.
+    Nothing,
+    File(Arc<DirtyFile>),
+    /// Only the backend can tell.
+    Unknown,
+}
+
 #[derive(Default)]
 pub(super) struct Table {
     files: Mutex<HashMap<FileKey, Arc<DirtyFile>>>,
@@ -32,10 +44,6 @@ struct Ends {
 impl Table {
     pub fn get(&self, key: &FileKey) -> Option<Arc<DirtyFile>> {
         self.files.lock().get(key).cloned()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.files.lock().is_empty()
     }
 
     /// The file with one handle more.
@@ -90,6 +98,28 @@ impl Table {
         let mut all = self.all();
         all.retain(|file| file.state().place.path.starts_with(directory));
         all
+    }
+
+    /// Which of these files a name leads to, as far as is known here.
+    pub fn named(&self, path: &Path) -> Named {
+        let files = self.files.lock();
+        if files.len() > NAMES_COMPARED_MAX {
+            return Named::Unknown;
+        }
+        let mut found = Named::Nothing;
+        for file in files.values() {
+            let state = file.state();
+            if state.is_nameless {
+                continue;
+            }
+            let is_certain = state.has_known_names();
+            match (&found, state.place.path == path) {
+                (Named::Nothing, true) if is_certain => found = Named::File(file.clone()),
+                (_, false) if is_certain => {}
+                _ => return Named::Unknown,
+            }
+        }
+        found
     }
 
     /// A moment, for [`Table::has_ended_since`].
@@ -155,24 +185,55 @@ impl Table {
 mod tests {
     use super::*;
     use crate::backend::FilesystemIndex;
+    use crate::types::{Attributes, FileKind, Timestamp};
+
+    const TIME: Timestamp = Timestamp {
+        seconds: 1,
+        nanoseconds: 0,
+    };
+
+    fn place(key: u8, path: &str) -> Place {
+        Place {
+            filesystem: FilesystemIndex(0),
+            key: FileKey(vec![key].into()),
+            inode: key.into(),
+            path: path.into(),
+            held: None,
+            caller: None,
+            only_caller: false,
+        }
+    }
+
+    fn opener() -> Credentials {
+        Credentials {
+            uid: 0,
+            gid: 0,
+            groups: [].into(),
+        }
+    }
+
+    fn with_links(link_count: u32) -> Attributes {
+        Attributes {
+            inode: 1,
+            kind: FileKind::Regular,
+            permissions: 0o644,
+            link_count,
+            uid: 0,
+            gid: 0,
+            rdev: 0,
+            size_bytes: 0,
+            blocks_512: 0,
+            block_size_bytes: 4096,
+            atime: TIME,
+            mtime: TIME,
+            ctime: TIME,
+        }
+    }
 
     #[test]
     fn a_file_that_was_forgotten_before_takes_no_other_with_it() {
         let table = Table::default();
-        let place = Place {
-            filesystem: FilesystemIndex(0),
-            key: FileKey(vec![1].into()),
-            inode: 1,
-            path: "file".into(),
-            held: None,
-            caller: None,
-            only_caller: false,
-        };
-        let opener = Credentials {
-            uid: 0,
-            gid: 0,
-            groups: [].into(),
-        };
+        let (place, opener) = (place(1, "file"), opener());
         let first = table.open(&place, &opener);
         first.state().handles = 0;
         table.release(&first);
@@ -180,5 +241,27 @@ mod tests {
         table.release(&first);
         let held = table.get(&place.key).expect("it is open");
         assert!(Arc::ptr_eq(&held, &second));
+    }
+
+    #[test]
+    fn a_name_is_believed_only_where_no_file_may_have_another() {
+        let table = Table::default();
+        let [one, other] = [(1, "one"), (2, "other")].map(|(key, path)| {
+            let file = table.open(&place(key, path), &opener());
+            file.state().base = Some(with_links(1));
+            file
+        });
+        let named = |path: &str| table.named(Path::new(path));
+        assert!(matches!(named("one"), Named::File(file) if Arc::ptr_eq(&file, &one)));
+        assert!(matches!(named("none"), Named::Nothing));
+        other.state().base = Some(with_links(2));
+        assert!(matches!(named("one"), Named::Unknown));
+        assert!(matches!(named("none"), Named::Unknown));
+        other.state().base = Some(with_links(1));
+        other.state().is_name_doubtful = true;
+        assert!(matches!(named("none"), Named::Unknown));
+        other.state().is_nameless = true;
+        assert!(matches!(named("none"), Named::Nothing));
+        assert!(matches!(named("other"), Named::Nothing));
     }
 }

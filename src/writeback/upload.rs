@@ -10,7 +10,7 @@ use super::{ConflictAnswer, WriteBack};
 use crate::backend::Place;
 use crate::backend::writing::{Durability, WritableFile, WriteAccess};
 use crate::journal::{AppendError, BaseSum, ReadError, Record, Room};
-use crate::types::{AttributeChange, Attributes, ByteRange, Credentials, TimeChange, Version};
+use crate::types::{AttributeChange, Attributes, ByteRange, Credentials, Version};
 use parking_lot::MutexGuard;
 use std::io;
 use std::sync::Arc;
@@ -85,7 +85,11 @@ impl WriteBack {
                 .map_err(|error| error.to_io())?;
         }
         let changed = change();
-        let below = file.state().file.clone();
+        // Whoever opens it from now on asks by himself.
+        let below = {
+            let state = file.state();
+            state.file.clone().filter(|_| state.is_needed())
+        };
         if let Some(Ok(fresh)) = below.map(|below| below.attributes()) {
             file.state().move_base(fresh);
         }
@@ -344,7 +348,7 @@ impl WriteBack {
         if layer.size_bytes != size_bytes {
             below.set_size(layer.size_bytes)?;
         }
-        self.set_time(file, layer);
+        self.set_time(file, layer, below);
         Ok(below.sync(false)?)
     }
 
@@ -368,18 +372,12 @@ impl WriteBack {
 
     /// The time that programs saw: what was made of a file after it was written stays younger than it. Some servers
     /// refuse it; then it is the time of the upload.
-    fn set_time(&self, file: &DirtyFile, layer: &Layer) {
-        let change = AttributeChange {
-            modify_time: TimeChange::To(layer.stamp),
-            ..AttributeChange::default()
-        };
-        let (place, opener) = {
-            let state = file.state();
-            (state.place.clone(), state.opener.clone())
-        };
-        let set = |who| self.inner.set_attributes(&place, &change, who);
+    fn set_time(&self, file: &DirtyFile, layer: &Layer, below: &dyn WritableFile) {
+        let opener = file.state().opener.clone();
+        let set = |who| below.set_modify_time(layer.stamp, who);
         if let Err(error) = set(&opener).or_else(|_| set(&self.own)) {
-            tracing::debug!(path = ?place.path, %error, "the time of the last change could not be set");
+            let path = &file.state().place.path;
+            tracing::debug!(?path, %error, "the time of the last change could not be set");
         }
     }
 
