@@ -12,23 +12,51 @@ use parking_lot::MutexGuard;
 use std::io;
 use std::time::{Duration, Instant};
 
-/// Those who come just now are waited for no longer than this part of a sync takes.
-const GATHERING_PART: u32 = 2;
+/// After those who were waited for did not come, so many commits wait for fewer.
+const MODEST_COMMITS: u32 = 16;
 
 const NOT_NOTED: &str = "noting in the cache directories how far the journal has come";
 
 /// How many share a sync, and how long it takes.
+///
+/// Whom a sync has served comes back with the next record while others wait already: each would wait for two syncs,
+/// two halves in turn, where one shared by all costs no more.
 #[derive(Default)]
 pub(super) struct Gathering {
     waiting: usize,
     shared_last: usize,
+    /// Those who shared the last sync, and those who came while it was under way.
+    seen_last: usize,
     took_last: Duration,
+    ended_last: Option<Instant>,
+    modest_commits: u32,
 }
 
 impl Gathering {
-    /// Whether as many wait, beside the one who gathers, as shared the last sync. Nobody else is worth waking it for.
+    /// Whether as many wait, beside the one who gathers, as may come. Nobody else is worth waking it for.
     fn is_complete(&self) -> bool {
-        self.waiting + 1 >= self.shared_last
+        self.waiting + 1 >= self.awaited()
+    }
+
+    fn awaited(&self) -> usize {
+        match self.modest_commits {
+            0 => self.seen_last,
+            _ => self.shared_last,
+        }
+    }
+
+    /// They are waited for no longer than a sync takes, and not after a pause, which nobody comes back from.
+    fn deadline(&self) -> Option<Instant> {
+        let until = self.ended_last? + self.took_last;
+        (Instant::now() < until).then_some(until)
+    }
+
+    fn end(&mut self, have_all_come: bool) {
+        self.modest_commits = match have_all_come {
+            true => self.modest_commits.saturating_sub(1),
+            false => MODEST_COMMITS,
+        };
+        self.shared_last = self.waiting + 1;
     }
 }
 
@@ -105,8 +133,8 @@ impl Journal {
         debug_assert!(!state.is_committing, "one commit at a time");
         state.is_committing = true;
         if commit.synced {
-            self.gather(&mut state);
-            state.gathering.shared_last = state.gathering.waiting + 1;
+            let have_all_come = self.gather(&mut state);
+            state.gathering.end(have_all_come);
         }
         let progress = state.progress();
         let mut batch = None;
@@ -134,7 +162,9 @@ impl Journal {
 
     /// Wakes everybody who waits for the end of a commit, or for something that it may have changed.
     pub(super) fn end_turn(&self, state: &mut MutexGuard<'_, State>) {
-        state.gathering.waiting = 0;
+        let waited = std::mem::take(&mut state.gathering.waiting);
+        state.gathering.seen_last = waited + 1;
+        state.gathering.ended_last = Some(Instant::now());
         self.turns.note_durable(state.durable);
         self.turns.end();
         self.turned.notify_all();
@@ -142,17 +172,20 @@ impl Journal {
         MutexGuard::unlocked(state, || self.turns.wake());
     }
 
-    /// Where several shared the last sync, as many are waited for, for a moment: one sync serves them all.
-    fn gather(&self, state: &mut MutexGuard<'_, State>) {
-        if self.settings.mode != SyncMode::Batch {
-            return;
+    /// Those who may come are waited for, for a moment: one sync serves them all. Whether they came.
+    fn gather(&self, state: &mut MutexGuard<'_, State>) -> bool {
+        if self.settings.mode != SyncMode::Batch || state.gathering.is_complete() {
+            return true;
         }
-        let deadline = Instant::now() + state.gathering.took_last / GATHERING_PART;
+        let Some(deadline) = state.gathering.deadline() else {
+            return true;
+        };
         while !state.gathering.is_complete() {
             if self.joined.wait_until(state, deadline).timed_out() {
-                return;
+                return state.gathering.is_complete();
             }
         }
+        true
     }
 
     /// Until nobody commits. Another may have begun to where the end of a commit was told.

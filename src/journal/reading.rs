@@ -144,12 +144,19 @@ impl Journal {
         let Some(place) = self.find(piece, skip, into)? else {
             return Ok(());
         };
-        let mut whole = vec![0; piece.length_bytes as usize];
         let is_right = |bytes: &[u8]| crc32c(bytes) == piece.checksum;
-        let outcome = place.read(piece.data_offset as usize, &mut whole, is_right);
-        // Written over by now, perhaps.
-        self.state.lock().check_needed(piece.sequence)?;
-        outcome?;
+        let read = |whole: &mut [u8]| {
+            let outcome = place.read(piece.data_offset as usize, whole, is_right);
+            // Written over by now, perhaps.
+            self.state.lock().check_needed(piece.sequence)?;
+            outcome
+        };
+        let length = piece.length_bytes as usize;
+        if into.len() == length {
+            return read(into);
+        }
+        let mut whole = vec![0; length];
+        read(&mut whole)?;
         into.copy_from_slice(&whole[skip..skip + into.len()]);
         Ok(())
     }
