@@ -1,5 +1,5 @@
 #!/bin/bash
-# nfs-cachefs@.service: started, reloaded, restarted under load, killed, stopped dead; what is dirty at a shutdown is there after it.
+# nfs-cachefs@.service: started, reloaded, restarted under load, killed with its guard beside it, stopped dead; what is dirty at a shutdown is there after it.
 . /payload/lib.sh
 . /payload/settings
 use_package
@@ -17,6 +17,8 @@ was_warmed() {
     [ "$(systemctl show -P ExecMainExitTimestampMonotonic $warm)" != 0 ] && [ "$(systemctl show -P ExecMainStatus $warm)" = 0 ]
 }
 restarts() { [ "$(property NRestarts)" -ge "$1" ]; }
+# guards PID: processes beside that daemon.
+guards() { pgrep -c -f "^cachefs-guard $1 " || true; }
 
 first_stage() {
     install_package
@@ -62,13 +64,74 @@ first_stage() {
     wait
     check "no reader got wrong bytes" bash -c '! grep -E "MIXED|FOREIGN" /run/reader?'
 
-    kill -9 "$(property MainPID)"
+    killed=$(property MainPID)
+    check_equal "a guard is beside it" 1 "$(guards "$killed")"
+    kill -9 "$killed"
     check "killed, it is started again" wait_until 60 restarts 1
     check "and serves" wait_until 60 serves
+    check_equal "the guard has gone with it" 0 "$(guards "$killed")"
     kill -STOP "$(property MainPID)"
     check "stopped dead, it is killed and started again" wait_until 150 restarts 2
     check "and serves" wait_until 60 serves
+    killed_in_the_kernel
     next_boot dirty
+}
+
+# The server's disk answers no more: what is known of the file comes, its bytes do not. A program waits for a page of it, one of the daemon's threads
+# in the kernel for the same page, as the file has changed; neither ends when the daemon is killed.
+killed_in_the_kernel() {
+    local unit=nfs-cachefs@stalling.service cached=/mnt/stalling nfs=/mnt/stalling-nfs disk=/nvme/stalling killed reader
+    truncate -s 64M $disk
+    modprobe dm_mod
+    disk=$(losetup -f --show $disk)
+    check "stalling: a disk" dmsetup create stalling --table "0 131072 linear $disk 0"
+    mkfs.ext4 -q -F -E nodiscard,lazy_itable_init=0 /dev/mapper/stalling
+    mkdir -p /stalling $cached
+    mount -o noatime /dev/mapper/stalling /stalling
+    vm-tool write /stalling/file 7 1 3000000
+    # Of a small file the open would wait.
+    vm-tool write /stalling/waited 7 1 $((16 << 20))
+    export_directory /stalling
+    check "stalling: NFS mounts" mount_nfs 3 /stalling $nfs actimeo=1
+    printf 'BACKEND=%s\nMOUNTPOINT=%s\nOPTIONS=cache_dir=/nvme/stalling-cache\n' $nfs $cached >/etc/nfs-cachefs/stalling.conf
+    check "stalling: the unit starts" systemctl start $unit
+    check "stalling: it serves" serves
+    is_active || return
+    stat /stalling/waited $cached/waited >/dev/null
+    sync
+    echo 1 >/proc/sys/vm/drop_caches
+    # Each of the server's that reads the disk hangs.
+    echo 64 >/proc/fs/nfsd/threads
+    check "stalling: the disk stalls" dmsetup suspend --nolockfs --noflush stalling
+    timeout 300 cat $cached/waited >/run/waited 2>&1 &
+    reader=$!
+    sleep 2
+    touch /stalling/waited
+    killed=$(property MainPID)
+    check "stalling: the kernel is told, and waits" wait_until 60 kernel_waits "$killed" $cached/waited
+    kill -9 "$killed"
+    check "stalling: who waits for the killed daemon ends" timeout 30 tail --pid=$reader -f /dev/null
+    check "stalling: it is started again" wait_until 60 restarts 1
+    check "stalling: and serves what it knows, and nothing else is mounted there" wait_until 60 serves
+    check "stalling: it is listed" timeout 60 ls $cached
+    check_equal "stalling: the guard has gone with the killed" 0 "$(guards "$killed")"
+    check "stalling: the disk is back" dmsetup resume stalling
+    check "stalling: and what was waited for is read" timeout 60 vm-tool verify $cached/waited 7
+    check_equal "stalling: a guard is beside the new daemon" 1 "$(guards "$(property MainPID)")"
+    check "stalling: the unit stops" systemctl stop $unit
+    check_equal "stalling: and leaves no guard" 0 "$(pgrep -c -f "^cachefs-guard .* $cached$")"
+    check "stalling: nothing of ours is left on NFS" wait_until 60 umount $nfs
+    sed -i "\\#^/stalling #d" /etc/exports
+    exportfs -r
+    exportfs -f
+    check "stalling: nor on the server" wait_until 60 umount /stalling
+    dmsetup remove stalling
+    losetup -d "$disk"
+}
+# A thread of the daemon is in state D (proc_pid_stat(5)) once it has heard that the file has changed.
+kernel_waits() { # PID FILE
+    timeout 5 stat "$2" >/dev/null
+    grep -lE "^[0-9]+ \(fuse-forget\) D" /proc/"$1"/task/*/stat
 }
 
 # boots LIMIT_S: how long the shutdown before may have taken.
@@ -91,7 +154,11 @@ dirty_stage() {
     exec 7>$cached/dirty
     check "dirty: the server stops" server_stop
     systemctl -q disable nfs-server
-    check "dirty: $dirty_mib MiB are written without it" bash -c "cat /nvme/source >&7"
+    begin=$(now)
+    LIMIT_S=300 check "dirty: $dirty_mib MiB are written without it" bash -c "cat /nvme/source >&7"
+    # An emulated disk may have lost an interrupt, for which the kernel waits 30 s.
+    say "   that took from $begin; the disk: $(dmesg | grep -cE 'nvme.*timeout') timeouts"
+    journalctl -b -u $unit --no-pager -q -o short-monotonic -n 4 | sed 's/^/    /'
     exec 7>&-
     check "dirty: and are in the journal" status_has $cached '"dirty_bytes":'$((dirty_mib << 20))
     next_boot drained

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Writing through the cache to a real NFS server, v3 and v4.2: contents, names, locks, two clients, two caches, a server that
-# goes away, and the tests of others (pjdfstest, fsx) beside the NFS mount itself.
+# goes away, what is written back, and the tests of others (pjdfstest, fsx) beside the NFS mount itself.
 #
 # /srv/nfs is the server's own directory, $backend the NFS mount below $cached, and $other a second client's mount of the
 # same export, with a mount of ours above it ($beside) that has a cache of its own.
@@ -12,6 +12,7 @@ close_to_open_rounds=60
 torture_rounds=10
 trees=2
 counts=2
+small_files=200
 fsx_operations=200
 fsx_seeds="1"
 pjdfstest_pattern=unlink::
@@ -21,6 +22,7 @@ if [ -n "$CACHEFS_LONG" ]; then
     torture_rounds=1000
     trees=100
     counts=100
+    small_files=2000
     fsx_operations=20000
     fsx_seeds="1 2 3 4 5"
     pjdfstest_pattern=
@@ -236,6 +238,88 @@ squashed() {
     find /mnt/nvme/squashed $plain -mindepth 1 -delete
 }
 
+# make_small DIRECTORY NUMBER...: small files, made and then left, rewritten, moved, removed, synced, replaced, appended to, given other attributes
+# and a second name. Words for a shell of its own.
+make_small() {
+    local number
+    cd "$1" || return 1
+    shift
+    for number; do
+        if ((number % 3)); then umask 022; else umask 077; fi
+        printf "first %s\n" $number >$number || return 1
+        case $((number % 10)) in
+        1) printf "rewritten %s, and longer\n" $number >$number ;;
+        2) mv $number moved-$number ;;
+        3) rm $number ;;
+        4) sync $number ;;
+        5) printf "in its place %s\n" $number >$number.new && mv $number.new $number ;;
+        6) printf "more\n" >>$number ;;
+        7) chmod 604 $number && touch -d @$((1000000000 + number)).123456789 $number ;;
+        8) ln $number second-$number ;;
+        9) sync $number && printf "after it was synced %s\n" $number >>$number && mv $number moved-$number ;;
+        esac || return 1
+    done
+}
+make_small_as() { # USER DIRECTORY FILES
+    # shellcheck disable=SC2046  # numbers
+    timeout 400 setpriv --reuid "$1" --regid "$1" --clear-groups \
+        bash -c "$(declare -f make_small)"'; make_small "$@"' make_small "$2" $(seq "$3")
+}
+# What everybody sees of a tree; mtimes where they are asked for.
+listing() { (cd "$1" && find . -mindepth 1 -type f -printf "%p %U %G %m %s %n${2:+ %T@}\n" | sort); }
+
+# written_back: small files with write_mode=back, most of which are on their way to the server while they are changed on, or begin only when all is
+# done. The attributes that their uploads begin with are those of the reply to their creation.
+written_back() {
+    local nfs=/mnt/back-nfs seen=/mnt/back plain=/srv/back expected=/srv/expected kind delay what reader directories words directory user files
+    for kind in no_root_squash:0 no_root_squash:1h root_squash:200ms; do
+        delay=${kind#*:}
+        directories="users:1000:$small_files group:1000:40 root:0:40"
+        reader=0
+        if [ ${kind%:*} = root_squash ]; then
+            directories="users:1000:$small_files group:1000:40"
+            reader=1000
+        fi
+        what="$label: back, ${kind%:*}, after $delay"
+        mkdir -p -m 700 /mnt/nvme/back /mnt/nvme/journal
+        for directory in $plain $expected; do
+            install -d -m 755 $directory
+            install -d -o 1000 -g 1000 $directory/users
+            # A file in it has the directory's group, whoever makes it.
+            install -d -o 1000 -g 2000 -m 2775 $directory/group
+            install -d $directory/root
+        done
+        export_directory $plain ${kind%:*}
+        check "$what: NFS mounts" mount_nfs $version $plain $nfs
+        CACHE_DIR=/mnt/nvme/back check "$what: mounts" mount_cached $nfs $seen \
+            write_mode=back,journal_dir=/mnt/nvme/journal,journal_size=128M,writeback_delay=$delay
+        for words in $directories; do
+            IFS=: read -r directory user files <<<"$words"
+            check "$what: $directory: $files files" make_small_as $user $seen/$directory $files
+            make_small_as $user $expected/$directory $files
+        done
+        [ $delay != 1h ] || check "$what: they wait" bash -c "! nfs-cachefs status $seen --json | tr -d ' \n' | grep '\"dirty_bytes\":0'"
+        listing $seen >/run/unsent
+        listing $seen mtime >/run/unsent.mtime
+        check "$what: they come to the server" wait_until 300 timeout 200 nfs-cachefs flush --wait $seen
+        check "$what: and clash with nobody" nfs-cachefs conflicts $seen
+        check_equal "$what: of which there would be a file" "" "$(find $plain $seen -name '*.conflict-*')"
+        listing $expected >/run/expected
+        check "$what: names, owners, modes, sizes before" diff /run/expected /run/unsent
+        check "$what: on the server" diff /run/expected <(listing $plain)
+        check "$what: and here" diff /run/expected <(listing $seen)
+        check "$what: the bytes on the server" diff -r $expected $plain
+        # Root may read nothing of others where it is nobody.
+        check "$what: and here" as $reader diff -r $expected $seen
+        check "$what: mtimes on the server are those here" diff <(listing $seen mtime) <(listing $plain mtime)
+        check "$what: and were before" diff /run/unsent.mtime <(listing $plain mtime)
+        check_equal "$what: one that was set stays" "1000000007.1234567890" "$(find $plain/users/7 -printf '%T@')"
+        check "$what: unmounts" timeout 60 umount $seen
+        check "$what: nothing of ours is left on it" wait_until 60 umount $nfs
+        find /mnt/nvme/back /mnt/nvme/journal $plain $expected -mindepth 1 -delete
+    done
+}
+
 is_installed() { command -v $1 >/dev/null || { say "$1 is not installed: left out"; false; }; }
 
 fsx_as_on_nfs() {
@@ -283,7 +367,7 @@ T
 }
 
 vm-tool write $server/hot 7 1 $((8 << 20))
-parts="contents sparse names exclusive removal locks coherence fsx_as_on_nfs pjdfstest_as_on_nfs squashed absent_dropped"
+parts="contents sparse names exclusive removal locks coherence fsx_as_on_nfs pjdfstest_as_on_nfs squashed written_back absent_dropped"
 [ -z "$CACHEFS_LONG" ] || parts+=" absent_stopped"
 for version in ${CACHEFS_VM_NFS:-3 4.2}; do
     label=v$version
