@@ -445,7 +445,8 @@ fn with_the_server_away_what_is_whole_counts_and_the_rest_fails_in_time() {
 
 #[test]
 fn a_server_that_is_away_for_a_moment_ends_no_warm_up() {
-    let files = many(40);
+    // More than are there before it is stopped.
+    let files = many(400);
     let options = ["revalidate_timeout=300ms", "backend_timeout=30s"];
     let world = World::new("warm-pause", &options, &named(&files));
     world.backend.set_network(Network {

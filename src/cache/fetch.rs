@@ -27,6 +27,9 @@ pub enum FetchError {
     /// The cache cannot take the bytes: read past it.
     #[error("no room in the cache")]
     Bypass,
+    /// Whoever it was opened for may not read it; others who wait for it may.
+    #[error("its first reader may not read it")]
+    Refused,
     /// All backend threads wait for the server.
     #[error("too many calls wait for the backend")]
     Overloaded,
@@ -42,6 +45,7 @@ impl FetchError {
                 None => io::Error::other(error.to_string()),
             }),
             Self::Bypass => Self::Bypass,
+            Self::Refused => Self::Refused,
             Self::Overloaded => Self::Overloaded,
         }
     }
@@ -230,7 +234,7 @@ impl Cache {
                 Ok(source)
             }
             // Others may wait for the same bytes, who may have them.
-            Err(error) if place.only_caller && is_refusal(&error) => Err(FetchError::Bypass),
+            Err(error) if place.only_caller && is_refusal(&error) => Err(FetchError::Refused),
             Err(error) => Err(FetchError::of_backend(error)),
         }
     }

@@ -82,7 +82,9 @@ impl Cache {
             plan.ahead,
             Box::new(move |outcome| match outcome {
                 Ok(()) => cache.read_object(&reader, range, true, buffer, done),
-                Err(FetchError::Bypass) => cache.read_past(&reader, range, buffer, done),
+                Err(FetchError::Bypass | FetchError::Refused) => {
+                    cache.read_past(&reader, range, buffer, done)
+                }
                 Err(error) => done(Err(error)),
             }),
         );

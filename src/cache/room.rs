@@ -32,6 +32,9 @@ pub(super) struct Room {
     is_giving_way: AtomicBool,
 }
 
+/// How it begins what is said of a full disk.
+pub const DISK_FULL: &str = "disk full";
+
 impl CacheDirectory {
     /// Sets bytes aside for a fill; false where new data has to pass by.
     pub(super) fn reserve(&self, bytes: u64) -> bool {
@@ -49,6 +52,12 @@ impl CacheDirectory {
             }
             has_room
         }
+    }
+
+    /// Nothing was written of what was set aside.
+    pub(super) fn unreserve(&self, bytes: u64) {
+        self.space.give_back(bytes);
+        self.budget.give_back(bytes);
     }
 
     /// No more is written to it today than small files.
@@ -130,16 +139,22 @@ impl CacheDirectory {
             return None;
         }
         Some(match self.index.is_open() {
-            true => "disk full: what is cached is served, new data is read past the cache; make room on that disk",
-            false => "disk full: no room for the index, all is read past the cache; make room on that disk",
-        }.to_owned())
+            true => format!(
+                "{DISK_FULL}: what is cached is served, new data is read past the cache; make room on that disk"
+            ),
+            false => format!(
+                "{DISK_FULL}: no room for the index, all is read past the cache; make room on that disk"
+            ),
+        })
     }
 
     /// Why the index cannot be asked, if so.
     pub fn unreachable(&self) -> Option<String> {
         match self.index.is_open() {
             true => None,
-            false => Some("disk full: no room for the index; make room on that disk".to_owned()),
+            false => Some(format!(
+                "{DISK_FULL}: no room for the index; make room on that disk"
+            )),
         }
     }
 

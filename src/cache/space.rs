@@ -79,6 +79,13 @@ impl Space {
         counts.reserved_bytes = counts.reserved_bytes.saturating_sub(bytes);
     }
 
+    /// The fill did not begin.
+    pub(super) fn give_back(&self, bytes: u64) {
+        let mut counts = self.counts.lock();
+        counts.reserved_bytes = counts.reserved_bytes.saturating_sub(bytes);
+        counts.room_bytes += bytes;
+    }
+
     /// Bytes that left the disk.
     pub fn release(&self, bytes: u64) {
         let mut counts = self.counts.lock();
@@ -127,6 +134,11 @@ impl Space {
     pub(super) fn has_place_for(&self, bytes: u64) -> bool {
         let counts = *self.counts.lock();
         counts.used_bytes + counts.reserved_bytes + bytes <= counts.limit_bytes
+    }
+
+    /// Whether the disk has room for so much more.
+    pub(super) fn has_disk_for(&self, bytes: u64) -> bool {
+        bytes <= self.counts.lock().room_bytes
     }
 
     /// Whether eviction is to begin.

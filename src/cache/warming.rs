@@ -187,11 +187,15 @@ impl UnderWay {
 
     fn give_up(&self, directory: &CacheDirectory) -> String {
         let piece_bytes = WINDOW_BYTES.min(self.missing_bytes);
-        if directory.space.has_place_for(piece_bytes) {
-            return "another program is writing to it".to_owned();
-        }
+        let reason = match directory.space.has_place_for(piece_bytes) {
+            true if directory.space.has_disk_for(piece_bytes) => {
+                return "another program is writing to it".to_owned();
+            }
+            true => "no room on the cache disk: less of it is free than bstop leaves to others",
+            false => "no room in the cache: what is there is in use",
+        };
         self.errand.allowance.note_room(self.directory, false);
-        "no room in the cache: what is there is in use".to_owned()
+        reason.to_owned()
     }
 
     /// What came of it stays for no other reason than before.

@@ -6,6 +6,7 @@ use super::file::CachedFile;
 use super::pieces::{Priority, Woken};
 use super::record::occupied;
 use crate::backend::lanes::Lane;
+use crate::io::Buffer;
 use crate::types::ByteRange;
 use std::sync::Arc;
 
@@ -83,33 +84,21 @@ impl Cache {
         }
     }
 
-    /// On success the file's bytes are in its object, reserved and verified.
+    /// On success the file's bytes are in its object, reserved and verified. What finds no room asks nothing of the
+    /// backend.
     fn copy_whole(&self, file: &Arc<CachedFile>) -> Result<(), FetchError> {
-        let source = self.open_backend(file)?;
-        if file.may_be_written(&*source) {
-            return Err(FetchError::Bypass);
-        }
-        let size = file.size_bytes() as usize;
-        let mut buffer = (self.take_buffer)(size + 1);
-        // One byte more than expected is asked for: a file that grew is another version.
-        let length = source
-            .read_at(&mut buffer[..size + 1], 0)
-            .map_err(FetchError::of_backend)?;
-        let unchanged = file.unchanged.read();
-        let attributes = source.attributes().map_err(FetchError::of_backend)?;
-        if length != size || attributes.version() != file.version() {
-            return Err(FetchError::Changed);
-        }
-        drop(unchanged);
-        drop(source);
         let Some(directory) = &file.directory else {
             return Err(FetchError::Bypass);
         };
-        let bytes = occupied(ByteRange::new(0, size as u64));
+        let bytes = occupied(ByteRange::new(0, file.size_bytes()));
         if !directory.reserve(bytes) {
             self.reclaim.wake();
             return Err(FetchError::Bypass);
         }
+        let size = file.size_bytes() as usize;
+        let buffer = self
+            .read_whole(file)
+            .inspect_err(|_| directory.unreserve(bytes))?;
         if self.settings.scrub.checksums.at_fill() {
             file.note_sums(&buffer[..size], 0);
         }
@@ -130,5 +119,25 @@ impl Cache {
                 Err(FetchError::Bypass)
             }
         }
+    }
+
+    /// The file's bytes, and one byte of room, as its version has them.
+    fn read_whole(&self, file: &Arc<CachedFile>) -> Result<Buffer, FetchError> {
+        let source = self.open_backend(file)?;
+        if file.may_be_written(&*source) {
+            return Err(FetchError::Bypass);
+        }
+        let size = file.size_bytes() as usize;
+        let mut buffer = (self.take_buffer)(size + 1);
+        // One byte more than expected is asked for: a file that grew is another version.
+        let length = source
+            .read_at(&mut buffer[..size + 1], 0)
+            .map_err(FetchError::of_backend)?;
+        let _unchanged = file.unchanged.read();
+        let attributes = source.attributes().map_err(FetchError::of_backend)?;
+        if length != size || attributes.version() != file.version() {
+            return Err(FetchError::Changed);
+        }
+        Ok(buffer)
     }
 }

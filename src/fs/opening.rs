@@ -7,7 +7,7 @@
 //! | cached | all others, every open for writing among them; handles that only append pass the pages by |
 
 use super::FileSystem;
-use super::access::Asking;
+use super::access::{Asking, refused};
 use super::error::FsError;
 use super::new_handle::NewHandle;
 use super::node::Node;
@@ -178,7 +178,7 @@ impl FileSystem {
             &filled,
             Box::new(move |outcome| match outcome {
                 // Read past the cache if there is no room in it.
-                Ok(()) | Err(FetchError::Bypass) => {
+                Ok(()) | Err(FetchError::Bypass | FetchError::Refused) => {
                     pending.note(Served::Fill);
                     this.open_first(&node, file, small, true, opener, &pending);
                 }
@@ -466,6 +466,7 @@ pub(super) fn fetch_failed(error: FetchError) -> FsError {
         FetchError::Changed => FsError::Stale,
         FetchError::Backend(error) => FsError::Backend(error),
         FetchError::Bypass => FsError::Disk(std::io::Error::from_raw_os_error(libc::EIO)),
+        FetchError::Refused => FsError::Backend(refused()),
         FetchError::Overloaded => FsError::BackendTimeout,
     }
 }

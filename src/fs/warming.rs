@@ -5,7 +5,7 @@ use super::FileSystem;
 use super::access::Asking;
 use super::error::FsError;
 use super::node::Node;
-use super::opener::OpenedBy;
+use super::opener::{OpenedAhead, OpenedBy};
 use super::opening::{SMALL_FILE_TRIES, fetch_failed};
 use super::operations::{Done, RequestContext};
 use super::pending::Pending;
@@ -83,6 +83,12 @@ impl Seen {
             first_seen,
             placed: Arc::new(placed),
         }
+    }
+}
+
+impl Wish {
+    fn to_read(&self) -> Asking {
+        Asking::to(&self.node, Access::Read, &self.caller)
     }
 }
 
@@ -171,12 +177,23 @@ impl FileSystem {
         );
     }
 
+    /// Whoever names a file has just looked it up, and the open that fetches it asks whether they may read it.
     fn warm_found(self: &Arc<Self>, wish: Wish, pending: Answer) {
-        let asking = Asking::to(&wish.node, Access::Read, &wish.caller);
-        let checked = self.revalidate_name(&wish.node, &wish.caller);
-        match checked.and_then(|()| self.ask(&asking).map_err(FsError::Backend)) {
-            Ok(()) => self.warm_version(wish, pending, SMALL_FILE_TRIES),
+        let way = Asking::way_to(&wish.node, &wish.caller);
+        let is_fresh = !wish.node.state.lock().fresh_for().is_zero();
+        if is_fresh && self.decided(&way) == Some(true) {
+            return self.warm_version(wish, pending, SMALL_FILE_TRIES);
+        }
+        match self.revalidate_name(&wish.node, &wish.caller) {
+            Ok(()) => self.warm_allowed(wish, pending, SMALL_FILE_TRIES),
             Err(error) => self.fail(&pending, error),
+        }
+    }
+
+    fn warm_allowed(self: &Arc<Self>, wish: Wish, pending: Answer, tries: u32) {
+        match self.ask(&wish.to_read()) {
+            Ok(()) => self.warm_version(wish, pending, tries),
+            Err(error) => self.fail(&pending, FsError::Backend(error)),
         }
     }
 
@@ -200,13 +217,35 @@ impl FileSystem {
         let this = self.clone();
         let (again, waiting) = (wish.clone(), pending.clone());
         let is_wanted = move || !waiting.has_ended();
-        let seen = Seen::last(&wish.node, &wish.caller);
+        let mut seen = Seen::last(&wish.node, &wish.caller);
+        if self.decided(&wish.to_read()) != Some(true) {
+            seen.placed = Arc::new(OpenedAhead {
+                fs: self.me.clone(),
+                node: wish.node.clone(),
+                reader: wish.caller.clone(),
+            });
+        }
         self.keep_whole(
             seen,
             wish.allowance,
             is_wanted,
             move |outcome| match outcome {
-                Ok(warmed) => tell(&pending, &warmed),
+                Ok(warmed) if this.decided(&again.to_read()) == Some(true) => {
+                    tell(&pending, &warmed);
+                }
+                // It was there, or another had it fetched.
+                Ok(warmed) => this.on_backend(&pending, move |fs, pending| {
+                    match fs.ask(&again.to_read()) {
+                        Ok(()) => tell(&pending, &warmed),
+                        Err(error) => fs.fail(&pending, FsError::Backend(error)),
+                    }
+                }),
+                // The open may have been another's.
+                Err(FetchError::Refused) if tries > 0 => {
+                    this.on_backend(&pending, move |fs, pending| {
+                        fs.warm_allowed(again, pending, tries - 1);
+                    });
+                }
                 Err(FetchError::Changed) if tries > 0 => {
                     this.on_backend(&pending, move |fs, pending| {
                         match fs.revalidate_name(&again.node, &again.caller) {

@@ -1,6 +1,7 @@
 //! The size limit holds at every instant, on the books and on the disk.
 
 use super::{MIB, Setup, World, eventually, rounds, whole};
+use crate::cache::FetchError;
 use crate::cache::layout::{INDEX_FILE, object_path};
 use crate::io::simulator::{Dice, seed_of_this_run};
 use crate::io::{Io, OpenMode};
@@ -134,4 +135,35 @@ fn when_nothing_can_go_reads_pass_by_uncached() {
         file.end_use();
         file.is_complete()
     });
+}
+
+#[test]
+fn what_finds_no_room_as_a_whole_is_not_asked_for_before() {
+    let setup = Setup {
+        limit_bytes: LIMIT_BYTES,
+        ..Setup::default()
+    };
+    let world = World::new(&setup);
+    let size = (LIMIT_BYTES - MIB) as usize;
+    let large = world.open(&world.backend.create("large", size));
+    world.check(&large, whole(&large));
+    let small = world.open(&world.backend.create("small", 2 * MIB as usize));
+    let read = world.backend.bytes_read();
+    let refused = world.fetch_whole(&small);
+    assert!(matches!(refused, Err(FetchError::Bypass)), "{refused:?}");
+    assert_eq!(world.backend.bytes_read(), read);
+    large.end_use();
+    eventually("there is room", || world.fetch_whole(&small).is_ok());
+    small.end_use();
+    // Nor is room held for what could not be fetched.
+    let key = world.backend.create("changing", MIB as usize);
+    let changing = world.open(&key);
+    let held = world.directory().space.held_bytes();
+    world.backend.write(&key, b"another", 0);
+    let changed = world.fetch_whole(&changing);
+    assert!(matches!(changed, Err(FetchError::Changed)), "{changed:?}");
+    eventually("the room is given back", || {
+        world.directory().space.held_bytes() <= held
+    });
+    changing.end_use();
 }

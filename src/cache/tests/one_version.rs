@@ -64,7 +64,7 @@ fn worker(world: &World, keys: &[FileKey], seed: u64) {
             }
             12 if !open.is_empty() => match world.fetch_whole(&open[some_open]) {
                 Ok(()) | Err(FetchError::Changed | FetchError::Backend(_)) => {}
-                Err(FetchError::Bypass) => {}
+                Err(FetchError::Bypass | FetchError::Refused) => {}
                 Err(FetchError::Overloaded) => panic!("the lane is not that full"),
             },
             13..=15 if !open.is_empty() => open.swap_remove(some_open).end_use(),
