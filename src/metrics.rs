@@ -57,6 +57,11 @@ impl Durations {
         self.counts.iter().map(Counter::get)
     }
 
+    /// Of all of them.
+    pub fn count(&self) -> u64 {
+        self.counts().sum()
+    }
+
     pub fn total_us(&self) -> u64 {
         self.total_us.get()
     }

@@ -287,6 +287,49 @@ fn a_cache_in_memory_is_told_of_when_mounting_and_by_status() {
 }
 
 #[test]
+fn a_cache_directory_whose_disk_is_not_mounted_is_left_out_and_not_made_anew() {
+    let scratch = Scratch::new("unmounted-disk");
+    let (store, disk) = (scratch.directory("store"), scratch.directory("disk"));
+    let none: Option<&str> = None;
+    let attach = || {
+        nix::mount::mount(Some(&store), &disk, none, MsFlags::MS_BIND, none).unwrap();
+    };
+    attach();
+    let cache = disk.join("cache");
+    let backend = scratch.directory("plain");
+    content().create(&backend.join("file")).unwrap();
+    let mut options = MountOptions::new(&scratch).with("cache_size=64M");
+    options.cache_dirs.push(cache.clone());
+    let mut mount = Mount::start(&scratch, &backend, options);
+    let check = |mount: &Mount| {
+        let path = mount.join("file");
+        with_time_limit(&scratch, LIMIT, move || expect_content(&path, content()));
+        mount.status().to_string()
+    };
+    assert!(!check(&mount).contains("is not used"));
+    mount.umount();
+    assert!(cache.exists(), "a new directory on a disk that is there");
+
+    umount2(&disk, MntFlags::empty()).unwrap();
+    mount.remount();
+    let warnings = check(&mount);
+    let expected = format!("not mounted at {}", disk.display());
+    assert!(warnings.contains(&expected), "{warnings}");
+    assert!(!cache.exists(), "it was made anew");
+    mount.umount();
+
+    // What it knows outlives that, and a directory that is alone again knows too.
+    mount.remount();
+    assert!(check(&mount).contains(&expected));
+    mount.umount();
+    attach();
+    mount.remount();
+    assert!(!check(&mount).contains("is not used"));
+    mount.umount();
+    umount2(&disk, MntFlags::empty()).unwrap();
+}
+
+#[test]
 fn a_daemon_in_the_background_has_a_session_of_its_own() {
     let scratch = Scratch::new("session");
     let backend = scratch.directory("plain");

@@ -108,6 +108,22 @@ fn stopped_backend(test: &str, options: &[&str]) {
 }
 
 #[test]
+fn to_evict_a_path_does_not_wait_for_a_stopped_backend() {
+    let scene = Scene::new("evict-hung", &[]);
+    scene.backend.stop();
+    let (took, output) = timed(|| scene.mount.command("evict", &["hot"], LIMIT));
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success(), "nobody can have found it");
+    assert!(told.contains("does not answer"), "{told}");
+    assert!(took < BACKEND_TIMEOUT + Duration::from_secs(5), "{took:?}");
+    scene.expect_known_at_once();
+    scene.backend.resume();
+    scene.wait_for_reachable(true, Duration::from_secs(20));
+    let output = scene.mount.command("evict", &["hot"], LIMIT);
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
 fn a_waiting_reader_goes_on_when_the_backend_does() {
     let scene = Scene::new("resumed", &[]);
     scene.backend.stop();

@@ -6,6 +6,8 @@ mod support;
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::Signal;
 use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::process::Child;
 use std::time::{Duration, Instant};
 use support::scene::*;
@@ -188,6 +190,57 @@ fn a_daemon_whose_threads_hang_ends_and_gives_its_cache_up() {
     );
     let stuck = scene.mount.kill_stuck();
     take_over(&mut scene, stuck);
+}
+
+/// A thread of the daemon waits in the kernel for a page that a program keeps until the daemon has read it.
+#[test]
+fn a_killed_daemon_ends_that_has_the_kernel_forget_what_a_program_waits_for() {
+    let mut scene = Scene::new("guarded", &[]);
+    scene
+        .backend
+        .add_rule(Rule::new(Operation::Read, "half", Action::Hang));
+    let file = File::open(scene.mount.join("half")).unwrap();
+    let reader = std::thread::spawn(move || file.read_at(&mut [0; 4096], 8 << 20).is_err());
+    scene.backend.wait_for_hung(1);
+    let changed = File::options()
+        .append(true)
+        .open(scene.backend.plain.join("half"));
+    changed.unwrap().write_all(b"more").unwrap();
+    let (daemon, half) = (scene.mount.pid(), scene.mount.join("half"));
+    // Whoever finds the change waits for the page, too.
+    let finder = std::thread::spawn(move || {
+        while fs::metadata(&half).is_ok() {
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    });
+    let what = "the kernel to be told, and to wait";
+    wait_until(Duration::from_secs(20), what, || {
+        is_waiting_in_the_kernel(daemon, "fuse-forget")
+    });
+    let mut killed = scene.mount.kill_stuck();
+    scene.backend.clear_rules();
+    scene.backend.release(None);
+    let ended = support::process::wait_for(&mut killed, Duration::from_secs(15));
+    ended.expect("it ends, though nobody unmounts");
+    let failed = with_time_limit(&scene.scratch, LIMIT, move || reader.join().unwrap());
+    assert!(failed, "what the dead daemon was asked is not answered");
+    with_time_limit(&scene.scratch, LIMIT, move || finder.join().unwrap());
+    scene.mount.remount();
+    let path = scene.mount.join("hot");
+    with_time_limit(&scene.scratch, LIMIT, move || {
+        support::content::expect_content(&path, hot());
+    });
+}
+
+/// Whether a thread of this name is in state D (proc_pid_stat(5)).
+fn is_waiting_in_the_kernel(process: i32, thread: &str) -> bool {
+    let Ok(threads) = fs::read_dir(format!("/proc/{process}/task")) else {
+        return false;
+    };
+    threads.flatten().any(|entry| {
+        let read = |file| fs::read_to_string(entry.path().join(file)).unwrap_or_default();
+        read("comm").trim() == thread && read("stat").contains(") D ")
+    })
 }
 
 #[test]

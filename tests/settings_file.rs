@@ -262,7 +262,7 @@ fn a_reload_changes_what_can_change_and_names_the_rest() {
     assert!(output.status.success());
     assert_eq!(
         String::from_utf8_lossy(&output.stdout),
-        "nothing has changed\n"
+        "nothing has changed (what the command line and /etc/fstab say goes before the file)\n"
     );
     place.write("[default]\nreadahead = \"4M\"\ncache_size = \"128M\"\nlog = \"debug\"\n");
     let output = reload();

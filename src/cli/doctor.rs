@@ -74,7 +74,13 @@ pub fn look_at(status: &Status) -> Vec<Advice> {
             .filter_map(|one| of_disk(one, is_rotating(one))),
     );
     let reachable = status.backend.reachable.then_some(backend);
-    let findings = examine(directories.first().copied(), reachable);
+    // What a broken disk cannot do this machine may do all the same.
+    let working = status
+        .cache
+        .directories
+        .iter()
+        .find(|one| one.state == "ok");
+    let findings = examine(working.map(|one| Path::new(&one.path)), reachable);
     advice.extend(of_machine(&findings));
     advice.extend(of_journal_places(&status.journal));
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", status.pid));

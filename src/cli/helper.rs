@@ -6,6 +6,7 @@ use super::{complain, say, umount_helper, write_or_end};
 use crate::config::{ConfigError, Given, Tolerance};
 use crate::daemon::error::exit_status;
 use crate::daemon::fstab::entry_for;
+use crate::daemon::guard;
 use crate::daemon::remount::remount;
 use crate::daemon::start::{MountRequest, mount};
 use std::ffi::{OsStr, OsString};
@@ -31,6 +32,9 @@ struct Invocation {
 /// Runs the helper and returns the exit status. Called while the process has one thread.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> i32 {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
+    if guard::is_asked_for(arguments.first()) {
+        return guard::run(arguments);
+    }
     if umount_helper::is_asked_for(arguments.first()) {
         return umount_helper::run(arguments);
     }

@@ -35,6 +35,7 @@ mod warm;
 mod why;
 
 use crate::daemon::error::exit_status;
+use crate::daemon::guard;
 use crate::types::printable::one_line;
 use clap::{Parser, Subcommand};
 use std::ffi::OsString;
@@ -117,6 +118,10 @@ enum Command {
 
 /// Runs the command line and returns the exit status. Called while the process has one thread.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> i32 {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    if guard::is_asked_for(arguments.first()) {
+        return guard::run(arguments);
+    }
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
         Err(error) => {

@@ -34,7 +34,9 @@ fn tell(changes: &Changes) -> i32 {
         complain(format_args!("{change} holds from the next mount on"));
     }
     if *changes == Changes::default() {
-        say("nothing has changed\n");
+        say(
+            "nothing has changed (what the command line and /etc/fstab say goes before the file)\n",
+        );
     }
     exit_status::SUCCESS
 }

@@ -161,7 +161,7 @@ impl CacheDirectory {
 
 /// `path` with its existing part resolved. The last component is left alone: it may be a link, which
 /// is refused later.
-fn resolve_existing(path: &Path) -> io::Result<PathBuf> {
+pub(super) fn resolve_existing(path: &Path) -> io::Result<PathBuf> {
     let absolute = std::path::absolute(path)?;
     let existing = absolute
         .ancestors()

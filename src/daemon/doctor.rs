@@ -3,15 +3,18 @@
 //! From the status of the mount, from how its backend is mounted, and from what was tried on this machine.
 
 use super::journal_places::on_one_disk;
-use super::machine::{Finding, Verdict};
+use super::machine::{Finding, NO_ANSWER, Verdict};
 use super::mount_table::Mount;
-use super::status::{JournalStatus, Status, bytes};
+use super::status::{CacheDirectoryStatus, JournalStatus, Status, bytes};
+use crate::cache::room::DISK_FULL;
 use crate::types::printable::one_line;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
 /// A median that is felt at every open.
 const SLOW_CALL_US: u64 = 5_000;
+/// A median of fewer says nothing.
+const CALLS_MIN: u64 = 100;
 /// What a read of the server should ask for at once.
 const READ_SIZE_WANTED: u64 = 1 << 18;
 /// A cache that gives away what it is asked for soon after.
@@ -80,6 +83,7 @@ pub fn of_status(status: &Status) -> Vec<Advice> {
         ));
     }
     advice.extend(of_hits(status));
+    advice.extend(of_space(status));
     for option in status.options.iter().filter(|one| one.from != "default") {
         if let Some(reason) = &option.no_effect_because {
             let found = format!("{}={} has no effect: {reason}", option.name, option.value);
@@ -96,12 +100,13 @@ fn of_backend(status: &Status) -> Option<Advice> {
         return Some(Advice::wrong(
             format!("the backend {} does not answer", backend.path),
             format!(
-                "look at the server and the way to it: stat -f {}; what is known is served meanwhile",
+                "look at the server and the way to it: timeout 5 stat -f {}; what is known is served meanwhile",
                 backend.path
             ),
         ));
     }
-    (backend.latency_p50_us > SLOW_CALL_US).then(|| {
+    let is_slow = backend.latency_p50_us > SLOW_CALL_US && backend.ops >= CALLS_MIN;
+    is_slow.then(|| {
         Advice::better(
             format!(
                 "a call on the backend takes {} ms (median), and every open makes one",
@@ -117,13 +122,13 @@ fn of_directories(status: &Status) -> Vec<Advice> {
     let broken = broken.filter(|directory| directory.state != "ok");
     broken
         .map(|directory| {
-            Advice::wrong(
-                format!("cache directory {}: {}", directory.path, directory.state),
-                format!(
-                    "dmesg | tail; df {0}; then unmount and mount again",
-                    directory.path
-                ),
-            )
+            let path = &directory.path;
+            // It goes on by itself, and what is cached there would not outlive a new mount.
+            let remedy = match directory.state.starts_with(DISK_FULL) {
+                true => format!("df {path}; make room on that disk: the cache goes on by itself, and loses what it has if it is mounted anew before"),
+                false => format!("dmesg | tail; df {path}; see to the disk first (fsck, mount -o remount,rw where it became read-only), then unmount and mount again: while the disk is as it is a new mount fails, or goes without it"),
+            };
+            Advice::wrong(format!("cache directory {path}: {}", directory.state), remedy)
         })
         .collect()
 }
@@ -230,6 +235,28 @@ fn of_hits(status: &Status) -> Option<Advice> {
     })
 }
 
+/// Disks that have not the room for what `cache_size` promises.
+fn of_space(status: &Status) -> Option<Advice> {
+    let cache = &status.cache;
+    let working = || cache.directories.iter().filter(|one| one.state == "ok");
+    let sum = |of: fn(&CacheDirectoryStatus) -> u64| working().map(of).sum::<u64>();
+    let (used, available) = (
+        sum(|one| one.bytes_used),
+        sum(|one| one.disk_bytes_available),
+    );
+    let is_short = working().count() > 0 && used + available < cache.bytes_limit / 2;
+    is_short.then(|| {
+        Advice::better(
+            format!(
+                "the cache may take {}, and with what is free on its disks it has room for {} at most",
+                bytes(cache.bytes_limit),
+                bytes(used + available)
+            ),
+            "make room on the disks of cache_dir, name another, or lower cache_size",
+        )
+    })
+}
+
 /// From how the backend is mounted, where that is by NFS.
 pub fn of_backend_mount(mount: &Mount) -> Vec<Advice> {
     if !mount.filesystem_type.starts_with("nfs") {
@@ -297,18 +324,28 @@ pub fn of_machine(findings: &[Finding]) -> Vec<Advice> {
     };
     let concerning = findings.iter().filter(concerns);
     concerning
-        .map(|finding| Advice {
-            urgency: match finding.verdict {
-                Verdict::Fatal => Urgency::Wrong,
-                Verdict::Good | Verdict::Missing => Urgency::Better,
-            },
-            found: format!(
-                "{}: {}; without it: {}",
-                finding.subject, finding.detail, finding.lost
+        .map(|finding| match finding.detail.ends_with(NO_ANSWER) {
+            true => Advice::wrong(
+                format!("the backend does not answer ({})", finding.subject),
+                "look at the server and the way to it; what is known is served meanwhile",
             ),
-            remedy: remedy(&finding.subject).to_owned(),
+            false => of_finding(finding),
         })
         .collect()
+}
+
+fn of_finding(finding: &Finding) -> Advice {
+    Advice {
+        urgency: match finding.verdict {
+            Verdict::Fatal => Urgency::Wrong,
+            Verdict::Good | Verdict::Missing => Urgency::Better,
+        },
+        found: format!(
+            "{}: {}; without it: {}",
+            finding.subject, finding.detail, finding.lost
+        ),
+        remedy: remedy(&finding.subject).to_owned(),
+    }
 }
 
 fn remedy(subject: &str) -> &'static str {
@@ -329,7 +366,7 @@ pub fn of_limits(limits: &str) -> Option<Advice> {
     (hard < DESCRIPTORS_WANTED).then(|| {
         Advice::better(
             format!("the daemon may open {hard} files, three for each that a program has open"),
-            "LimitNOFILE=1048576 in its unit, or ulimit -Hn 1048576 before mounting",
+            "LimitNOFILE=1048576 in its unit, or ulimit -Hn 1048576 before mounting, where the machine (a container) lets it be raised",
         )
     })
 }
@@ -367,6 +404,8 @@ mod tests {
         status.backend.reachable = true;
         assert_eq!(of_status(&status), []);
         status.backend.latency_p50_us = 20_000;
+        assert_eq!(of_status(&status), [], "one call tells nothing");
+        status.backend.ops = CALLS_MIN;
         status.scrub.bad_blocks = 2;
         status.writeback.conflicts = 1;
         status.writeback.failing_files = 3;
@@ -405,12 +444,35 @@ mod tests {
             "journal scrub /mnt/c",
             "25 % of the bytes",
             "cache directory /nvme: out of use",
+            "then unmount and mount again",
             "leave it out (/etc/fstab)",
         ] {
             assert!(text.contains(wanted), "{wanted} in\n{text}");
         }
         status.backend.reachable = false;
         assert!(told(&of_status(&status)).contains("does not answer"));
+    }
+
+    #[test]
+    fn a_disk_without_room_is_told_of_before_and_after_it_is_full() {
+        let mut status = Status::default();
+        status.backend.reachable = true;
+        status.cache.bytes_limit = 150 << 20;
+        status.cache.directories = vec![CacheDirectoryStatus {
+            path: "/nvme".to_owned(),
+            state: "ok".to_owned(),
+            bytes_used: 3 << 20,
+            disk_bytes_available: 90 << 20,
+            ..CacheDirectoryStatus::default()
+        }];
+        assert_eq!(of_status(&status), []);
+        status.cache.directories[0].disk_bytes_available = 2 << 20;
+        let text = told(&of_status(&status));
+        assert!(text.contains("has room for 5.0 MiB at most"), "{text}");
+        status.cache.directories[0].state = format!("{DISK_FULL}: make room on that disk");
+        let text = told(&of_status(&status));
+        assert!(text.contains("goes on by itself"), "{text}");
+        assert!(!text.contains("unmount"), "{text}");
     }
 
     #[test]

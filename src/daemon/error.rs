@@ -127,6 +127,8 @@ pub enum CacheDirectoryProblem {
     Full,
     #[error("{0}; the disk fails or is read-only")]
     Broken(io::Error),
+    #[error("its disk is not mounted at {}; mount it there, or name another directory", .mountpoint.display())]
+    NotMounted { mountpoint: PathBuf },
 }
 
 fn cannot_create_hint(error: &io::Error) -> &'static str {
@@ -147,7 +149,7 @@ impl CacheDirectoryProblem {
             Self::CannotCreate(error) | Self::CannotOpen(error) | Self::Broken(error) => {
                 !matches!(error.raw_os_error(), Some(libc::EACCES | libc::EPERM))
             }
-            Self::Full => true,
+            Self::Full | Self::NotMounted { .. } => true,
             Self::Symlink
             | Self::NotDirectory
             | Self::NotOurs { .. }

@@ -7,7 +7,7 @@
 //!
 //! - `start`: the way from options to a mount that serves
 //! - `prepare`: checks of backend and mountpoint; `backend_root` opens the backend; `cache_directory` those of the cache's disks, `directory_lock`
-//!   who holds one
+//!   who holds one, `known_disks` whether its disk is there
 //! - `background`: going into the background and telling the caller how it went
 //! - `assemble`: which component gets which setting; `disks`: the cache directories; `journalling`: the journal,
 //!   `journal_status`, `device_status` and `journal_control` what is told of it, `journal_places` its directories, `journal_devices` what may
@@ -20,7 +20,7 @@
 //! - `status`: what `status --json` says for good; `status_of_scrub`: of checksums, `latency`: of how long things took
 //! - `why`: how one file stands; `doctor`: what to do about a mount
 //! - `watching`: what programs do, told to `trace` and `top`
-//! - `watchdog`: tells the service manager that requests are answered
+//! - `watchdog`: tells the service manager that requests are answered; `guard`: sees to it that a killed daemon ends
 //! - `prometheus`: the same as metrics
 //! - `unmount`: ending a mount from outside, whatever state its daemon is in; `draining`: not before all is on the backend; `remount`: between ro and rw; `reload`: settings that change while it serves
 //! - `mount_table`: /proc/self/mountinfo; `fstab`: /etc/fstab
@@ -46,8 +46,10 @@ pub mod journal_memory;
 pub mod journal_places;
 pub mod journal_status;
 mod journalling;
+mod known_disks;
 pub mod error;
 pub mod fstab;
+pub mod guard;
 mod latency;
 pub mod log;
 pub mod machine;

@@ -7,6 +7,7 @@ use super::cache_directory::{CacheDirectory, Neighbours, ResolvedPath, check_apa
 use super::control::{Client, socket_directory};
 use super::error::{CacheDirectoryProblem, StartError};
 use super::journal_places::{JournalPlace, open_journal};
+use super::known_disks::{KnownDisks, is_cache};
 use super::{mount_table, unmount};
 use crate::cache::names::NAMES_FILE;
 use crate::config::Settings;
@@ -41,6 +42,7 @@ pub struct Prepared {
     /// At least one.
     pub cache_directories: Vec<CacheDirectory>,
     pub lost_cache_directories: Vec<LostCacheDirectory>,
+    known_disks: KnownDisks,
     /// With `write_mode=back`, in the order they were named.
     pub journal_directories: Vec<JournalPlace>,
 }
@@ -106,8 +108,11 @@ pub fn prepare(
         backend: &backend,
         mountpoint: &mountpoint,
     };
-    let (cache_directories, lost_cache_directories) =
-        open_cache_directories(settings, neighbours, &default_parent)?;
+    let OpenedDirectories {
+        directories: cache_directories,
+        lost: lost_cache_directories,
+        known_disks,
+    } = open_cache_directories(settings, neighbours, &default_parent)?;
     let journal_directories = open_journal(settings, neighbours, &cache_directories)?;
     Ok(Prepared {
         source,
@@ -120,6 +125,7 @@ pub fn prepare(
         mounter,
         cache_directories,
         lost_cache_directories,
+        known_disks,
         journal_directories,
     })
 }
@@ -153,6 +159,14 @@ fn refuse_inside(mountpoint: &ResolvedPath, backend: &ResolvedPath) -> Result<()
 }
 
 impl Prepared {
+    /// The mount has come up: what was made for it stays.
+    pub(super) fn keep_directories(&mut self) {
+        for directory in self.directories_mut() {
+            directory.keep();
+        }
+        self.known_disks.remember(&self.cache_directories);
+    }
+
     /// All that is locked and ours.
     fn directories(&self) -> impl Iterator<Item = &CacheDirectory> {
         let journal = self.journal_directories.iter();
@@ -289,7 +303,11 @@ fn cache_paths(settings: &Settings, backend: &Path, default_parent: &Path) -> Ve
     }
 }
 
-type OpenedDirectories = (Vec<CacheDirectory>, Vec<LostCacheDirectory>);
+struct OpenedDirectories {
+    directories: Vec<CacheDirectory>,
+    lost: Vec<LostCacheDirectory>,
+    known_disks: KnownDisks,
+}
 
 fn open_cache_directories(
     settings: &Settings,
@@ -298,26 +316,41 @@ fn open_cache_directories(
 ) -> Result<OpenedDirectories, StartError> {
     let by_default = settings.cache_directories.is_empty();
     let paths = cache_paths(settings, &neighbours.backend.path, default_parent);
-    let mut opened: Vec<CacheDirectory> = Vec::new();
-    let mut lost = Vec::new();
-    for path in paths {
-        match open_one(&path, by_default, neighbours, &opened) {
-            Ok(directory) => opened.push(directory),
+    let mut known_disks = KnownDisks::default();
+    let (mut directories, mut places, mut lost) = (Vec::new(), Vec::new(), Vec::new());
+    let mut in_turn: Vec<_> = paths.into_iter().enumerate().collect();
+    // First those that are caches already: they know where the others lay.
+    in_turn.sort_by_key(|(_, path)| !is_cache(path));
+    for (place, path) in in_turn {
+        let opened = known_disks
+            .check(&path)
+            .and_then(|()| open_one(&path, by_default, neighbours, &directories));
+        match opened {
+            Ok(directory) => {
+                known_disks.hear(&directory);
+                directories.push(directory);
+                places.push(place);
+            }
             Err(problem) if problem.is_loss_of_disk() => lost.push((path, problem)),
             Err(problem) => return Err(StartError::CacheDirectory { path, problem }),
         }
     }
-    if opened.is_empty() {
+    if directories.is_empty() {
         return Err(none_left(lost));
     }
-    let lost = lost
-        .into_iter()
-        .map(|(path, problem)| LostCacheDirectory {
-            path,
-            reason: problem.to_string(),
-        })
-        .collect();
-    Ok((opened, lost))
+    let mut in_order: Vec<_> = places.into_iter().zip(directories).collect();
+    in_order.sort_by_key(|(place, _)| *place);
+    Ok(OpenedDirectories {
+        directories: in_order.into_iter().map(|(_, one)| one).collect(),
+        lost: lost
+            .into_iter()
+            .map(|(path, problem)| LostCacheDirectory {
+                path,
+                reason: problem.to_string(),
+            })
+            .collect(),
+        known_disks,
+    })
 }
 
 fn none_left(mut lost: Vec<(PathBuf, CacheDirectoryProblem)>) -> StartError {

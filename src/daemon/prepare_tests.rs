@@ -130,10 +130,9 @@ fn without_cache_dir_one_is_made_after_the_backend() {
         mountpoint: &ResolvedPath::look_at(&mountpoint),
     };
     let parent = setup.root.join("var/cache");
-    let (opened, _) =
-        open_cache_directories(&Settings::default(), neighbours, &parent).expect("made");
+    let opened = open_cache_directories(&Settings::default(), neighbours, &parent).expect("made");
     assert_eq!(
-        opened[0].path,
+        opened.directories[0].path,
         parent.join(mount_table::path_as_name(&backend))
     );
 }

@@ -28,7 +28,7 @@ pub enum RemountError {
     #[error("{}: not a mount of nfs-cachefs", .0.display())]
     NotMounted(PathBuf),
     #[error(
-        "option '{0}' cannot change while mounted, only ro and rw can: unmount, and mount with it"
+        "option '{0}' cannot change while mounted, only ro and rw can: unmount, and mount with it (some can in the settings file: nfs-cachefs reload)"
     )]
     Fixed(String),
     #[error("it was mounted with ro, which its daemon keeps to: unmount, and mount with rw")]

@@ -129,7 +129,7 @@ impl Reporter {
             stale_answers: metrics.stale_answers.get(),
             bytes_read: metrics.bytes_read.get(),
             bytes_written: metrics.bytes_written.get(),
-            ops: metrics.operations.get(),
+            ops: metrics.metadata_calls.count() + metrics.data_calls.count(),
             path: self.backend_path.display().to_string(),
             filesystem: root.map_or("not found yet".to_owned(), |root| {
                 format!("{} {}", root.fstype, root.source)

@@ -4,6 +4,8 @@ use super::assemble::Assembled;
 use super::background::Announcer;
 use super::control::{ControlSocket, Handlers, socket_directory};
 use super::error::exit_status;
+use super::guard::Guard;
+use super::mount_table;
 use super::prepare::{Prepared, with_timeout};
 use super::prometheus::{MapSource, MetricsServer, StatusSource};
 use super::reload::Configuration;
@@ -28,6 +30,9 @@ const BUSY_RETRY: Duration = Duration::from_millis(100);
 const DETACHED_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the components may take to end.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(15);
+
+const REMOUNTED: &str =
+    "remounted read-only: nothing can be written here; mount -o remount,rw takes it back";
 
 /// What the life of a mount waits for.
 enum Event {
@@ -135,8 +140,12 @@ pub fn serve(
     if let Err(error) = announcer.serving(&warnings) {
         tracing::warn!("telling that the mount serves: {error}");
     }
+    let guard = Guard::start(&prepared.mountpoint)
+        .inspect_err(|error| tracing::warn!("no guard: {error}"))
+        .ok();
     let exit_status = wait_for_end(&receiver, &prepared.mountpoint, &stopping);
     stopping.store(true, Ordering::Release);
+    drop(guard);
     notify_systemd(sd_notify::NotifyState::Stopping);
     end_components(shutdown);
     drop((control, metrics));
@@ -226,6 +235,7 @@ fn wait_for_end(receiver: &Receiver<Event>, mountpoint: &Path, stopping: &Atomic
     }
     stopping.store(true, Ordering::Release);
     notify_systemd(sd_notify::NotifyState::Stopping);
+    let mount = mount_table::topmost_at(mountpoint).ok().flatten();
     if let Err(error) = take_away(mountpoint) {
         tracing::error!("unmounting {}: {error}", mountpoint.display());
     }
@@ -236,6 +246,11 @@ fn wait_for_end(receiver: &Receiver<Event>, mountpoint: &Path, stopping: &Atomic
             Ok(Event::StopAsked(_)) => {}
             Err(_) => {
                 tracing::warn!("programs still use the mount; they get errors from now on");
+                // Not by our end alone, which may wait for them (see `guard`).
+                mount
+                    .as_ref()
+                    .filter(|mount| mount.is_cachefs())
+                    .inspect(|mount| unmount::abort(mount));
                 return exit_status::SUCCESS;
             }
         }
@@ -295,11 +310,20 @@ fn complete_status(
         status.pid = std::process::id();
         status.name.clone_from(&name);
         status.mountpoint.clone_from(&mountpoint);
+        if !status.read_only && is_shown_read_only(Path::new(&mountpoint)) {
+            status.warnings.push(REMOUNTED.to_owned());
+        }
         status.uptime_seconds = started.elapsed().as_secs();
         let reports = std::mem::take(&mut status.options);
         status.options = with_reports(&configuration.in_effect(), &reports);
         status
     })
+}
+
+/// The kernel refuses changes by itself then, and does not say so to the daemon.
+fn is_shown_read_only(mountpoint: &Path) -> bool {
+    let mount = mount_table::topmost_at(mountpoint).ok().flatten();
+    mount.is_some_and(|mount| mount.is_cachefs() && mount.shows("ro"))
 }
 
 fn with_reports(

@@ -103,9 +103,7 @@ fn try_start(
     }
     std::env::set_current_dir("/").map_err(system("chdir /"))?;
     let assembled = assemble(settings, &prepared).map_err(StartError::Component)?;
-    for directory in prepared.directories_mut() {
-        directory.keep();
-    }
+    prepared.keep_directories();
     Ok((prepared, assembled))
 }
 

@@ -8,12 +8,14 @@ use super::prepare::{Liveness, liveness};
 use crate::sys::fusermount;
 use crate::sys::process::{open_process, process_facts, wait_for_end};
 use nix::errno::Errno;
-use nix::mount::{MntFlags, umount2};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+/// Where the service manager mounts it (sys-fs-fuse-connections.mount).
+const CONTROL_FILESYSTEM: &str = "/sys/fs/fuse/connections";
 /// How long a daemon may take to answer before it is held to hang.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long to wait for the daemon's end, so that the same can be mounted again at once.
@@ -297,12 +299,37 @@ pub fn detach(path: &Path) -> io::Result<()> {
 }
 
 /// Cuts the connection between kernel and daemon: whoever waits in the mount gets an error
-/// (Documentation/filesystems/fuse.rst). Without the control filesystem detaching has to do.
+/// (Documentation/filesystems/fuse.rst). The control filesystem is mounted where it is not and we may; without it
+/// detaching has to do.
 pub(super) fn abort(mount: &Mount) {
     let file = mount.connection_directory().join("abort");
-    if let Err(error) = std::fs::write(&file, "1") {
+    let cut = || std::fs::write(&file, "1");
+    let is_missing = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+    let outcome = cut().or_else(
+        |error| match is_missing(&error) && !has_control_filesystem() {
+            true => mount_control_filesystem().and_then(|()| cut()),
+            false => Err(error),
+        },
+    );
+    if let Err(error) = outcome {
         tracing::debug!("{}: {error}", file.display());
     }
+}
+
+fn has_control_filesystem() -> bool {
+    mount_table::topmost_at(Path::new(CONTROL_FILESYSTEM)).is_ok_and(|mount| mount.is_some())
+}
+
+fn mount_control_filesystem() -> io::Result<()> {
+    let none: Option<&str> = None;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    Ok(mount(
+        Some("fusectl"),
+        CONTROL_FILESYSTEM,
+        Some("fusectl"),
+        flags,
+        none,
+    )?)
 }
 
 /// The processes that have a file, directory or mapping of the mount at `path` in use, as far as /proc

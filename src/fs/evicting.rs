@@ -6,17 +6,22 @@ use crate::backend::{ListedName, Place};
 use crate::cache::Evicted;
 use crate::events::Invalidation;
 use crate::types::{Attributes, FileKind};
+use crossbeam_channel::RecvTimeoutError;
 use std::io;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 /// Files that leave the index in one commit.
 const EVICTED_AT_ONCE: usize = 4096;
+/// Whoever waits for a backend that goes away waits no longer than this after it.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
 impl FileSystem {
     /// Drops cached data of paths relative to the root, directories with all beneath them; of everything where
     /// there are none, and the kernel's pages of them. Files that are open or mapped stay. The error names the path. Blocks on the local disk
-    /// and, for paths, on the backend.
-    pub fn evict(&self, paths: &[PathBuf]) -> io::Result<Evicted> {
+    /// and, for paths, on the backend: ETIMEDOUT when that is away.
+    pub fn evict(self: &Arc<Self>, paths: &[PathBuf]) -> io::Result<Evicted> {
         if paths.is_empty() {
             let evicted = self.cache.evict_all();
             for node in self.nodes.with_pages() {
@@ -24,6 +29,27 @@ impl FileSystem {
             }
             return Ok(evicted);
         }
+        let (this, paths) = (self.clone(), paths.to_vec());
+        let (sender, outcome) = crossbeam_channel::bounded(1);
+        std::thread::Builder::new()
+            .name("evict".to_owned())
+            .spawn(move || {
+                let _ = sender.send(this.evict_paths(&paths));
+            })?;
+        loop {
+            match outcome.recv_timeout(LOOK_INTERVAL) {
+                Ok(outcome) => return outcome,
+                // The thread ends with the call that it waits in.
+                Err(_) if self.health.is_away() => return Err(away()),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(io::Error::other("the thread that evicts has ended"));
+                }
+            }
+        }
+    }
+
+    fn evict_paths(&self, paths: &[PathBuf]) -> io::Result<Evicted> {
         // All are found before the first goes: a misspelt one stops nothing halfway.
         let mut found = Vec::new();
         for path in paths {
@@ -126,6 +152,13 @@ impl FileSystem {
             }
         }
     }
+}
+
+fn away() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::TimedOut,
+        "it does not answer, and paths are looked up there; without a path everything would go",
+    )
 }
 
 pub(super) fn is_gone(error: &io::Error) -> bool {

@@ -114,6 +114,12 @@ fn resolve_all(arguments: &Arguments, keep: Keep) -> Result<(), String> {
                 .map_err(|error| format!("{}: {error}", relative.display()))?;
             let beside = vec![conflict.beside.clone()];
             conflicts_of(&mount, BackRequest::ForgetConflicts { beside })?;
+            if keep == Keep::Ours {
+                let path = one_line(&relative.to_string_lossy());
+                say(&format!(
+                    "{path}: ours is in its place again, and is sent to the backend; `nfs-cachefs flush --wait` sees to it now\n"
+                ));
+            }
         }
     }
     Ok(())

@@ -100,7 +100,7 @@ fn head(load: &Load, mountpoint: &Path, order: Order) -> Vec<String> {
 
 fn heading(what: &str) -> String {
     columns(
-        ["OPS/S", "HITS", "MISSES", "READ/S", "WRITTEN/S", "MEAN"],
+        ["OPS/S", "HITS/S", "MISS/S", "READ/S", "WRITTEN/S", "MEAN"],
         what,
     )
 }
@@ -135,8 +135,8 @@ fn row(what: &str, counts: &Counts, load: &Load) -> String {
     columns(
         [
             &rate(counts.operations, load),
-            &counts.hits.to_string(),
-            &counts.misses.to_string(),
+            &rate(counts.hits, load),
+            &rate(counts.misses, load),
             &amount(counts.hit_bytes + counts.miss_bytes, load),
             &amount(counts.written_bytes, load),
             &duration(mean_us(counts)),

@@ -77,6 +77,9 @@ impl Finding {
     }
 }
 
+/// How the detail of a finding ends where something outside this machine was asked in vain.
+pub const NO_ANSWER: &str = "no answer";
+
 /// Tries everything. `cache` and `backend` are the directories a mount would use; without them the
 /// disk of the default cache directory is tried, for both. Blocks up to about 15 s.
 pub fn examine(cache: Option<&Path>, backend: Option<&Path>) -> Vec<Finding> {

@@ -1,6 +1,6 @@
 //! The cache disk and the backend.
 
-use super::Finding;
+use super::{Finding, NO_ANSWER};
 use crate::daemon::cache_directory::probe_disk;
 use crate::daemon::error::CacheDirectoryProblem as Problem;
 use crate::daemon::mount_table;
@@ -80,7 +80,7 @@ fn file_handles(backend: &Path) -> Finding {
         Ok(Some(Err(error))) => {
             Finding::fatal(SUBJECT, format!("{shown}: {error}"), "nothing to cache")
         }
-        Ok(None) => Finding::fatal(SUBJECT, format!("{shown}: no answer"), "nothing to cache"),
+        Ok(None) => Finding::fatal(SUBJECT, format!("{shown}: {NO_ANSWER}"), "nothing to cache"),
         Err(error) => Finding::fatal(SUBJECT, error.to_string(), "nothing to cache"),
     }
 }
