@@ -73,8 +73,6 @@ pub struct BackendMetrics {
     /// File data bytes read from the backend.
     pub bytes_read: Counter,
     pub bytes_written: Counter,
-    /// Calls made on the backend, data and metadata.
-    pub operations: Counter,
     pub errors: Counter,
     /// Calls that outlived their deadline.
     pub timeouts: Counter,

@@ -117,7 +117,7 @@ fn pins_are_changed_and_told_of_while_the_server_is_away() {
         world.mount.status_number("names.waiting") == 0
             && world.mount.status_number("cache.files") == 4
     });
-    world.mount.kill9();
+    world.mount.kill9_beside(&world.backend);
     world.mount.remount();
     let began = Instant::now();
     wait_until(WITHOUT_THE_SERVER, "the pins to be told of", || {

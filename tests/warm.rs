@@ -4,7 +4,7 @@ mod support;
 
 use serde_json::Value;
 use std::ffi::OsStr;
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -256,6 +256,29 @@ fn what_is_cached_is_told_and_given_up_again() {
         (Some(NOT_ALL), 0),
         "{end}"
     );
+}
+
+/// However long attributes are believed.
+#[test]
+fn what_has_changed_on_the_server_is_warmed_up_anew() {
+    let world = World::new(
+        "warm-changed",
+        &["actimeo=10m"],
+        &[("file", 3000), ("large", 5 * MIB)],
+    );
+    assert_eq!(world.warm(&[]).status.code(), Some(0));
+    let plain = |name| world.backend.plain.join(name);
+    content(10, 4000).replace(&plain("file")).unwrap();
+    let large = File::options().write(true).open(plain("large")).unwrap();
+    content(11, 5 * MIB).write_to(&large).unwrap();
+    let (status, end) = world.warm_json(&[]);
+    assert_eq!(
+        (status, number(&end, "fetched_files")),
+        (Some(0), 2),
+        "{end}"
+    );
+    expect_content(&world.mount.join("file"), content(10, 4000));
+    expect_content(&world.mount.join("large"), content(11, 5 * MIB));
 }
 
 /// Two thirds of a cache are read before; what is warmed up has to take their place.

@@ -299,9 +299,8 @@ impl SeekWhence {
     }
 }
 
-/// Makes one backend call, counting it, and its error unless that is a plain "there is none".
+/// Makes one backend call, counting its error unless that is a plain "there is none".
 fn counted<T>(metrics: &BackendMetrics, call: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-    metrics.operations.add(1);
     let result = call();
     if let Err(error) = &result
         && !matches!(

@@ -48,12 +48,12 @@ mod tests {
         };
         let health = Health::new(settings, Arc::default());
         let backend = DirectoryBackend::open(directory.path(), Arc::default()).unwrap();
-        health.start_probe(backend).unwrap();
         // A call that never returns: only the probe's answer can end the absence.
         let hung = health.begin(CallKind::Prompt);
         let gone = io::Error::from_raw_os_error(libc::EHOSTDOWN);
         health.begin(CallKind::Prompt).end(Some(&gone));
         assert!(health.is_away());
+        health.start_probe(backend).unwrap();
         let deadline = Instant::now() + Duration::from_secs(10);
         while health.is_away() {
             assert!(Instant::now() < deadline, "the probe did not answer");

@@ -83,7 +83,7 @@ impl Space {
     pub(super) fn give_back(&self, bytes: u64) {
         let mut counts = self.counts.lock();
         counts.reserved_bytes = counts.reserved_bytes.saturating_sub(bytes);
-        counts.room_bytes += bytes;
+        counts.room_bytes = counts.room_bytes.saturating_add(bytes);
     }
 
     /// Bytes that left the disk.

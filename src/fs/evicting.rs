@@ -10,6 +10,7 @@ use crossbeam_channel::RecvTimeoutError;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Files that leave the index in one commit.
@@ -31,16 +32,21 @@ impl FileSystem {
         }
         let (this, paths) = (self.clone(), paths.to_vec());
         let (sender, outcome) = crossbeam_channel::bounded(1);
+        let is_given_up = Arc::new(AtomicBool::new(false));
+        let given_up = is_given_up.clone();
         std::thread::Builder::new()
             .name("evict".to_owned())
             .spawn(move || {
-                let _ = sender.send(this.evict_paths(&paths));
+                let _ = sender.send(this.evict_paths(&paths, &given_up));
             })?;
         loop {
             match outcome.recv_timeout(LOOK_INTERVAL) {
                 Ok(outcome) => return outcome,
                 // The thread ends with the call that it waits in.
-                Err(_) if self.health.is_away() => return Err(away()),
+                Err(_) if self.health.is_away() => {
+                    is_given_up.store(true, Ordering::Release);
+                    return Err(away());
+                }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
                     return Err(io::Error::other("the thread that evicts has ended"));
@@ -49,7 +55,7 @@ impl FileSystem {
         }
     }
 
-    fn evict_paths(&self, paths: &[PathBuf]) -> io::Result<Evicted> {
+    fn evict_paths(&self, paths: &[PathBuf], is_given_up: &AtomicBool) -> io::Result<Evicted> {
         // All are found before the first goes: a misspelt one stops nothing halfway.
         let mut found = Vec::new();
         for path in paths {
@@ -60,7 +66,7 @@ impl FileSystem {
         }
         let mut total = Evicted::default();
         for (path, top) in paths.iter().zip(found) {
-            self.evict_tree(top, &mut total)
+            self.evict_tree(top, &mut total, is_given_up)
                 .map_err(|error| about(path, &error))?;
         }
         Ok(total)
@@ -97,11 +103,19 @@ impl FileSystem {
     }
 
     /// What goes away while the tree is walked has nothing to evict.
-    fn evict_tree(&self, top: (Place, Attributes), total: &mut Evicted) -> io::Result<()> {
+    fn evict_tree(
+        &self,
+        top: (Place, Attributes),
+        total: &mut Evicted,
+        is_given_up: &AtomicBool,
+    ) -> io::Result<()> {
         let mut files = Vec::new();
         let mut waiting = vec![top];
         let mut is_top = true;
         while let Some((place, attributes)) = waiting.pop() {
+            if is_given_up.load(Ordering::Acquire) {
+                return Err(away());
+            }
             match attributes.kind {
                 FileKind::Regular => {
                     for node in self.nodes.of_key(&place.key, attributes.inode) {

@@ -177,24 +177,73 @@ impl FileSystem {
         );
     }
 
-    /// Whoever names a file has just looked it up, and the open that fetches it asks whether they may read it.
+    /// Whoever names a file has just looked it up, and the open that fetches it asks for its version, and whether they may
+    /// read it. Not of a file that is open: its reader's fills go on by that open.
     fn warm_found(self: &Arc<Self>, wish: Wish, pending: Answer) {
         let way = Asking::way_to(&wish.node, &wish.caller);
-        let is_fresh = !wish.node.state.lock().fresh_for().is_zero();
-        if is_fresh && self.decided(&way) == Some(true) {
-            return self.warm_version(wish, pending, SMALL_FILE_TRIES);
+        let (is_fresh, is_open) = {
+            let state = wish.node.state.lock();
+            (!state.fresh_for().is_zero(), state.open.is_some())
+        };
+        if !is_fresh || is_open || self.decided(&way) != Some(true) {
+            return self.warm_checked(wish, pending, SMALL_FILE_TRIES);
         }
-        match self.revalidate_name(&wish.node, &wish.caller) {
-            Ok(()) => self.warm_allowed(wish, pending, SMALL_FILE_TRIES),
-            Err(error) => self.fail(&pending, error),
-        }
+        let seen = Seen {
+            placed: Arc::new(OpenedAhead {
+                fs: self.me.clone(),
+                node: wish.node.clone(),
+                reader: wish.caller.clone(),
+            }),
+            ..Seen::last(&wish.node, &wish.caller)
+        };
+        let (this, again) = (self.clone(), wish.clone());
+        self.warm_version(seen, wish, &pending.clone(), move |outcome| match outcome {
+            Ok(fetched @ Warmed::Fetched { .. })
+                if this.decided(&again.to_read()) == Some(true) =>
+            {
+                tell(&pending, &fetched);
+            }
+            // Nothing was asked, or by somebody else.
+            Ok(_) | Err(FetchError::Changed | FetchError::Refused) => {
+                this.on_backend(&pending, move |fs, pending| {
+                    fs.warm_checked(again, pending, SMALL_FILE_TRIES);
+                });
+            }
+            Err(error) => this.fail(&pending, fetch_failed(error)),
+        });
     }
 
-    fn warm_allowed(self: &Arc<Self>, wish: Wish, pending: Answer, tries: u32) {
-        match self.ask(&wish.to_read()) {
-            Ok(()) => self.warm_version(wish, pending, tries),
-            Err(error) => self.fail(&pending, FsError::Backend(error)),
+    fn warm_checked(self: &Arc<Self>, wish: Wish, pending: Answer, tries: u32) {
+        let checked = self.revalidate_name(&wish.node, &wish.caller);
+        if let Err(error) =
+            checked.and_then(|()| self.ask(&wish.to_read()).map_err(FsError::Backend))
+        {
+            return self.fail(&pending, error);
         }
+        let seen = Seen::last(&wish.node, &wish.caller);
+        let (this, again) = (self.clone(), wish.clone());
+        self.warm_version(seen, wish, &pending.clone(), move |outcome| match outcome {
+            Ok(warmed) => tell(&pending, &warmed),
+            // The open may have been another's.
+            Err(FetchError::Changed | FetchError::Refused) if tries > 0 => {
+                this.on_backend(&pending, move |fs, pending| {
+                    fs.warm_checked(again, pending, tries - 1);
+                });
+            }
+            Err(error) => this.fail(&pending, fetch_failed(error)),
+        });
+    }
+
+    fn warm_version(
+        self: &Arc<Self>,
+        seen: Seen,
+        wish: Wish,
+        pending: &Answer,
+        done: impl FnOnce(Result<Warmed, FetchError>) + Send + 'static,
+    ) {
+        let waiting = pending.clone();
+        let is_wanted = move || !waiting.has_ended();
+        self.keep_whole(seen, wish.allowance, is_wanted, done);
     }
 
     /// What is not whole waits for the backend, an absent one too, which may be back soon. Does not wait.
@@ -211,52 +260,6 @@ impl FileSystem {
             }
         };
         self.local_lane.submit(told).is_ok()
-    }
-
-    fn warm_version(self: &Arc<Self>, wish: Wish, pending: Answer, tries: u32) {
-        let this = self.clone();
-        let (again, waiting) = (wish.clone(), pending.clone());
-        let is_wanted = move || !waiting.has_ended();
-        let mut seen = Seen::last(&wish.node, &wish.caller);
-        if self.decided(&wish.to_read()) != Some(true) {
-            seen.placed = Arc::new(OpenedAhead {
-                fs: self.me.clone(),
-                node: wish.node.clone(),
-                reader: wish.caller.clone(),
-            });
-        }
-        self.keep_whole(
-            seen,
-            wish.allowance,
-            is_wanted,
-            move |outcome| match outcome {
-                Ok(warmed) if this.decided(&again.to_read()) == Some(true) => {
-                    tell(&pending, &warmed);
-                }
-                // It was there, or another had it fetched.
-                Ok(warmed) => this.on_backend(&pending, move |fs, pending| {
-                    match fs.ask(&again.to_read()) {
-                        Ok(()) => tell(&pending, &warmed),
-                        Err(error) => fs.fail(&pending, FsError::Backend(error)),
-                    }
-                }),
-                // The open may have been another's.
-                Err(FetchError::Refused) if tries > 0 => {
-                    this.on_backend(&pending, move |fs, pending| {
-                        fs.warm_allowed(again, pending, tries - 1);
-                    });
-                }
-                Err(FetchError::Changed) if tries > 0 => {
-                    this.on_backend(&pending, move |fs, pending| {
-                        match fs.revalidate_name(&again.node, &again.caller) {
-                            Ok(()) => fs.warm_version(again, pending, tries - 1),
-                            Err(error) => fs.fail(&pending, error),
-                        }
-                    });
-                }
-                Err(error) => this.fail(&pending, fetch_failed(error)),
-            },
-        );
     }
 
     /// Brings a version into the cache, and lets it stay. Waits for the local disk only.

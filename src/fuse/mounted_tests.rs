@@ -307,7 +307,8 @@ fn a_directory_of_ten_thousand_names_is_listed_whole_and_forgotten_whole() {
 #[test]
 fn a_waiting_read_ends_within_a_second_of_its_signal() {
     let mount = TestMount::new(|_, _| {});
-    for signal in [Signal::SIGINT, Signal::SIGKILL] {
+    // Not SIGINT: a shell's background jobs ignore it.
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
         let mut child = Command::new("cat")
             .arg(mount.path("stuck"))
             .stdout(Stdio::null())
@@ -333,7 +334,7 @@ fn an_interrupt_that_overtakes_its_request_is_not_lost() {
         .unwrap();
     let fs = mount.fs.clone();
     assert!(until(|| fs.reads.load(Ordering::SeqCst) > 0));
-    kill(Pid::from_raw(child.id() as i32), Signal::SIGINT).unwrap();
+    kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).unwrap();
     let signalled = Instant::now();
     assert!(until(|| child.try_wait().unwrap().is_some()));
     assert!(signalled.elapsed() < Duration::from_secs(1));

@@ -15,6 +15,9 @@ use std::time::{Duration, Instant};
 /// After those who were waited for did not come, so many commits wait for fewer.
 const MODEST_COMMITS: u32 = 16;
 
+/// A writer that goes on has come by then, however long the last sync took.
+const GATHERING_MAX: Duration = Duration::from_millis(10);
+
 const NOT_NOTED: &str = "noting in the cache directories how far the journal has come";
 
 /// How many share a sync, and how long it takes.
@@ -45,9 +48,9 @@ impl Gathering {
         }
     }
 
-    /// They are waited for no longer than a sync takes, and not after a pause, which nobody comes back from.
+    /// They are waited for no longer than a sync takes or [`GATHERING_MAX`], and not after a pause, which nobody comes back from.
     fn deadline(&self) -> Option<Instant> {
-        let until = self.ended_last? + self.took_last;
+        let until = self.ended_last? + self.took_last.min(GATHERING_MAX);
         (Instant::now() < until).then_some(until)
     }
 

@@ -13,6 +13,7 @@ impl CounterBoard {
     pub fn begin(&self, operation: Operation, asked_bytes: u64) {
         let mut counters = self.counters.lock();
         *counters.operations.entry(operation).or_default() += 1;
+        *counters.under_way.entry(operation).or_default() += 1;
         counters.concurrent += 1;
         counters.concurrent_max = counters.concurrent_max.max(counters.concurrent);
         counters.reading_bytes += asked_bytes;
@@ -20,8 +21,11 @@ impl CounterBoard {
     }
 
     /// Its reply is about to go out.
-    pub fn end(&self, asked_bytes: u64) {
+    pub fn end(&self, operation: Operation, asked_bytes: u64) {
         let mut counters = self.counters.lock();
+        if let Some(under_way) = counters.under_way.get_mut(&operation) {
+            *under_way -= 1;
+        }
         counters.concurrent -= 1;
         counters.reading_bytes -= asked_bytes;
     }
@@ -51,7 +55,9 @@ impl CounterBoard {
     pub fn reset(&self) {
         let mut counters = self.counters.lock();
         let (concurrent, reading_bytes) = (counters.concurrent, counters.reading_bytes);
+        let under_way = std::mem::take(&mut counters.under_way);
         *counters = Counters {
+            under_way,
             concurrent,
             concurrent_max: concurrent,
             reading_bytes,

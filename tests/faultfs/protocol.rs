@@ -150,6 +150,8 @@ pub struct FileReads {
 pub struct Counters {
     /// Calls that arrived, by kind; kinds that never came are left out.
     pub operations: BTreeMap<Operation, u64>,
+    /// Calls between arrival and reply now, by kind.
+    pub under_way: BTreeMap<Operation, u64>,
     /// File data returned by reads.
     pub bytes_read: u64,
     pub bytes_written: u64,

@@ -167,7 +167,7 @@ impl Server {
             let due = server.link.delivery(called, call.data_bytes);
             let replying = server.clone();
             let deliver = Box::new(move || {
-                replying.counters.end(asked_bytes);
+                replying.counters.end(operation, asked_bytes);
                 match result {
                     Ok(value) => answer(reply, value),
                     Err(error) => reply.refuse(Errno::from(error)),

@@ -1,5 +1,6 @@
 //! The program under test: `nfs-cachefs mount` in the foreground, as a child.
 
+use super::backend::FaultBackend;
 use super::process;
 use super::scratch::{ProcessList, Scratch, mount_at};
 use super::wait_until;
@@ -214,6 +215,18 @@ impl Mount {
     pub fn kill9(&mut self) {
         process::kill_now(self.pid());
         self.reap(UMOUNT_LIMIT).expect("a killed daemon ends");
+        self.detach();
+    }
+
+    /// SIGKILL beside a backend that is stopped. A call that the backend had in hand when it was stopped keeps even a
+    /// killed process until it is answered (fs/fuse/dev.c, request_wait_answer), and is answered here.
+    pub fn kill9_beside(&mut self, stopped: &FaultBackend) {
+        process::kill_now(self.pid());
+        if self.reap(Duration::from_secs(2)).is_none() {
+            stopped.resume();
+            self.reap(UMOUNT_LIMIT).expect("a killed daemon ends");
+            stopped.stop();
+        }
         self.detach();
     }
 

@@ -1,7 +1,7 @@
 //! Child processes. They are started from one thread that lives as long as the test process, because
 //! PR_SET_PDEATHSIG follows the thread that forked, not the process.
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigHandler, Signal, kill, signal};
 use nix::unistd::Pid;
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -23,9 +23,13 @@ static SPAWNER: LazyLock<Mutex<mpsc::Sender<Order>>> = LazyLock::new(|| {
 
 /// Starts a child that is killed when this process ends, however it ends.
 pub fn spawn(mut command: Command) -> io::Result<Child> {
-    // SAFETY: prctl(2) is async-signal-safe, and nothing is allocated.
+    // SAFETY: prctl(2) and sigaction(2) are async-signal-safe, SIG_DFL is no code of ours, and nothing is allocated.
     unsafe {
-        command.pre_exec(|| Ok(nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?));
+        command.pre_exec(|| {
+            // A shell's background jobs ignore it, and so would all that they start.
+            signal(Signal::SIGINT, SigHandler::SigDfl)?;
+            Ok(nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?)
+        });
     }
     let (reply, outcome) = mpsc::channel();
     let orders = SPAWNER.lock().expect("no panic holds it");

@@ -155,7 +155,7 @@ dirty_stage() {
     check "dirty: the server stops" server_stop
     systemctl -q disable nfs-server
     begin=$(now)
-    LIMIT_S=300 check "dirty: $dirty_mib MiB are written without it" bash -c "cat /nvme/source >&7"
+    LIMIT_S=120 check "dirty: $dirty_mib MiB are written without it" bash -c "cat /nvme/source >&7"
     # An emulated disk may have lost an interrupt, for which the kernel waits 30 s.
     say "   that took from $begin; the disk: $(dmesg | grep -cE 'nvme.*timeout') timeouts"
     journalctl -b -u $unit --no-pager -q -o short-monotonic -n 4 | sed 's/^/    /'

@@ -268,10 +268,25 @@ make_small_as() { # USER DIRECTORY FILES
 # What everybody sees of a tree; mtimes where they are asked for.
 listing() { (cd "$1" && find . -mindepth 1 -type f -printf "%p %U %G %m %s %n${2:+ %T@}\n" | sort); }
 
+# Linux 7.2 as client and server of 4.2 loses times that were set, where it delegates them: at the latest when all is unmounted the file has the time
+# of that. Tried by the NFS mount alone, whose server delegates nothing in the first seconds.
+nfs_loses_times() { # NFS PLAIN
+    local number lost=1
+    for number in $(seq 60); do
+        (exec 3>$1/probe && echo text >&3 && sync $1/probe && touch -m -d @1000000000 $1/probe && chmod 640 $1/probe)
+        [ "$(stat -c %Y $2/probe)" = 1000000000 ] || lost=0
+        rm $1/probe
+        [ $lost = 1 ] || break
+        sleep 0.2
+    done
+    return $lost
+}
+
 # written_back: small files with write_mode=back, most of which are on their way to the server while they are changed on, or begin only when all is
 # done. The attributes that their uploads begin with are those of the reply to their creation.
 written_back() {
-    local nfs=/mnt/back-nfs seen=/mnt/back plain=/srv/back expected=/srv/expected kind delay what reader directories words directory user files
+    local nfs=/mnt/back-nfs seen=/mnt/back plain=/srv/back expected=/srv/expected times_are_lost kind delay what reader directories words directory user files
+    times_are_lost=0
     for kind in no_root_squash:0 no_root_squash:1h root_squash:200ms; do
         delay=${kind#*:}
         directories="users:1000:$small_files group:1000:40 root:0:40"
@@ -291,6 +306,11 @@ written_back() {
         done
         export_directory $plain ${kind%:*}
         check "$what: NFS mounts" mount_nfs $version $plain $nfs
+        # Where root may write.
+        if [ $version != 3 ] && [ $kind = no_root_squash:0 ] && nfs_loses_times $nfs $plain; then
+            times_are_lost=1
+            say "$what: NFS loses times by itself: left out"
+        fi
         CACHE_DIR=/mnt/nvme/back check "$what: mounts" mount_cached $nfs $seen \
             write_mode=back,journal_dir=/mnt/nvme/journal,journal_size=128M,writeback_delay=$delay
         for words in $directories; do
@@ -311,9 +331,11 @@ written_back() {
         check "$what: the bytes on the server" diff -r $expected $plain
         # Root may read nothing of others where it is nobody.
         check "$what: and here" as $reader diff -r $expected $seen
-        check "$what: mtimes on the server are those here" diff <(listing $seen mtime) <(listing $plain mtime)
-        check "$what: and were before" diff /run/unsent.mtime <(listing $plain mtime)
-        check_equal "$what: one that was set stays" "1000000007.1234567890" "$(find $plain/users/7 -printf '%T@')"
+        if [ $times_are_lost = 0 ]; then
+            check "$what: mtimes on the server are those here" diff <(listing $seen mtime) <(listing $plain mtime)
+            check "$what: and were before" diff /run/unsent.mtime <(listing $plain mtime)
+            check_equal "$what: one that was set stays" "1000000007.1234567890" "$(find $plain/users/7 -printf '%T@')"
+        fi
         check "$what: unmounts" timeout 60 umount $seen
         check "$what: nothing of ours is left on it" wait_until 60 umount $nfs
         find /mnt/nvme/back /mnt/nvme/journal $plain $expected -mindepth 1 -delete
