@@ -34,9 +34,11 @@ reads_while_stopped() {
     exec 7<$cached/file
     drop_caches
     kill -STOP "$pid"
-    timeout -s KILL 5 cmp - $server/file <&7 || status=$?
+    # It does no more than read: Linux 7.2 asks the daemon for the attributes that fstat tells.
+    timeout -s KILL 5 dd bs=64K status=none <&7 >/run/read || status=$?
     kill -CONT "$pid"
     exec 7<&-
+    [ $status != 0 ] || cmp /run/read $server/file || status=$?
     return $status
 }
 waits_while_stopped() {
