@@ -186,6 +186,10 @@ fn conflicts_are_listed_until_somebody_says_what_becomes_of_them() {
             told(&output)
         );
     }
+    let output = place.command("why", &place.here("whole"), &[]);
+    expect_status(&output, 0);
+    let conflict = "conflict   whole: changed by somebody else; ours is whole.conflict-";
+    assert!(told(&output).contains(conflict), "{}", told(&output));
     let arguments = ["--keep", "ours", "part"];
     let refused = place.command("conflicts", place.mount.path(), &arguments);
     expect_status(&refused, 2);

@@ -200,6 +200,17 @@ fn what_the_backend_does_not_have_yet_is_told() {
             "as programs here left it",
         ],
     );
+    let absent = place.here("absent");
+    let output = run(&["why", text(&absent), text(&path)]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("absent: "));
+    expect(&String::from_utf8_lossy(&output.stdout), &["10 B not"]);
+    let output = run(&["status", text(&path)]);
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    expect(
+        &told,
+        &[&format!("which is {}", place.mount.path().display())],
+    );
     assert!(place.command("flush", &path, &["--wait"]).status.success());
     expect(&words(&path), &["none wait here (write_mode=back)"]);
 }

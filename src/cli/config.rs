@@ -91,6 +91,12 @@ fn in_effect(mountpoint: &Path) -> Result<Vec<Setting>, (i32, String)> {
 fn planned(mountpoint: Option<&Path>, options: &[OsString]) -> Result<Vec<Setting>, (i32, String)> {
     let mountpoint = mountpoint.map(as_named).unwrap_or_default();
     let fstab = entry_for(&mountpoint).map(|entry| entry.options);
+    if fstab.is_none() && !mountpoint.as_os_str().is_empty() {
+        complain(format_args!(
+            "{}: nothing of nfs-cachefs is mounted there, and /etc/fstab has no line for it: a mount would have this",
+            mountpoint.display()
+        ));
+    }
     let given = Given {
         lists: fstab.iter().chain(options).cloned().collect(),
         fstab,

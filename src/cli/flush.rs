@@ -2,7 +2,7 @@
 
 use super::conflicts::conflicts_of;
 use super::located::locate;
-use super::{complain, say};
+use super::{complain, remark, say};
 use crate::daemon::control::WirePath;
 use crate::daemon::draining::{ask, drain};
 use crate::daemon::error::exit_status;
@@ -59,12 +59,13 @@ fn flush(arguments: &Arguments) -> Result<i32, String> {
     };
     match ask(connect(&mount), flush)? {
         BackReply::Unsent(left) => {
-            if !left.is_done() {
-                say(&format!(
+            match left.is_done() {
+                true => remark("the backend has it all"),
+                false => say(&format!(
                     "{} files, {} on their way\n",
                     left.files,
                     bytes(left.bytes)
-                ));
+                )),
             }
             Ok(exit_status::SUCCESS)
         }
@@ -93,7 +94,10 @@ fn wait(mount: &Mount, below: &Path, paths: &[WirePath]) -> Result<i32, String> 
         return Ok(FILES_LEFT);
     }
     Ok(match conflicts.is_empty() {
-        true => exit_status::SUCCESS,
+        true => {
+            remark("the backend has it all");
+            exit_status::SUCCESS
+        }
         false => CONFLICTS,
     })
 }

@@ -1,6 +1,6 @@
 //! `nfs-cachefs list [--json]`: all mounts of this machine, those whose daemon is dead among them.
 
-use super::{complain, say};
+use super::{complain, remark, say};
 use crate::daemon::control::{Reply, Request};
 use crate::daemon::error::exit_status;
 use crate::daemon::mount_table::{Mount, mounts};
@@ -63,6 +63,9 @@ pub fn run(arguments: &Arguments) -> i32 {
             }
         }
     } else {
+        if listed.is_empty() {
+            remark("nothing is mounted");
+        }
         let lines = listed.iter().map(|one| one_line(&one.in_words()) + "\n");
         say(&lines.collect::<String>());
     }

@@ -39,7 +39,7 @@ use crate::daemon::guard;
 use crate::types::printable::one_line;
 use clap::{Parser, Subcommand};
 use std::ffi::OsString;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 const AFTER_HELP: &str = "\
 Example:
@@ -171,6 +171,13 @@ const ENDED_UNREAD: i32 = 128 + nix::libc::SIGPIPE;
 fn complain(error: impl std::fmt::Display) {
     let line = one_line(&error.to_string());
     write_or_end(io::stderr().lock(), &format!("nfs-cachefs: {line}\n"));
+}
+
+/// Tells a person that there is nothing to tell. Not on stdout, which is as empty for whoever counts lines.
+fn remark(text: &str) {
+    if io::stdout().is_terminal() {
+        complain(text);
+    }
 }
 
 /// Prints to stdout.

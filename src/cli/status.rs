@@ -1,5 +1,6 @@
 //! `nfs-cachefs status MOUNTPOINT [--json]`
 
+use super::located::locate_as_written;
 use super::{complain, say};
 use crate::daemon::control::{Client, Lines, NOT_ALLOWED, Reply, Request, socket_directory};
 use crate::daemon::error::exit_status;
@@ -97,6 +98,17 @@ fn no_answer(mountpoint: &Path, error: &io::Error) -> String {
     }
 }
 
+fn no_mount(path: &Path) -> String {
+    let shown = path.display();
+    match locate_as_written(path) {
+        Some(located) => format!(
+            "{shown}: it lies below a mount of nfs-cachefs, which is {}",
+            located.mountpoint.display()
+        ),
+        None => format!("{shown}: not a mount of nfs-cachefs"),
+    }
+}
+
 fn connected(mountpoint: &Path) -> Result<Client, String> {
     let shown = mountpoint.display();
     let (path, mount) = find(mountpoint).map_err(|error| format!("{shown}: {error}"))?;
@@ -110,7 +122,7 @@ fn connected(mountpoint: &Path) -> Result<Client, String> {
         (_, io::ErrorKind::PermissionDenied) => {
             format!("{shown}: {NOT_ALLOWED}")
         }
-        (false, _) => format!("{shown}: not a mount of nfs-cachefs"),
+        (false, _) => no_mount(mountpoint),
         (true, _) if owner.is_some_and(|owner| owner != nix::unistd::geteuid().as_raw()) => {
             format!(
                 "{shown}: it is a mount of user {}, who alone may ask; try as that user",

@@ -7,7 +7,7 @@ use crate::daemon::error::exit_status;
 use crate::daemon::watching::{Operation, WatchLine, WatchRequest};
 use crate::types::printable::one_line;
 use std::io::BufRead;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 const AFTER_HELP: &str = "\
 Each line is an operation that is over: when it began (UTC), what it was, its path from the root of the mount, who \
@@ -32,7 +32,7 @@ Exit status: 0 the mount has ended, 1 usage, 2 error.";
 pub struct Arguments {
     /// The mount to follow
     mountpoint: PathBuf,
-    /// Only what concerns this path from the root of the mount and what is below it; with * and ? a pattern of the whole path
+    /// Only what concerns this path from the root of the mount (or with MOUNTPOINT before it) and what is below it; with * and ? a pattern of the whole path
     #[arg(long, value_name = "PATTERN")]
     path: Option<String>,
     /// Print JSON, an object a line
@@ -41,8 +41,10 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments) -> i32 {
+    let pattern = arguments.path.as_deref();
+    let pattern = pattern.map(|pattern| from_root(pattern, &arguments.mountpoint).to_owned());
     let request = WatchRequest::Operations {
-        pattern: arguments.path.clone(),
+        pattern: pattern.filter(|pattern| !pattern.is_empty()),
     };
     let told =
         follow(&arguments.mountpoint, &request).and_then(|lines| print_all(lines, arguments.json));
@@ -52,6 +54,19 @@ pub fn run(arguments: &Arguments) -> i32 {
             complain(error);
             exit_status::SYSTEM
         }
+    }
+}
+
+/// A path is often given as programs know it.
+fn from_root<'a>(pattern: &'a str, mountpoint: &Path) -> &'a str {
+    let mountpoint = std::path::absolute(mountpoint).unwrap_or_default();
+    let below = mountpoint
+        .to_str()
+        .and_then(|mountpoint| pattern.strip_prefix(mountpoint));
+    match below {
+        Some("") => "",
+        Some(below) if below.starts_with('/') => below.trim_start_matches('/'),
+        _ => pattern,
     }
 }
 
@@ -149,6 +164,16 @@ fn time_of_day(seconds: i64, nanoseconds: u32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_path_may_have_the_mountpoint_before_it() {
+        let mountpoint = Path::new("/mnt/c/");
+        assert_eq!(from_root("/mnt/c/a/b*", mountpoint), "a/b*");
+        assert_eq!(from_root("/mnt/c", mountpoint), "");
+        for other in ["a/b", "/mnt/cd/a", "*.o", ""] {
+            assert_eq!(from_root(other, mountpoint), other);
+        }
+    }
 
     #[test]
     fn a_line_has_all_there_is_to_know_and_stays_one_line() {

@@ -1,9 +1,12 @@
 //! `nfs-cachefs umount MOUNTPOINT`
 
-use super::complain;
 use super::flush::Progress;
+use super::status::ask;
+use super::{complain, say};
+use crate::daemon::control::{Reply, Request};
 use crate::daemon::error::exit_status;
 use crate::daemon::journal_control::UnsentReport;
+use crate::daemon::status::bytes;
 use crate::daemon::unmount::{Dirty, Unmounted, unmount};
 use std::path::{Path, PathBuf};
 
@@ -41,6 +44,10 @@ pub(super) fn umount(mountpoint: &Path, keep_dirty: bool) -> i32 {
             return exit_status::MOUNT_FAILED;
         }
     };
+    let left_bytes = match keep_dirty {
+        true => dirty_bytes(&mountpoint),
+        false => 0,
+    };
     let mut progress = Progress::default();
     let mut tell = |left: &UnsentReport| progress.show(left);
     let dirty = match keep_dirty {
@@ -50,7 +57,15 @@ pub(super) fn umount(mountpoint: &Path, keep_dirty: bool) -> i32 {
     let outcome = unmount(&mountpoint, dirty);
     progress.end();
     match outcome {
-        Ok(Unmounted::Cleanly) => exit_status::SUCCESS,
+        Ok(Unmounted::Cleanly) => {
+            if left_bytes > 0 {
+                let left = bytes(left_bytes);
+                say(&format!(
+                    "{shown}: {left} of changes stay in the journal, for the next mount\n"
+                ));
+            }
+            exit_status::SUCCESS
+        }
         Ok(Unmounted::Aborted { why }) => {
             complain(format_args!(
                 "{shown}: the daemon is {why}: its connection was cut and the mount detached"
@@ -67,5 +82,13 @@ pub(super) fn umount(mountpoint: &Path, keep_dirty: bool) -> i32 {
             complain(error);
             exit_status::MOUNT_FAILED
         }
+    }
+}
+
+/// What a daemon that answers has not sent yet.
+fn dirty_bytes(mountpoint: &Path) -> u64 {
+    match ask(mountpoint, &Request::Status) {
+        Ok(Reply::Status(status)) => status.journal.dirty_bytes,
+        Ok(_) | Err(_) => 0,
     }
 }

@@ -13,13 +13,15 @@ use super::watching::{self, WatchRequest};
 use super::why::WhyStatus;
 use crate::config::Changes;
 use crate::watch::Watch;
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use serde::{Deserialize, Serialize};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -339,6 +341,9 @@ impl ControlSocket {
         std::thread::Builder::new()
             .name("control".to_owned())
             .spawn(move || accept_all(&listener, &handlers))?;
+        if let Err(error) = remove_dead(directory) {
+            tracing::debug!("sockets of dead daemons: {error}");
+        }
         Ok(socket)
     }
 }
@@ -353,6 +358,42 @@ impl Drop for ControlSocket {
             let _ = std::fs::remove_file(&self.path);
         }
     }
+}
+
+/// Removes the names that daemons left which were killed. One that is there before it is listened at would look dead: names
+/// are given to sockets only then.
+fn remove_dead(directory: &Path) -> io::Result<()> {
+    let sockets = Sockets::open(directory)?;
+    for entry in std::fs::read_dir(directory)? {
+        let path = entry?.path();
+        let dead = path.symlink_metadata().ok();
+        let dead = dead.filter(|facts| facts.file_type().is_socket());
+        let (Some(dead), true) = (dead, path.extension() == Some("sock".as_ref())) else {
+            continue;
+        };
+        if !is_refused(&sockets.address(&path)) {
+            continue;
+        }
+        // Its mount may have a new daemon by now, which must keep its socket: taken aside, it can be told which it is.
+        let aside = path.with_extension(format!("{}.dead", std::process::id()));
+        std::fs::rename(&path, &aside)?;
+        let facts = aside.symlink_metadata()?;
+        match (facts.dev(), facts.ino()) == (dead.dev(), dead.ino()) {
+            true => std::fs::remove_file(&aside)?,
+            false => std::fs::rename(&aside, &path)?,
+        }
+    }
+    Ok(())
+}
+
+/// Nobody listens there. A daemon that hangs has a full queue at most, for which nobody waits here.
+fn is_refused(address: &Path) -> bool {
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let connected = socket(AddressFamily::Unix, SockType::Stream, flags, None).and_then(|socket| {
+        let address = UnixAddr::new(address)?;
+        connect(socket.as_raw_fd(), &address)
+    });
+    connected == Err(Errno::ECONNREFUSED)
 }
 
 fn accept_all(listener: &UnixListener, handlers: &Arc<Handlers>) {

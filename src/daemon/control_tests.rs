@@ -148,3 +148,24 @@ fn paths_are_made_relative_without_touching_the_mount() {
     assert_eq!(relative("/mnt/other/a"), None);
     assert_eq!(relative("a/../../b"), None);
 }
+
+#[test]
+fn sockets_of_daemons_that_were_killed_go_and_others_stay() {
+    let scratch = test_scratch();
+    let directory = scratch.path();
+    let (living, _) = serve(directory, Path::new("/mnt/living"));
+    let dead = socket_path(directory, Path::new("/mnt/dead"));
+    drop(UnixListener::bind(Sockets::open(directory).unwrap().address(&dead)).unwrap());
+    let other = directory.join("other.sock");
+    std::fs::write(&other, "no socket").unwrap();
+    let (new, _) = serve(directory, Path::new("/mnt/new"));
+    assert!(!dead.exists());
+    assert!(other.exists());
+    for mountpoint in ["/mnt/living", "/mnt/new"] {
+        Client::connect(directory, Path::new(mountpoint)).unwrap();
+    }
+    drop((living, new));
+    let left = std::fs::read_dir(directory).unwrap();
+    let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["other.sock"]);
+}

@@ -44,6 +44,17 @@ impl Mount {
         words.find_map(|word| word.strip_prefix("user_id=")?.parse().ok())
     }
 
+    /// As mount(8) shows it.
+    pub fn in_words(&self) -> String {
+        format!(
+            "{} on {} type {} ({})",
+            self.source.to_string_lossy(),
+            self.mountpoint.display(),
+            self.filesystem_type,
+            self.options
+        )
+    }
+
     /// The directory of this FUSE connection under /sys/fs/fuse/connections: its device's minor number
     /// (the major of such devices is 0; Documentation/filesystems/fuse.rst).
     pub fn connection_directory(&self) -> PathBuf {

@@ -84,6 +84,7 @@ pub fn of_mount(mountpoint: &Path, with_names: bool) -> Vec<Part> {
             name: "status.json".to_owned(),
             text: serde_json::to_string_pretty(&shown).unwrap_or_else(|error| error.to_string()),
         },
+        part("config.txt", settings(&shown)),
         part("metrics.txt", exposition(&shown)),
         part("doctor.txt", advice),
         part("mounted.txt", mounted(&status)),
@@ -115,6 +116,18 @@ fn process(pid: u32) -> String {
     text
 }
 
+fn settings(status: &Status) -> String {
+    let told = status.options.iter().map(|option| {
+        let because = option.no_effect_because.as_ref();
+        let because = because.map_or_else(String::new, |why| format!(", without effect: {why}"));
+        format!(
+            "{}={} ({}{because})\n",
+            option.name, option.value, option.from
+        )
+    });
+    told.collect()
+}
+
 /// The mount, and what its directories are on.
 fn mounted(status: &Status) -> String {
     let directories = status.cache.directories.iter().map(|one| &one.path);
@@ -127,7 +140,10 @@ fn mounted(status: &Status) -> String {
             .iter()
             .filter(|mount| Path::new(path).starts_with(&mount.mountpoint))
             .max_by_key(|mount| mount.mountpoint.as_os_str().len());
-        text += &format!("{path}: {above:?}\n");
+        text += &match above {
+            Some(mount) => format!("{path}: {}\n", mount.in_words()),
+            None => format!("{path}: on no mount\n"),
+        };
     }
     text
 }

@@ -1,6 +1,6 @@
 //! `nfs-cachefs conflicts MOUNTPOINT [--keep ours|theirs|both PATH...]`
 
-use super::{complain, say};
+use super::{complain, remark, say};
 use crate::daemon::control::{WirePath, relative_to_mount};
 use crate::daemon::draining::ask;
 use crate::daemon::error::exit_status;
@@ -60,6 +60,9 @@ fn list(arguments: &Arguments) -> Result<i32, String> {
         let wanted = relative_paths(arguments, &resolved)?;
         conflicts.retain(|one| wanted.iter().any(|path| is_about(one, path)));
     }
+    if conflicts.is_empty() && !arguments.json {
+        remark("no conflicts");
+    }
     let mut status = exit_status::SUCCESS;
     if arguments.json {
         let text = serde_json::to_string_pretty(&conflicts).map_err(|error| error.to_string())?;
@@ -74,7 +77,7 @@ fn list(arguments: &Arguments) -> Result<i32, String> {
     Ok(status)
 }
 
-fn in_words(conflict: &ConflictReport) -> String {
+pub(super) fn in_words(conflict: &ConflictReport) -> String {
     let shown = |path: &WirePath| one_line(&local(path).to_string_lossy());
     let what = match (conflict.is_removed, &conflict.ranges) {
         (true, None) => "removed by somebody else; ours is",
