@@ -11,7 +11,7 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use support::content::expect_content;
 use support::*;
 
@@ -77,6 +77,23 @@ fn metric(text: &str, name: &str) -> f64 {
         .collect();
     assert!(!values.is_empty(), "no {name} in\n{text}");
     values.iter().sum()
+}
+
+#[test]
+fn who_connects_and_asks_nothing_keeps_no_scraper_out() {
+    let scratch = Scratch::new("metrics-idle");
+    let address = free_port();
+    let _mount = mounted(&scratch, &address.to_string());
+    let idle: Vec<TcpStream> = (0..300).map(|_| connect(address)).collect();
+    let began = Instant::now();
+    scrape(address);
+    // They would be let go after 5 s each.
+    assert!(
+        began.elapsed() < Duration::from_secs(4),
+        "{:?}",
+        began.elapsed()
+    );
+    drop(idle);
 }
 
 #[test]

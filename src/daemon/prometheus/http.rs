@@ -5,9 +5,11 @@ use super::exposition;
 use super::page::{MapSource, PAGE, Page};
 use crate::config::MetricsAddress;
 use crate::daemon::status::Status;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
 use std::fs::Permissions;
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -88,13 +90,24 @@ enum Listener {
     Unix(UnixListener),
 }
 
+/// Ends a connection, whoever reads it.
+type Cut = Box<dyn Fn() + Send>;
+
 trait Connection: Read + Write + Send {
+    fn cut(&self) -> io::Result<Cut>;
     fn limit(&self, timeout: Duration) -> io::Result<()>;
     /// Whether a name of anybody's may lead here.
     fn has_names(&self) -> bool;
 }
 
 impl Connection for TcpStream {
+    fn cut(&self) -> io::Result<Cut> {
+        let other = self.try_clone()?;
+        Ok(Box::new(move || {
+            let _ = other.shutdown(Shutdown::Both);
+        }))
+    }
+
     fn has_names(&self) -> bool {
         true
     }
@@ -106,6 +119,13 @@ impl Connection for TcpStream {
 }
 
 impl Connection for UnixStream {
+    fn cut(&self) -> io::Result<Cut> {
+        let other = self.try_clone()?;
+        Ok(Box::new(move || {
+            let _ = other.shutdown(Shutdown::Both);
+        }))
+    }
+
     fn has_names(&self) -> bool {
         false
     }
@@ -181,34 +201,63 @@ fn bind_socket(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
+/// Who is connected. Whoever asks nothing makes way for who comes later: idle connections keep no scraper out.
+#[derive(Default)]
+struct Clients {
+    open: AtomicUsize,
+    /// Those that have not asked yet, the oldest first.
+    silent: Mutex<BTreeMap<u64, Cut>>,
+}
+
+impl Clients {
+    fn make_way(&self) -> bool {
+        self.open.load(Ordering::Acquire) < CONNECTIONS_MAX
+            || self
+                .silent
+                .lock()
+                .pop_first()
+                .map(|(_, cut)| cut())
+                .is_some()
+    }
+}
+
 fn accept_all(listener: &Listener, served: &Arc<Served>) {
-    let open = Arc::new(AtomicUsize::new(0));
-    loop {
+    let clients = Arc::<Clients>::default();
+    for id in 0_u64.. {
         let Ok(connection) = listener.accept() else {
             std::thread::sleep(RETRY);
             continue;
         };
-        if open.fetch_add(1, Ordering::AcqRel) >= CONNECTIONS_MAX {
-            open.fetch_sub(1, Ordering::AcqRel);
+        let (Ok(cut), true) = (connection.cut(), clients.make_way()) else {
             continue;
-        }
-        let (served, counted) = (served.clone(), open.clone());
+        };
+        clients.open.fetch_add(1, Ordering::AcqRel);
+        clients.silent.lock().insert(id, cut);
+        let (served, among) = (served.clone(), clients.clone());
         let spawned = std::thread::Builder::new()
             .name("metrics-client".to_owned())
             .spawn(move || {
-                if let Err(error) = serve_one(connection, &served) {
+                let has_asked = || drop(among.silent.lock().remove(&id));
+                if let Err(error) = serve_one(connection, &served, has_asked) {
                     tracing::debug!("metrics connection: {error}");
                 }
-                counted.fetch_sub(1, Ordering::AcqRel);
+                among.silent.lock().remove(&id);
+                among.open.fetch_sub(1, Ordering::AcqRel);
             });
         if spawned.is_err() {
-            open.fetch_sub(1, Ordering::AcqRel);
+            clients.silent.lock().remove(&id);
+            clients.open.fetch_sub(1, Ordering::AcqRel);
         }
     }
 }
 
-fn serve_one(mut connection: Box<dyn Connection>, served: &Served) -> io::Result<()> {
+fn serve_one(
+    mut connection: Box<dyn Connection>,
+    served: &Served,
+    has_asked: impl FnOnce(),
+) -> io::Result<()> {
     let head = read_head(&mut *connection)?;
+    has_asked();
     let request = head.lines().next().unwrap_or_default();
     let mut words = request.split(' ');
     let (method, target) = (words.next(), words.next().unwrap_or_default());
