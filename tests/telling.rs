@@ -143,6 +143,36 @@ fn pins_are_changed_and_told_of_while_the_server_is_away() {
 }
 
 #[test]
+fn a_daemon_that_does_not_answer_keeps_no_command_waiting() {
+    let world = World::new("telling-hung", 100, &["file"]);
+    let pid = world.mount.pid();
+    support::process::stop(pid);
+    let verbs: [&[&str]; 8] = [
+        &["flush", "--wait"],
+        &["evict"],
+        &["why"],
+        &["warm", "--check"],
+        &["top", "--iterations", "1"],
+        &["trace"],
+        &["conflicts"],
+        &["pin"],
+    ];
+    std::thread::scope(|scope| {
+        for verb in verbs {
+            let world = &world;
+            scope.spawn(move || {
+                let output = world.run(verb, "");
+                assert_eq!(output.status.code(), Some(2), "{verb:?}: {output:?}");
+                let message = text(&output.stderr);
+                let told = message.contains("the daemon does not answer");
+                assert!(told, "{verb:?}: {message}");
+            });
+        }
+    });
+    support::process::resume(pid);
+}
+
+#[test]
 fn a_pin_is_told_of_in_a_line_whatever_its_name() {
     let world = World::new("telling-names", 100, &["line\nbreak", "\u{1b}[31mred"]);
     let told = world.succeed(&["pin"], "line\nbreak");

@@ -48,7 +48,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> i32 {
         Ok(invocation) => invocation,
         Err(error) => {
             complain(error);
-            write_or_end(std::io::stderr(), &format!("{USAGE}\n"));
+            let _ = write_or_end(std::io::stderr(), &format!("{USAGE}\n"));
             return exit_status::USAGE;
         }
     };
@@ -155,13 +155,20 @@ fn remount_as_told(invocation: &Invocation, words: &[String]) -> i32 {
     }
 }
 
+/// mount(8) says `rw` where nobody did, which would count more than `ro` of the settings file.
+fn asked(list: &OsStr) -> OsString {
+    let words = list.as_bytes().split(|byte| *byte == b',');
+    let asked: Vec<&[u8]> = words.filter(|word| *word != b"rw").collect();
+    OsStr::from_bytes(&asked.join(&b',')).to_owned()
+}
+
 /// The backend is nfs_backend, or the source where that is an absolute path.
 fn to_request(invocation: Invocation) -> Result<MountRequest, ConfigError> {
     let mountpoint = as_named(&invocation.mountpoint);
     let given = Given {
         fstab: entry_for(&mountpoint).map(|entry| entry.options),
         mountpoint,
-        lists: invocation.options,
+        lists: invocation.options.iter().map(|list| asked(list)).collect(),
         tolerance: invocation.tolerance,
     };
     let resolved = given.resolve(nix::unistd::geteuid().is_root())?;
@@ -235,6 +242,23 @@ mod tests {
         assert!(request.resolved.settings.mount_flags.read_only);
         let called = read(&["-N", "/proc/1/ns/mnt", "--", "a", "-b"]).expect("parsed");
         assert_eq!(called.mountpoint, PathBuf::from("-b"));
+    }
+
+    #[test]
+    fn a_word_that_mount8_always_says_counts_less_than_the_settings_file() {
+        let scratch = crate::daemon::test_scratch();
+        let file = scratch.path().join("settings.toml");
+        std::fs::write(&file, "[default]\nro = true\n").unwrap();
+        for words in ["rw", "noatime,rw", "rw,noatime"] {
+            let options = format!("{words},config={}", file.display());
+            let called = read(&["/mnt/nfs", "/mnt/c", "-o", &options]).expect("parsed");
+            let flags = to_request(called)
+                .expect("request")
+                .resolved
+                .settings
+                .mount_flags;
+            assert!(flags.read_only, "{words}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `nfs-cachefs list [--json]`: all mounts of this machine, those whose daemon is dead among them.
 
 use super::{complain, remark, say};
-use crate::daemon::control::{Reply, Request};
+use crate::daemon::control::{Reply, Request, WirePath};
 use crate::daemon::error::exit_status;
 use crate::daemon::mount_table::{Mount, mounts};
 use crate::daemon::status::{State, Status, bytes};
@@ -16,7 +16,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "A mount that is shown at several places (bind mounts) is listed at each.\n\nExit status: 0 all serve, or there are none, 2 error, 3 one is dead or does not answer."
+    after_help = "In JSON a path is a string, or an array of its bytes where it is not UTF-8. A mount that is shown at several places (bind mounts) is listed at each.\n\nExit status: 0 all serve, or there are none, 2 error, 3 one is dead or does not answer."
 )]
 pub struct Arguments {
     /// Print JSON
@@ -29,7 +29,7 @@ const SOME_NOT_SERVING: i32 = 3;
 
 #[derive(Serialize)]
 struct Listed {
-    mountpoint: PathBuf,
+    mountpoint: WirePath,
     /// "serving", "degraded", "starting", "stopping", "dead", "not answering", or "unknown" where only its owner may ask.
     state: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -81,7 +81,7 @@ pub fn run(arguments: &Arguments) -> i32 {
 /// Never touches the mount itself, which may hang.
 fn look_at(mount: &Mount) -> Listed {
     let nothing = |state| Listed {
-        mountpoint: mount.mountpoint.clone(),
+        mountpoint: WirePath::from(&*mount.mountpoint),
         state,
         name: None,
         backend: None,
@@ -111,7 +111,7 @@ fn is_own(user: u32) -> bool {
 impl Listed {
     fn of(mount: &Mount, status: Status) -> Self {
         Self {
-            mountpoint: mount.mountpoint.clone(),
+            mountpoint: WirePath::from(&*mount.mountpoint),
             state: match status.state {
                 State::Starting => "starting",
                 State::Serving => "serving",
@@ -127,7 +127,8 @@ impl Listed {
     }
 
     fn in_words(&self) -> String {
-        let mountpoint = self.mountpoint.display();
+        let mountpoint = PathBuf::from(self.mountpoint.clone());
+        let mountpoint = mountpoint.display();
         let (Some(backend), Some(pid)) = (&self.backend, self.pid) else {
             let hint = match self.state {
                 "unknown" => "only the user who mounted it and root may ask".to_owned(),

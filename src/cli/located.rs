@@ -1,6 +1,8 @@
 //! Where a path lies: on which mount of ours, and where below its root.
 
+use super::status::hangs;
 use crate::daemon::mount_table::{mount_of, resolve_parent};
+use parking_lot::Mutex;
 use std::path::{Component, Path, PathBuf};
 
 pub struct Located {
@@ -14,12 +16,29 @@ pub fn locate(path: &Path) -> Result<Located, String> {
     if path.as_os_str().is_empty() {
         return Err("an empty path".to_owned());
     }
+    expect_served(path)?;
     let resolved = resolve_parent(path).map_err(|error| error.to_string())?;
     let resolved = match resolved.is_symlink() {
         true => resolved.canonicalize().map_err(|error| error.to_string())?,
         false => resolved,
     };
     find(&resolved)
+}
+
+/// A look at what a hung daemon serves would not end: it is asked before, once, of however many paths.
+pub fn expect_served(path: &Path) -> Result<(), String> {
+    static ANSWERED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+    let Some(Located { mountpoint, .. }) = locate_as_written(path) else {
+        return Ok(());
+    };
+    if ANSWERED.lock().contains(&mountpoint) {
+        return Ok(());
+    }
+    if hangs(&mountpoint) {
+        return Err("the daemon does not answer".to_owned());
+    }
+    ANSWERED.lock().push(mountpoint);
+    Ok(())
 }
 
 /// The same without a look at the path, for which an absent server may be waited: `None` where links or `..` may lead

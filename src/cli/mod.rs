@@ -170,7 +170,8 @@ const ENDED_UNREAD: i32 = 128 + nix::libc::SIGPIPE;
 /// Prints an error the way all commands do: in one line, whatever the names in it.
 fn complain(error: impl std::fmt::Display) {
     let line = one_line(&error.to_string());
-    write_or_end(io::stderr().lock(), &format!("nfs-cachefs: {line}\n"));
+    // There is nobody else to tell.
+    let _ = write_or_end(io::stderr().lock(), &format!("nfs-cachefs: {line}\n"));
 }
 
 /// Tells a person that there is nothing to tell. Not on stdout, which is as empty for whoever counts lines.
@@ -180,17 +181,23 @@ fn remark(text: &str) {
     }
 }
 
-/// Prints to stdout.
+/// Prints to stdout. Where that takes it no more, as on a full disk, the command ends, and says so.
 fn say(text: &str) {
-    write_or_end(io::stdout().lock(), text);
+    if let Err(error) = write_or_end(io::stdout().lock(), text) {
+        complain(format_args!("standard output: {error}"));
+        std::process::exit(exit_status::SYSTEM);
+    }
 }
 
 /// Where nobody reads any more a command ends, as any other does, and quietly.
-fn write_or_end(mut out: impl Write, text: &str) {
+fn write_or_end(mut out: impl Write, text: &str) -> io::Result<()> {
     let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-    if written.is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
+    if let Err(error) = &written
+        && error.kind() == io::ErrorKind::BrokenPipe
+    {
         std::process::exit(ENDED_UNREAD);
     }
+    written
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use super::located::locate_as_written;
 use super::{complain, say};
 use crate::daemon::control::{Client, Lines, NOT_ALLOWED, Reply, Request, socket_directory};
+use crate::daemon::draining::is_silent;
 use crate::daemon::error::exit_status;
 use crate::daemon::mount_table::Mount;
 use crate::daemon::unmount::{connect, find, is_dead};
@@ -76,25 +77,45 @@ fn patience_with(request: &Request) -> Duration {
 
 /// Asks the daemon of the mount at `mountpoint`; errors say what to do.
 pub fn ask(mountpoint: &Path, request: &Request) -> Result<Reply, String> {
+    let patience = patience_with(request);
+    if patience > ANSWER_TIMEOUT {
+        expect_answer(mountpoint)?;
+    }
     connected(mountpoint)?
-        .ask(request, patience_with(request))
+        .ask(request, patience)
         .map_err(|error| no_answer(mountpoint, &error))
 }
 
 /// The lines of what it is told to follow.
 pub fn follow(mountpoint: &Path, request: &WatchRequest) -> Result<Lines, String> {
+    expect_answer(mountpoint)?;
     connected(mountpoint)?
         .follow(request, ANSWER_TIMEOUT)
         .map_err(|error| no_answer(mountpoint, &error))
 }
 
+/// A daemon that hangs takes what it is asked, and never answers: who may wait for long finds out before. One that may not be
+/// asked, or is gone, does not hang.
+pub fn hangs(mountpoint: &Path) -> bool {
+    let Ok((_, Some(mount))) = find(mountpoint) else {
+        return false;
+    };
+    let asked = connect(&mount).and_then(|client| client.ask(&Request::Status, ANSWER_TIMEOUT));
+    asked.is_err_and(|error| is_silent(&error))
+}
+
+fn expect_answer(mountpoint: &Path) -> Result<(), String> {
+    match hangs(mountpoint) {
+        true => Err(no_answer(mountpoint, &io::ErrorKind::TimedOut.into())),
+        false => Ok(()),
+    }
+}
+
 fn no_answer(mountpoint: &Path, error: &io::Error) -> String {
     let shown = mountpoint.display();
-    match error.kind() {
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-            format!("{shown}: the daemon does not answer")
-        }
-        _ => format!("{shown}: {error}"),
+    match is_silent(error) {
+        true => format!("{shown}: the daemon does not answer"),
+        false => format!("{shown}: {error}"),
     }
 }
 

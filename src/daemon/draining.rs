@@ -20,8 +20,26 @@ pub fn ask(client: io::Result<Client>, ask: BackRequest) -> Result<BackReply, St
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             Err(NOT_ALLOWED.to_owned())
         }
+        // Sockets of others lie elsewhere.
+        Err(error)
+            if error.kind() == io::ErrorKind::NotFound && !nix::unistd::geteuid().is_root() =>
+        {
+            Err(NOT_ALLOWED.to_owned())
+        }
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            Err("its daemon is gone; `nfs-cachefs umount` cleans up".to_owned())
+        }
+        Err(error) if is_silent(&error) => Err("the daemon does not answer".to_owned()),
         Err(error) => Err(error.to_string()),
     }
+}
+
+/// What a socket says whose other side has not answered in time.
+pub fn is_silent(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+    )
 }
 
 /// Has what is dirty below these paths sent, or all, and waits until the backend has it, has refused what is left, or takes

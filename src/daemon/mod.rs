@@ -23,7 +23,7 @@
 //! - `watchdog`: tells the service manager that requests are answered; `guard`: sees to it that a killed daemon ends
 //! - `prometheus`: the same as metrics
 //! - `unmount`: ending a mount from outside, whatever state its daemon is in; `draining`: not before all is on the backend; `remount`: between ro and rw; `reload`: settings that change while it serves
-//! - `mount_table`: /proc/self/mountinfo; `fstab`: /etc/fstab
+//! - `mount_table`: /proc/self/mountinfo; `fstab`: /etc/fstab; `utab`: what has umount(8) run its helper
 //! - `machine`: what this kernel and machine can do, for `check`
 //! - `log`: where messages go
 //! - `error`: why a mount does not come up, and exit statuses
@@ -67,6 +67,7 @@ pub mod status;
 pub mod status_of_scrub;
 pub mod tuning;
 pub mod unmount;
+mod utab;
 pub mod watchdog;
 pub mod watching;
 pub mod why;

@@ -11,6 +11,7 @@ use super::prometheus::{MapSource, MetricsServer, StatusSource};
 use super::reload::Configuration;
 use super::start::MountRequest;
 use super::status::{OptionStatus, State, Status};
+use super::utab;
 use super::{unmount, watchdog};
 use crate::config::{Origin, Settings};
 use crossbeam_channel::{Receiver, Sender, unbounded};
@@ -133,6 +134,8 @@ pub fn serve(
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
+    // Before anybody can unmount it.
+    utab::note(&prepared.mountpoint);
     notify_systemd(sd_notify::NotifyState::Ready);
     if let Err(error) = watchdog::start(&prepared.mountpoint, backend_timeout) {
         tracing::warn!("no watchdog: {error}");

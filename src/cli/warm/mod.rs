@@ -17,6 +17,7 @@ use self::names::Names;
 use self::progress::Progress;
 use self::tally::Tally;
 use self::workers::{Task, Told};
+use super::located::expect_served;
 use super::{complain, say};
 use crate::daemon::error::exit_status;
 use std::fs::File;
@@ -64,6 +65,12 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments) -> i32 {
+    for path in &arguments.paths {
+        if let Err(error) = expect_served(path) {
+            complain(format_args!("{}: {error}", path.display()));
+            return exit_status::SYSTEM;
+        }
+    }
     let list = match arguments.list.as_deref().map(open_list).transpose() {
         Ok(list) => list,
         Err(error) => {

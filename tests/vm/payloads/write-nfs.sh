@@ -336,7 +336,10 @@ written_back() {
             check "$what: and were before" diff /run/unsent.mtime <(listing $plain mtime)
             check_equal "$what: one that was set stays" "1000000007.1234567890" "$(find $plain/users/7 -printf '%T@')"
         fi
+        # Of a mount without a word that mount(8) keeps by itself, as _netdev is one.
+        check "$what: one more file" as $reader bash -c "echo late >$seen/users/late && sync $seen/users/late"
         check "$what: unmounts" timeout 60 umount $seen
+        check_equal "$what: which has brought it to the server" late "$(cat $plain/users/late)"
         check "$what: nothing of ours is left on it" wait_until 60 umount $nfs
         find /mnt/nvme/back /mnt/nvme/journal $plain $expected -mindepth 1 -delete
     done
