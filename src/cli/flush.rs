@@ -2,6 +2,7 @@
 
 use super::conflicts::conflicts_of;
 use super::located::locate;
+use super::status::patiently;
 use super::{complain, remark, say};
 use crate::daemon::control::WirePath;
 use crate::daemon::draining::{ask, drain};
@@ -57,7 +58,7 @@ fn flush(arguments: &Arguments) -> Result<i32, String> {
         paths,
         moment: None,
     };
-    match ask(connect(&mount), flush)? {
+    match ask(patiently(|| connect(&mount)), flush)? {
         BackReply::Unsent(left) => {
             match left.is_done() {
                 true => remark("the backend has it all"),
@@ -76,7 +77,11 @@ fn flush(arguments: &Arguments) -> Result<i32, String> {
 fn wait(mount: &Mount, below: &Path, paths: &[WirePath]) -> Result<i32, String> {
     let before = conflicts_of(mount, BackRequest::Conflicts)?;
     let mut progress = Progress::default();
-    let left = drain(paths, || connect(mount), |left| progress.show(left));
+    let left = drain(
+        paths,
+        || patiently(|| connect(mount)),
+        |left| progress.show(left),
+    );
     progress.end();
     let left = left?;
     let mut conflicts = conflicts_of(mount, BackRequest::Conflicts)?;

@@ -51,7 +51,7 @@ fn fail(error: impl std::fmt::Display) -> i32 {
 }
 
 /// A mount is there a moment before its daemon can be asked.
-fn patiently(connect: impl Fn() -> io::Result<Client>) -> io::Result<Client> {
+pub fn patiently(connect: impl Fn() -> io::Result<Client>) -> io::Result<Client> {
     let deadline = Instant::now() + START_PATIENCE;
     loop {
         let outcome = connect();

@@ -60,6 +60,8 @@ pub fn run(arguments: &Arguments) -> i32 {
 /// A path is often given as programs know it.
 fn from_root<'a>(pattern: &'a str, mountpoint: &Path) -> &'a str {
     let mountpoint = std::path::absolute(mountpoint).unwrap_or_default();
+    // Without a slash at its end.
+    let mountpoint: PathBuf = mountpoint.components().collect();
     let below = mountpoint
         .to_str()
         .and_then(|mountpoint| pattern.strip_prefix(mountpoint));

@@ -1,5 +1,6 @@
 //! `nfs-cachefs conflicts MOUNTPOINT [--keep ours|theirs|both PATH...]`
 
+use super::status::patiently;
 use super::{complain, remark, say};
 use crate::daemon::control::{WirePath, relative_to_mount};
 use crate::daemon::draining::ask;
@@ -162,7 +163,7 @@ pub(super) fn conflicts_of(
     mount: &Mount,
     request: BackRequest,
 ) -> Result<Vec<ConflictReport>, String> {
-    match ask(connect(mount), request)? {
+    match ask(patiently(|| connect(mount)), request)? {
         BackReply::Conflicts { conflicts } => Ok(conflicts),
         other => Err(format!("unexpected answer {other:?}")),
     }
