@@ -146,6 +146,8 @@ fn pins_are_changed_and_told_of_while_the_server_is_away() {
 fn a_daemon_that_does_not_answer_keeps_no_command_waiting() {
     let world = World::new("telling-hung", 100, &["file"]);
     let pid = world.mount.pid();
+    // It listens by then.
+    world.mount.status();
     support::process::stop(pid);
     let verbs: [&[&str]; 8] = [
         &["flush", "--wait"],
