@@ -216,6 +216,11 @@ fn a_daemon_killed_while_it_makes_a_copy_leaves_one_that_is_whole() {
         place.mount.kill9();
         place.backend.remove_rule(slow);
         place.mount.remount();
+        // Before the next rule: copies that begin at once hold up the end of the start.
+        wait_until(LIMIT, "the daemon to answer", || {
+            let asked = place.mount.command("status", &[], LIMIT);
+            asked.status.success()
+        });
     }
     wait_until(LIMIT, "both copies", || {
         let _ = flush(&place);
