@@ -28,6 +28,8 @@ impl WriteBack {
         let own_turn = turn.is_none().then(|| file.turn.lock());
         let (layers, place, opener) = layers_of(file);
         let views: Vec<&Layer> = layers.iter().collect();
+        // Before the copy: a guard within its arguments would be held as long as the backend takes.
+        let cached = file.state().cached_version();
         let Some(top) = views.first() else {
             return Ok(());
         };
@@ -40,7 +42,7 @@ impl WriteBack {
             mode: present.permissions & 0o777,
             opener: &opener,
             key: &file.key,
-            cached: file.state().cached_version(),
+            cached,
             layers: &views,
             size_bytes: top.size_bytes,
         })?;
@@ -67,6 +69,8 @@ impl WriteBack {
         let own_turn = turn.is_none().then(|| file.turn.lock());
         let (layers, place, opener) = layers_of(file);
         let views: Vec<&Layer> = layers.iter().collect();
+        // Before the copy: a guard within its arguments would be held as long as the backend takes.
+        let cached = file.state().cached_version();
         let Some(top) = views.first() else {
             return Ok(());
         };
@@ -82,7 +86,7 @@ impl WriteBack {
             mode: 0o600,
             opener: &opener,
             key: &file.key,
-            cached: file.state().cached_version(),
+            cached,
             layers: &views,
             size_bytes: top.size_bytes,
         })?;
