@@ -65,12 +65,13 @@ impl Onlooker {
 
 /// Reads the file as it is, once by read(2) and once by a mapping, which may have lost its end meanwhile.
 fn look_at(path: &Path, mut copy: &File) -> io::Result<()> {
+    let failed = |call: &'static str| move |error| io::Error::other(format!("{call}: {error}"));
     let file = match File::open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        opened => opened?,
+        opened => opened.map_err(failed("open"))?,
     };
-    io::copy(&mut &file, &mut io::sink())?;
-    let size = file.metadata()?.len() as usize;
+    io::copy(&mut &file, &mut io::sink()).map_err(failed("read"))?;
+    let size = file.metadata().map_err(failed("fstat"))?.len() as usize;
     if size == 0 {
         return Ok(());
     }
@@ -98,6 +99,19 @@ fn exercise(test: &str, options: &[&str], size_bytes: u64, weights: &str) {
 fn exercise_watched(test: &str, options: &[&str]) {
     let weights = format!("{MAPPED}{EVERYTHING}");
     run(test, options, 1 << 20, &weights, true);
+}
+
+/// fsx ends where it has drawn a posix_fallocate of no bytes, which fails everywhere.
+fn allocates_nothing(told: &str) -> bool {
+    let last = told.lines().last().unwrap_or_default();
+    last.contains("POSIX_FALLOCATE") && last.ends_with(" 0x0 bytes)")
+}
+
+/// What fsx found, which stands before its log of operations, and the last of these.
+fn story(told: &str) -> Vec<&str> {
+    let lines: Vec<&str> = told.lines().collect();
+    let (first, last) = (40.min(lines.len()), lines.len().saturating_sub(60));
+    [&lines[..first], &lines[first.max(last)..]].concat()
 }
 
 fn run(test: &str, options: &[&str], size_bytes: u64, weights: &str, is_watched: bool) {
@@ -137,8 +151,8 @@ fn run(test: &str, options: &[&str], size_bytes: u64, weights: &str, is_watched:
             .arg(mount.join("file"));
         let output = process::run(command, LIMIT);
         let told = String::from_utf8_lossy(&output.stderr);
-        let last: Vec<&str> = told.lines().rev().take(40).collect();
-        assert!(output.status.success(), "fsx -S {seed}: {last:#?}");
+        let is_right = output.status.success() || allocates_nothing(&told);
+        assert!(is_right, "fsx -S {seed}: {:#?}", story(&told));
     }
     if let Some(onlooker) = onlooker {
         onlooker.end();

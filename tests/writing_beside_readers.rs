@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, UNIX_EPOCH};
-use support::reading::{AlignedBuffer, Mapping, open_direct};
+use support::locking::{Owner, share_range};
+use support::reading::{AlignedBuffer, Mapping, open_direct, read_range};
 use support::writing::{WritableMapping, allocate, copy_range, open_with};
 use support::*;
 
@@ -409,4 +410,53 @@ fn readers_of_every_kind_see_a_writer_after_times_were_set() {
 #[test]
 fn readers_see_a_writer_after_times_were_set_without_passthrough() {
     readers_see_a_writer_after_times_were_set("times-set-daemon", &["passthrough=off"]);
+}
+
+/// The kernel unlocks whole pages before it sends what was written to them, and may forget them meanwhile.
+#[test]
+fn what_the_kernel_has_forgotten_of_a_write_is_not_read_as_it_was_before() {
+    const PAGES: usize = 64 << 10;
+    let scratch = Scratch::new("write-forgotten");
+    let backend = FaultBackend::start(&scratch, BackendOptions::default());
+    fs::write(backend.plain.join("file"), vec![1u8; 4 * PAGES]).unwrap();
+    let options = MountOptions::new(&scratch)
+        .with("keep_written=always")
+        .with("actimeo=60");
+    let mount = Mount::start(&scratch, &backend.mountpoint, options);
+    let path = mount.join("file");
+    let writer = open_with(&path, 0).unwrap();
+    let reader = File::open(&path).unwrap();
+    assert!(read_range(&reader, 0, 4 * PAGES).unwrap() == vec![1u8; 4 * PAGES]);
+    // What the kernel asks before a write is known, and what is asked before the first change is not.
+    let mut none = [0; 8];
+    assert!(rustix::fs::getxattr(&path, "security.capability", &mut none).is_err());
+    let first = Rule::new(Operation::Getattr, "file", Action::Hang).limit_calls(1);
+    let hang = backend.add_rule(first);
+    let writing = std::thread::spawn(move || writer.write_all_at(&[2; PAGES], 0).map(|()| writer));
+    backend.wait_for_hung(1);
+    // A lock shows what others have written, so the kernel forgets its pages.
+    let theirs = File::options()
+        .write(true)
+        .open(backend.plain.join("file"))
+        .unwrap();
+    theirs
+        .set_modified(UNIX_EPOCH + Duration::from_secs(1))
+        .unwrap();
+    share_range(&reader, Owner::Description, (0, 0)).unwrap();
+    let again = reader.try_clone().unwrap();
+    let reading = std::thread::spawn(move || read_range(&again, 0, 2 * PAGES));
+    std::thread::sleep(Duration::from_millis(300));
+    backend.remove_rule(hang);
+    backend.release(None);
+    let writer = writing.join().unwrap().unwrap();
+    let read = reading.join().unwrap().unwrap();
+    let expected = [[2; PAGES], [1; PAGES]].concat();
+    let runs: Vec<u8> = read.chunks(4096).map(|page| page[0]).collect();
+    assert!(read == expected, "read beside the write: {runs:?}");
+    for file in [&writer, &reader] {
+        assert!(
+            read_range(file, 0, 2 * PAGES).unwrap() == expected,
+            "read after the write"
+        );
+    }
 }

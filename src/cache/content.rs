@@ -14,6 +14,7 @@ use crate::io::IoFile;
 use crate::types::FileKey;
 use parking_lot::MutexGuard;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// A checkpoint is waited for this long before what was cached is given up.
@@ -86,8 +87,9 @@ impl CachedFile {
             return None;
         }
         let object = state.object.take_if(|object| object.trusted)?;
-        // Nobody reads by this version any more.
+        // Nobody reads by this version any more, and what is being read may be another's already.
         state.gone = Some(Gone::Changed);
+        self.trims.fetch_add(1, Ordering::AcqRel);
         Some(Content {
             object: KeptObject {
                 id: object.id,

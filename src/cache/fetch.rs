@@ -50,6 +50,14 @@ impl FetchError {
         }
     }
 
+    /// Of a file that takes no more bytes.
+    pub(super) fn of_gone(gone: Gone) -> Self {
+        match gone {
+            Gone::Changed => Self::Changed,
+            Gone::Dropped | Gone::Damaged => Self::Bypass,
+        }
+    }
+
     pub(super) fn of_backend(error: io::Error) -> Self {
         match error.raw_os_error() {
             // The file this version belonged to is no more.
@@ -63,8 +71,7 @@ impl CachedFile {
     /// Why nothing can be fetched into this file, if so.
     pub(super) fn refusal(&self, state: &State) -> Option<FetchError> {
         match state.gone {
-            Some(Gone::Changed) => Some(FetchError::Changed),
-            Some(Gone::Dropped | Gone::Damaged) => Some(FetchError::Bypass),
+            Some(gone) => Some(FetchError::of_gone(gone)),
             None if state.bypass || !self.is_served() => Some(FetchError::Bypass),
             None if state.trimming.is_under_way() => Some(FetchError::Bypass),
             None => None,

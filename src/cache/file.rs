@@ -37,7 +37,7 @@ pub struct CachedFile {
     object_file: Mutex<Option<Arc<dyn IoFile>>>,
     /// Nodes that have the file open.
     users: AtomicUsize,
-    /// How often parts of the object were given up.
+    /// How often the object, or parts of it, were given up to change.
     pub(super) trims: AtomicU64,
 }
 

@@ -211,6 +211,21 @@ impl Cache {
         }
     }
 
+    /// Reads from the backend at once, however fresh the version is: nobody may keep what was read for the version's. It must
+    /// be the file's before and after. Blocks on the backend.
+    pub fn read_unkept(
+        self: &Arc<Self>,
+        file: &Arc<CachedFile>,
+        offset: u64,
+        length_bytes: usize,
+    ) -> Result<(Buffer, usize), FetchError> {
+        let range = clip(file, offset, length_bytes);
+        let mut buffer = self.buffer(range.length_bytes() as usize);
+        file.state.lock().given_while_written = true;
+        self.read_backend(file, range, &mut buffer)?;
+        Ok((buffer, range.length_bytes() as usize))
+    }
+
     fn read_backend(
         self: &Arc<Self>,
         file: &Arc<CachedFile>,

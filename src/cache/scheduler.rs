@@ -153,7 +153,16 @@ impl Cache {
         let Some(directory) = &file.directory else {
             return false;
         };
-        let Some((range, source)) = file.state.lock().pieces.begin(start) else {
+        let mut state = file.state.lock();
+        if let Some(gone) = state.gone {
+            // Its object may be somebody else's by now, who writes to it.
+            drop(state);
+            self.fail_fetch(file, &FetchError::of_gone(gone));
+            return false;
+        }
+        let begun = state.pieces.begin(start);
+        drop(state);
+        let Some((range, source)) = begun else {
             return false;
         };
         let Some(object) = file.open_object_file() else {

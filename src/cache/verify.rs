@@ -80,11 +80,7 @@ impl Cache {
         if let Some(gone) = state.gone {
             drop(guard);
             self.cancel_reservations(file, ranges);
-            let error = match gone {
-                Gone::Changed => FetchError::Changed,
-                Gone::Dropped | Gone::Damaged => FetchError::Bypass,
-            };
-            return self.fail_fetch(file, &error);
+            return self.fail_fetch(file, &FetchError::of_gone(gone));
         }
         for range in ranges {
             // What came in on two ways counts once.

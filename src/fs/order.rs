@@ -62,6 +62,13 @@ impl RangeOrder {
         self.begin(ready);
     }
 
+    /// Whether a change of some of these bytes has come and not ended.
+    pub fn is_changing(&self, range: &ByteRange) -> bool {
+        let state = self.state.lock();
+        let changes = |entry: &Entry| entry.touch == Touch::Changes && entry.range.overlaps(range);
+        state.entries.iter().any(changes)
+    }
+
     fn begin(self: &Arc<Self>, ready: Vec<(u64, Start)>) {
         for (id, start) in ready {
             let order = self.clone();
@@ -147,10 +154,12 @@ mod tests {
         board.enter(&order, "c", ByteRange::new(12, 20), Touch::Reads);
         board.enter(&order, "d", ByteRange::new(30, 40), Touch::Changes);
         assert_eq!(board.names(), ["a", "d"]);
+        assert!(order.is_changing(&ByteRange::new(14, 16)));
         board.end("a");
         assert_eq!(board.names(), ["d", "b"]);
         board.end("b");
         assert_eq!(board.names(), ["d", "c"]);
+        assert!(!order.is_changing(&ByteRange::new(14, 16)));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use super::operations::{Done, ReadReply, RequestContext};
 use super::order::Touch;
 use super::pending::Pending;
 use super::writes::FileWrites;
+use super::writing::whole_file;
 use crate::backend::SeekWhence;
 use crate::cache::{Attempt, CachedFile, FetchError, ReadPlan, has_bytes_of};
 use crate::events::Invalidation;
@@ -37,6 +38,14 @@ impl FileSystem {
         };
         if let Some(writes) = handle.open.changing() {
             return self.read_changing(context, handle, &writes, offset, length_bytes, done);
+        }
+        if let Some(writes) = handle.open.writes.load_full() {
+            // The kernel may have forgotten the pages of a write that it has sent already: the bytes of before would
+            // stay in their place for good.
+            let range = ByteRange::at(offset, length_bytes as u64);
+            if writes.order.is_changing(&range) {
+                return self.read_in_turn(context, handle, &writes, range, done);
+            }
         }
         let file = handle.open.file.load_full();
         if file.is_following() {
@@ -67,6 +76,28 @@ impl FileSystem {
                 self.read_on(context, handle, file, plan, buffer, false, done);
             }
         }
+    }
+
+    /// After the changes that came before it, of which the first may have to begin yet.
+    fn read_in_turn(
+        &self,
+        context: RequestContext,
+        handle: Arc<Handle>,
+        writes: &Arc<FileWrites>,
+        range: ByteRange,
+        done: Done<ReadReply>,
+    ) {
+        let pending = self.begin(context, done);
+        let (offset, length_bytes) = (range.start, range.length_bytes() as usize);
+        self.in_order(writes, range, Touch::Reads, &pending, move |fs, pending| {
+            if let Some(writes) = handle.open.changing() {
+                return fs.read_backend(handle, &writes, offset, length_bytes, &pending);
+            }
+            let file = handle.open.file.load_full();
+            let plan = fs.plan(&handle, &file, offset, length_bytes, true);
+            let buffer = fs.cache.buffer(length_bytes);
+            fs.read_version(handle, file, plan, buffer, false, pending, VERSION_TRIES);
+        });
     }
 
     fn count_read(&self, handle: &Handle, hit: bool, length_bytes: usize) {
@@ -244,13 +275,17 @@ impl FileSystem {
         pending: Arc<Pending<ReadReply>>,
         tries: u32,
     ) {
-        if tries == 0 || handle.open.passthrough.is_some() {
+        let present = handle.open.file.load_full();
+        let has_moved_on = !Arc::ptr_eq(&present, gone);
+        if handle.open.passthrough.is_some() || tries == 0 && !has_moved_on {
             self.doubt_version(&handle);
             pending.finish(Err(FsError::Stale));
             return;
         }
-        let present = handle.open.file.load_full();
-        if !Arc::ptr_eq(&present, gone) {
+        if has_moved_on && tries == 0 {
+            return self.read_between_changes(handle, plan, pending);
+        }
+        if has_moved_on {
             let buffer = self.cache.buffer(plan.length_bytes);
             return self.read_version(handle, present, plan, buffer, false, pending, tries - 1);
         }
@@ -290,6 +325,47 @@ impl FileSystem {
             let buffer = fs.cache.buffer(plan.length_bytes);
             fs.read_version(handle, file, plan, buffer, false, pending, tries - 1);
         });
+    }
+
+    /// Each version was gone before its bytes were there: past the cache, while no change of ours can make another.
+    fn read_between_changes(
+        &self,
+        handle: Arc<Handle>,
+        plan: ReadPlan,
+        pending: Arc<Pending<ReadReply>>,
+    ) {
+        let writes = self.writes.of(&handle.node.key);
+        let whole = whole_file();
+        self.in_order(
+            &writes,
+            whole,
+            Touch::Reads,
+            &pending,
+            move |fs, pending| {
+                if let Some(writes) = handle.open.changing() {
+                    let ReadPlan {
+                        offset,
+                        length_bytes,
+                        ..
+                    } = plan;
+                    return fs.read_backend(handle, &writes, offset, length_bytes, &pending);
+                }
+                let file = handle.open.file.load_full();
+                let read = fs.cache.read_unkept(&file, plan.offset, plan.length_bytes);
+                pending.note(Served::Backend);
+                pending.finish(match read {
+                    Ok((buffer, length_bytes)) if handle.gives(&file) => Ok(ReadReply {
+                        buffer,
+                        length_bytes,
+                    }),
+                    Ok(_) | Err(FetchError::Changed) => {
+                        fs.doubt_version(&handle);
+                        Err(FsError::Stale)
+                    }
+                    Err(error) => Err(fetch_failed(error)),
+                });
+            },
+        );
     }
 
     /// Whoever asks for attributes next is told those of the backend.
