@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Exit status: 0 everything asked for is gone, 1 usage, 2 error (a cache directory out of use among them), 3 files in use, or pinned, were left."
+    after_help = "All paths are looked up first: one that is not there is an error, and nothing goes.\n\nExit status: 0 everything asked for is gone, 1 usage, 2 error (a cache directory out of use among them), 3 files in use, or pinned, were left."
 )]
 pub struct Arguments {
     /// The mount whose cache is meant

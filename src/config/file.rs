@@ -102,7 +102,8 @@ impl SettingsFile {
                         let table = value.get_ref().as_table();
                         let table = table.ok_or_else(|| (here, not_a_mount(mount.get_ref())))?;
                         let words = words_of(table, &line)?;
-                        file.mounts.push((mount.get_ref().to_string(), words));
+                        let name = mount_name(mount.get_ref()).map_err(|what| (here, what))?;
+                        file.mounts.push((name, words));
                     }
                 }
                 other => return Err((here, unknown_table(other))),
@@ -122,6 +123,20 @@ fn not_a_mount(key: &str) -> String {
     format!(
         "'{key}' below [mount] is no table: write [mount.\"/its/mountpoint\"], or [mount.NAME], above the options of a mount"
     )
+}
+
+/// A mountpoint as the mount table has it, or a name.
+fn mount_name(written: &str) -> Result<String, String> {
+    if !written.starts_with('/') {
+        return Ok(written.to_owned());
+    }
+    let names = || written.split('/').filter(|name| !name.is_empty());
+    if names().any(|name| matches!(name, "." | "..")) {
+        return Err(format!(
+            "[mount.\"{written}\"] is no mountpoint as mount(8) shows it: write it without . and .."
+        ));
+    }
+    Ok(names().fold(String::new(), |path, name| path + "/" + name))
 }
 
 fn unknown_table(name: &str) -> String {
@@ -222,7 +237,7 @@ mod tests {
     #[test]
     fn the_more_particular_table_comes_later_and_lines_are_known() {
         let text = "# all\n[default]\nreadahead = \"8M\"\nnoatime = true\nmax_concurrent = 1_6\n\n\
-                    [mount.\"/mnt/c\"]\ncache_dir = [\"/a\", \"/b:c\"]\ndirect_io = false\n[mount.models]\ncache_dir = \"/d:e\"\n";
+                    [mount.\"/mnt//c/\"]\ncache_dir = [\"/a\", \"/b:c\"]\ndirect_io = false\n[mount.models]\ncache_dir = \"/d:e\"\n";
         let file = SettingsFile::parse(text).expect("parsed");
         assert_eq!(
             told(&file.words(Path::new("/mnt/c"), Some("models"))),
@@ -241,6 +256,7 @@ mod tests {
     #[test]
     fn what_is_not_understood_is_named_with_its_line() {
         for (text, line, wanted) in [
+            ("[default]\n[mount.\"/mnt/../c\"]", 2, "without . and .."),
             (
                 "[default]\n\ncahce_dir = \"/x\"",
                 3,

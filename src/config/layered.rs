@@ -87,7 +87,8 @@ impl Given {
         for (origin, word) in &given {
             resolved.take(word, self.tolerance, origin)?;
         }
-        resolved.settings = resolved.settings.validated()?;
+        let checked = resolved.settings.clone().validated();
+        resolved.settings = checked.map_err(|error| resolved.located(error))?;
         // What holds for all mounts is not whole.
         if !self.mountpoint.as_os_str().is_empty() {
             resolved.settings.check_journal_places()?;
@@ -196,7 +197,34 @@ impl Resolved {
                 next.origins.insert(name, new.origin(name));
             }
         }
+        let (present, wanted) = (
+            self.settings.words_in_effect(),
+            new.settings.words_in_effect(),
+        );
+        let added = wanted.iter().filter(|word| !present.contains(word));
+        let left_out = present.iter().filter(|word| !wanted.contains(word));
+        changes.refused.extend(added.map(|word| (*word).to_owned()));
+        changes
+            .refused
+            .extend(left_out.map(|word| format!("no {word}")));
         (next, changes)
+    }
+
+    /// The error with its place in the settings file, if the value that it names comes from there.
+    fn located(&self, error: ConfigError) -> ConfigError {
+        let name = match &error {
+            ConfigError::BadValue { name, .. } => name.as_str(),
+            ConfigError::NoJournal { option } => option,
+            _ => return error,
+        };
+        match self.origin(name) {
+            Origin::File { path, line } => ConfigError::File {
+                path,
+                line: Some(line),
+                what: error.to_string(),
+            },
+            _ => error,
+        }
     }
 
     pub fn origin(&self, name: &str) -> Origin {
@@ -261,11 +289,11 @@ mod tests {
     #[test]
     fn what_can_change_while_it_serves_is_taken_over_and_the_rest_is_named() {
         let resolve = |words: &str| given("config=off", words).resolve(true).expect("resolved");
-        let before = resolve("cache_size=1G,readahead=1M,log=info");
-        let wanted = resolve("cache_size=2G,readahead=2M,log=debug");
+        let before = resolve("cache_size=1G,readahead=1M,log=info,noexec");
+        let wanted = resolve("cache_size=2G,readahead=2M,log=debug,noatime");
         let (next, changes) = before.take_over(&wanted);
         assert_eq!(changes.made, ["cache_size=2G", "log=debug"]);
-        assert_eq!(changes.refused, ["readahead=2M"]);
+        assert_eq!(changes.refused, ["readahead=2M", "noatime", "no noexec"]);
         assert_eq!(next.settings.cache_size, wanted.settings.cache_size);
         assert_eq!(
             next.settings.readahead_max_bytes,
@@ -282,6 +310,9 @@ mod tests {
         let told = given("", &option).resolve(true).unwrap_err().to_string();
         assert!(told.contains("settings.toml:2: "), "{told}");
         assert!(told.contains("ttl=soon"), "{told}");
+        std::fs::write(&path, "[default]\nttl = 5\ncache_size = 5\n").expect("written");
+        let told = given("", &option).resolve(true).unwrap_err().to_string();
+        assert!(told.contains("settings.toml:3: "), "{told}");
         let told = given("", "config=/nonexistent.toml").resolve(true);
         assert!(told.unwrap_err().to_string().contains("no such file"));
         given("", "config=off").resolve(true).expect("no file");
