@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 use support::locking::{Owner, share_range};
 use support::reading::{AlignedBuffer, Mapping, open_direct, read_range};
 use support::writing::{WritableMapping, allocate, copy_range, open_with};
@@ -459,4 +459,34 @@ fn what_the_kernel_has_forgotten_of_a_write_is_not_read_as_it_was_before() {
             "read after the write"
         );
     }
+}
+
+/// Each close of the writer makes another version, and a read from the server lasts as long as several of them.
+#[test]
+fn a_reader_beside_a_program_that_opens_writes_and_closes_gets_no_error() {
+    let scratch = Scratch::new("write-close");
+    let backend = FaultBackend::start(&scratch, BackendOptions::default());
+    fs::write(backend.plain.join("file"), vec![1; SIZE]).unwrap();
+    let mount = Mount::start(&scratch, &backend.mountpoint, MountOptions::new(&scratch));
+    let path = mount.join("file");
+    let slow = Rule::new(Operation::Read, "file", Action::DelayMs(30));
+    backend.add_rule(slow);
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    let reader = File::open(&path).unwrap();
+                    let read = read_range(&reader, 0, SIZE / 2).unwrap();
+                    assert!(read == vec![1; SIZE / 2]);
+                }
+            });
+        }
+        let end = Instant::now() + sample_or_full(Duration::from_secs(4), Duration::from_secs(60));
+        while Instant::now() < end {
+            let writer = open_with(&path, 0).unwrap();
+            writer.write_all_at(&[2; 100], SIZE as u64 - 100).unwrap();
+        }
+        done.store(true, Ordering::Relaxed);
+    });
 }

@@ -336,6 +336,7 @@ impl FileSystem {
     ) {
         let writes = self.writes.of(&handle.node.key);
         let whole = whole_file();
+        let (offset, length_bytes) = (plan.offset, plan.length_bytes);
         self.in_order(
             &writes,
             whole,
@@ -343,29 +344,37 @@ impl FileSystem {
             &pending,
             move |fs, pending| {
                 if let Some(writes) = handle.open.changing() {
-                    let ReadPlan {
-                        offset,
-                        length_bytes,
-                        ..
-                    } = plan;
                     return fs.read_backend(handle, &writes, offset, length_bytes, &pending);
                 }
-                let file = handle.open.file.load_full();
-                let read = fs.cache.read_unkept(&file, plan.offset, plan.length_bytes);
                 pending.note(Served::Backend);
-                pending.finish(match read {
-                    Ok((buffer, length_bytes)) if handle.gives(&file) => Ok(ReadReply {
-                        buffer,
-                        length_bytes,
-                    }),
-                    Ok(_) | Err(FetchError::Changed) => {
-                        fs.doubt_version(&handle);
-                        Err(FsError::Stale)
-                    }
-                    Err(error) => Err(fetch_failed(error)),
-                });
+                // What a writer that is gone has led to may still be taken over meanwhile.
+                let read = (0..VERSION_TRIES).find_map(|_| fs.read_present_version(&handle, &plan));
+                pending.finish(read.unwrap_or_else(|| {
+                    fs.doubt_version(&handle);
+                    Err(FsError::Stale)
+                }));
             },
         );
+    }
+
+    /// Past the cache; `None` where the file was of another version meanwhile. Blocks on the backend.
+    fn read_present_version(
+        &self,
+        handle: &Handle,
+        plan: &ReadPlan,
+    ) -> Option<Result<ReadReply, FsError>> {
+        let file = handle.open.file.load_full();
+        let read = self
+            .cache
+            .read_unkept(&file, plan.offset, plan.length_bytes);
+        match read {
+            Ok((buffer, length_bytes)) => handle.gives(&file).then_some(Ok(ReadReply {
+                buffer,
+                length_bytes,
+            })),
+            Err(FetchError::Changed) => None,
+            Err(error) => Some(Err(fetch_failed(error))),
+        }
     }
 
     /// Whoever asks for attributes next is told those of the backend.
