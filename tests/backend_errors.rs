@@ -9,6 +9,7 @@ use std::os::unix::fs::{FileExt, symlink};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use support::content::expect_content;
+use support::reading::read_range;
 use support::*;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -279,4 +280,31 @@ fn a_thin_link_full_of_data_is_not_called_away() {
         expect_content(&path, large);
     });
     never_away(&mount);
+}
+
+/// As of an export that was withdrawn.
+#[test]
+fn a_server_that_refuses_by_now_takes_no_open_file_away() {
+    let scratch = Scratch::new("refuses-by-now");
+    let backend = FaultBackend::start(&scratch, BackendOptions::default());
+    for name in ["open", "closed"] {
+        fs::write(backend.plain.join(name), vec![1; 300_000]).unwrap();
+    }
+    let options = MountOptions::new(&scratch)
+        .with("passthrough=off")
+        .with("actimeo=0");
+    let mount = Mount::start(&scratch, &backend.mountpoint, options);
+    fs::read(mount.join("closed")).unwrap();
+    let file = File::open(mount.join("open")).unwrap();
+    assert!(read_range(&file, 0, 300_000).unwrap() == vec![1; 300_000]);
+    let refusal = Rule::new(None, "*", Action::Errno(libc::EACCES));
+    let refusal = backend.add_rule(refusal);
+    let mut last = vec![0; 8192];
+    assert_eq!(file.read_at(&mut last, 295_000).unwrap(), 5000);
+    assert_eq!(file.metadata().unwrap().len(), 300_000);
+    for refused in [stat(&mount.join("closed")), read_all(&mount.join("closed"))] {
+        assert_eq!(refused.unwrap_err().raw_os_error(), Some(libc::EACCES));
+    }
+    backend.remove_rule(refusal);
+    assert_eq!(fs::read(mount.join("closed")).unwrap().len(), 300_000);
 }

@@ -8,6 +8,7 @@ use super::operations::{AttributesReply, Done, RequestContext, SpaceReply};
 use super::pending::Pending;
 use super::recalling::Wanted;
 use crate::backend::BackendSpace;
+use crate::backend::access::is_refusal;
 use crate::events::Invalidation;
 use crate::readahead::Reads;
 use crate::types::{Attributes, ByteRange, Credentials, FileKind, HandleId, NodeId};
@@ -171,9 +172,17 @@ impl FileSystem {
                 Err(error) if error.raw_os_error() == Some(libc::ESTALE) => {
                     pending.finish(fs.attributes_of_the_lost(&node).ok_or(FsError::Stale));
                 }
-                Err(error) => {
-                    fs.fail(&pending, FsError::Backend(error));
-                }
+                Err(error) => match fs
+                    .attributes_of_the_open(&node)
+                    .filter(|_| is_refusal(&error))
+                {
+                    Some(reply) => {
+                        pending.finish(Ok(reply));
+                    }
+                    None => {
+                        fs.fail(&pending, FsError::Backend(error));
+                    }
+                },
             }
         });
     }
@@ -240,6 +249,18 @@ impl FileSystem {
                 attributes,
                 ttl: Duration::ZERO,
             }
+        })
+    }
+
+    /// fstat(2), and a read(2) that asks where the file ends, take no right beyond the one to open: a server that refuses
+    /// by now takes none away.
+    fn attributes_of_the_open(&self, node: &Node) -> Option<AttributesReply> {
+        let state = node.state.lock();
+        let is_open = state.open.is_some() && state.kind() == FileKind::Regular;
+        drop(state);
+        is_open.then(|| AttributesReply {
+            ttl: Duration::ZERO,
+            ..self.attributes_reply(node)
         })
     }
 
