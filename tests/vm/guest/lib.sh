@@ -198,6 +198,8 @@ mounts_of() { grep -c " $1 " /proc/self/mounts || true; }
 status_has() { # MOUNTPOINT JSON_PART: the status as one line without spaces
     timeout 20 nfs-cachefs status "$1" --json | tr -d ' \n' | grep -q -- "$2"
 }
+# since VERSION: whether this kernel is that or newer.
+since() { printf '%s\n%s\n' "$1" "$(uname -r)" | sort -C -V; }
 # wait_until SECONDS COMMAND...
 wait_until() {
     local deadline=$((SECONDS + $1))

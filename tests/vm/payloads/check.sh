@@ -14,8 +14,6 @@ export_directory $server
 check "the server starts" server_start
 check "NFS mounts" mount_nfs 4.2 $server $backend
 
-# since VERSION: whether this kernel is that or newer.
-since() { printf '%s\n%s\n' "$1" "$(uname -r)" | sort -C -V; }
 # says SUBJECT MARK [WORDS]: of what `check` tried, ok or --.
 says() { grep -E "^$2 +$1 .*${3:-}" /run/says; }
 check "check runs" bash -c "nfs-cachefs check --cache-dir /mnt/nvme/cache --backend $backend >/run/says"
