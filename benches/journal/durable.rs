@@ -2,6 +2,7 @@
 //! each writer, and the limit.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -19,6 +20,8 @@ pub const LIMIT_DIRECT: &str = "limit-direct";
 pub const THREADS: &str = "limit-threads";
 pub const FILES: &str = "files";
 pub const JOURNAL: &str = "journal";
+/// The same journal with writers that have no threads of their own.
+pub const PARKED: &str = "journal-parked";
 
 pub fn workload(writers: usize) -> String {
     format!("durable-{writers}")
@@ -38,7 +41,8 @@ enum Target {
     Limit(Limit),
     Threads(SharedLimit),
     Files(OwnFiles),
-    Log(Box<Log>),
+    Log(Arc<Log>),
+    Parked(Arc<Log>),
 }
 
 impl Target {
@@ -58,6 +62,10 @@ impl Target {
             }
             Self::Log(log) => {
                 let (work, shared) = log.measure(writers, period)?;
+                (work, Some(shared))
+            }
+            Self::Parked(log) => {
+                let (work, shared) = log.measure_parked(writers, period)?;
                 (work, Some(shared))
             }
         })
@@ -112,7 +120,11 @@ fn targets(scratch: &Path, writers: usize) -> anyhow::Result<Vec<(&'static str, 
     for (subject, spread, kind) in LOGS {
         let spread = Spread::parse(spread).context("a spread")?;
         let log = Log::open(&scratch.join(subject), spread, kind).context(subject)?;
-        targets.push((subject, Target::Log(Box::new(log))));
+        let log = Arc::new(log);
+        if subject == JOURNAL {
+            targets.push((PARKED, Target::Parked(log.clone())));
+        }
+        targets.push((subject, Target::Log(log)));
     }
     Ok(targets)
 }

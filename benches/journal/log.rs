@@ -12,8 +12,8 @@ use nfs_cachefs::io::engine::{Engine, EngineKind, EngineSettings};
 use nfs_cachefs::io::local::LocalDisk;
 use nfs_cachefs::io::{BufferPool, Io};
 use nfs_cachefs::journal::{
-    AppendError, Generation, Holding, Journal, JournalDirectory, JournalSettings, Room, Spread,
-    SyncMode, Witness,
+    AppendError, Generation, Holding, Journal, JournalDirectory, JournalSettings, Room, Sequence,
+    Spread, SyncMode, Witness,
 };
 use nfs_cachefs::types::Timestamp;
 use parking_lot::{Condvar, Mutex};
@@ -85,6 +85,11 @@ impl Log {
     }
 
     fn append(&self, writer: usize, number: u64, data: &[u8]) -> anyhow::Result<()> {
+        let sequence = self.append_only(writer, number, data)?;
+        Ok(self.journal.sync(sequence)?)
+    }
+
+    fn append_only(&self, writer: usize, number: u64, data: &[u8]) -> anyhow::Result<Sequence> {
         let deadline = Instant::now() + ROOM_TIMEOUT;
         let (generation, offset) = (Generation(writer as u64 + 1), number * data.len() as u64);
         loop {
@@ -93,8 +98,7 @@ impl Log {
                 .append_data(generation, offset, STAMP, data, Room::Writers);
             match appended {
                 Ok(pieces) => {
-                    let last = pieces.last().context("data has pieces")?;
-                    return Ok(self.journal.sync(last.sequence)?);
+                    return Ok(pieces.last().context("data has pieces")?.sequence);
                 }
                 Err(AppendError::Full) => {
                     ensure!(self.journal.wait_for_room(deadline), "the journal is full");
@@ -106,21 +110,49 @@ impl Log {
 
     /// Durable records of 4 KiB. Returns how many were acknowledged with a sync, too.
     pub fn measure(&self, writers: usize, period: Duration) -> anyhow::Result<(Work, f64)> {
+        self.counted(|| {
+            writers::run(writers, period, |writer, number| {
+                self.append(writer, number, &[writer as u8; RECORD_BYTES])?;
+                self.trim_now_and_then();
+                Ok(())
+            })
+        })
+    }
+
+    /// The same of writers that leave a call behind instead of waiting on a thread, as fsync through a mount does.
+    pub fn measure_parked(&self, writers: usize, period: Duration) -> anyhow::Result<(Work, f64)> {
+        self.counted(|| {
+            writers::run_parked(writers, period, |writer, number, next| {
+                match self.append_only(writer, number, &[writer as u8; RECORD_BYTES]) {
+                    Ok(sequence) => {
+                        self.trim_now_and_then();
+                        let synced = move |outcome: std::io::Result<()>| {
+                            next(outcome.map_err(Into::into));
+                        };
+                        self.journal.sync_then(sequence, Box::new(synced));
+                    }
+                    Err(error) => next(Err(error)),
+                }
+            })
+        })
+    }
+
+    fn counted(
+        &self,
+        measure: impl FnOnce() -> anyhow::Result<Work>,
+    ) -> anyhow::Result<(Work, f64)> {
         let before = self.journal.figures();
-        let work = writers::run(writers, period, |writer, number| {
-            self.append(writer, number, &[writer as u8; RECORD_BYTES])?;
-            if self
-                .written
-                .fetch_add(1, Ordering::Relaxed)
-                .is_multiple_of(TRIMMED_RECORDS)
-            {
-                self.journal.trim(self.journal.last_told());
-            }
-            Ok(())
-        })?;
+        let work = measure()?;
         let syncs = self.journal.figures().syncs - before.syncs;
         let shared = work.operations as f64 / syncs.max(1) as f64;
         Ok((work, shared))
+    }
+
+    fn trim_now_and_then(&self) {
+        let written = self.written.fetch_add(1, Ordering::Relaxed);
+        if written.is_multiple_of(TRIMMED_RECORDS) {
+            self.journal.trim(self.journal.last_told());
+        }
     }
 }
 

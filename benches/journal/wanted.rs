@@ -63,8 +63,9 @@ fn best_limit(report: &Report, writers: usize) -> Option<f64> {
     Some(buffered.max(direct))
 }
 
+/// The limit wakes nobody: beside it stand writers without threads of their own, as fsync through a mount has them.
 fn of_limit(report: &Report, writers: usize) -> Wanted {
-    let rate = report.median_of(&durable::workload(writers), durable::JOURNAL, RATE);
+    let rate = report.median_of(&durable::workload(writers), durable::PARKED, RATE);
     Wanted {
         what: format!("durable 4 KiB, {writers} writers, of the better limit"),
         bound: Bound::AtLeast(part_of_limit(writers)),
@@ -72,7 +73,7 @@ fn of_limit(report: &Report, writers: usize) -> Wanted {
     }
 }
 
-/// Nothing of a log that writers wait for can be had without waking them.
+/// What each waits for on a thread of its own cannot be had without waking them all.
 fn of_threads(report: &Report, writers: usize) -> Wanted {
     let name = durable::workload(writers);
     let rate = |subject| report.median_of(&name, subject, RATE);

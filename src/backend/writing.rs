@@ -33,6 +33,9 @@ fn takes_no_changes<T>() -> io::Result<T> {
     Err(io::Error::from_raw_os_error(libc::EROFS))
 }
 
+/// Takes what a sync has come to. Must not block.
+pub type Synced = Box<dyn FnOnce(io::Result<()>) + Send>;
+
 /// The calls of a backend that open files for writing. One that has none of them answers EROFS.
 pub trait Writes {
     /// Opens a regular file as `opener`, who must be allowed to.
@@ -128,6 +131,14 @@ pub trait WritableFile: Send + Sync + 'static {
     fn source(&self) -> FillSource;
     /// fsync(2), or fdatasync(2).
     fn sync(&self, data_only: bool) -> io::Result<()>;
+    /// The same as far as it can be done without blocking; else `synced` comes back.
+    fn sync_soon(&self, synced: Synced) -> Result<(), Synced> {
+        Err(synced)
+    }
+    /// The same; `synced` may be called by another thread, after it has returned. Blocks no longer than [`Self::sync`].
+    fn sync_then(&self, data_only: bool, synced: Synced) {
+        synced(self.sync(data_only));
+    }
     /// What close(2) of a file that was written to waits for.
     fn sync_at_close(&self) -> io::Result<()> {
         self.sync(false)

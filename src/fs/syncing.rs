@@ -118,13 +118,21 @@ impl FileSystem {
         done: Done<()>,
     ) {
         let pending = self.begin_write(context, done);
-        self.on_write_lane(&pending, move |fs, pending| {
-            let outcome = match &handle.writing {
-                Some(writing) => writing.writer.sync(data_only),
-                None => fs.backend.sync_written(&handle.node.key),
-            };
-            pending.finish(outcome.map_err(FsError::Backend));
-        });
+        let Some(writing) = &handle.writing else {
+            return self.on_write_lane(&pending, move |fs, pending| {
+                let outcome = fs.backend.sync_written(&handle.node.key);
+                pending.finish(outcome.map_err(FsError::Backend));
+            });
+        };
+        let waiting = pending.clone();
+        let synced = move |outcome: io::Result<()>| {
+            waiting.finish(outcome.map_err(FsError::Backend));
+        };
+        writing
+            .writer
+            .sync_then(data_only, Box::new(synced), |may_block| {
+                self.on_write_lane(&pending, |_, _| may_block());
+            });
     }
 
     /// Runs `job` where it may wait for the backend, if that is what writes wait for.

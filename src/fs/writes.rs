@@ -5,10 +5,11 @@ use super::descriptors::Descriptor;
 use super::order::RangeOrder;
 use crate::backend::SourceFile;
 use crate::backend::alone::Alone;
-use crate::backend::writing::WritableFile;
+use crate::backend::writing::{Synced, WritableFile};
 use crate::cache::Followers;
 use crate::types::{Attributes, FileKey, Version};
 use parking_lot::Mutex;
+use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -110,6 +111,25 @@ impl Drop for FileWrites {
     }
 }
 
+/// A sync of a writer, until this is dropped.
+struct UnderWay<W: Borrow<Writer>>(W);
+
+impl<W: Borrow<Writer>> UnderWay<W> {
+    fn begin(writer: W) -> Self {
+        let counted = writer.borrow();
+        counted.syncs_under_way.fetch_add(1, Ordering::AcqRel);
+        counted.unsynced.store(false, Ordering::Release);
+        Self(writer)
+    }
+}
+
+impl<W: Borrow<Writer>> Drop for UnderWay<W> {
+    fn drop(&mut self) {
+        let writer = self.0.borrow();
+        writer.syncs_under_way.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 impl Writer {
     pub fn new(file: Arc<dyn WritableFile>, counted: Descriptor) -> Arc<Self> {
         Arc::new(Self {
@@ -126,17 +146,32 @@ impl Writer {
         self.sync_by(|file| file.sync(data_only))
     }
 
+    /// The same for who does not wait. What may block is given to `elsewhere`; never called, it is as if it were never asked for.
+    pub fn sync_then(
+        self: &Arc<Self>,
+        data_only: bool,
+        synced: Synced,
+        elsewhere: impl FnOnce(Box<dyn FnOnce() + Send>),
+    ) {
+        let under_way = UnderWay::begin(self.clone());
+        let told: Synced = Box::new(move |outcome| {
+            drop(under_way);
+            synced(outcome);
+        });
+        if let Err(told) = self.file.sync_soon(told) {
+            let file = self.file.clone();
+            elsewhere(Box::new(move || file.sync_then(data_only, told)));
+        }
+    }
+
     /// The same as far as close(2) waits for it.
     pub fn sync_at_close(&self) -> io::Result<()> {
         self.sync_by(|file| file.sync_at_close())
     }
 
     fn sync_by(&self, sync: impl FnOnce(&dyn WritableFile) -> io::Result<()>) -> io::Result<()> {
-        self.syncs_under_way.fetch_add(1, Ordering::AcqRel);
-        self.unsynced.store(false, Ordering::Release);
-        let outcome = sync(&*self.file);
-        self.syncs_under_way.fetch_sub(1, Ordering::AcqRel);
-        outcome
+        let _under_way = UnderWay::begin(self);
+        sync(&*self.file)
     }
 
     /// All that was written is on stable storage by now.

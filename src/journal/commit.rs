@@ -1,7 +1,8 @@
 //! Group commit: whoever needs something written or synced does it for all, while the next batch fills.
 //!
 //! What always holds: one commit at a time, so that a batch is written only when the one before is; nobody sleeps on
-//! the way of a lone fsync; a failed write or sync is never tried again into success.
+//! the way of a lone fsync; a failed write or sync is never tried again into success; whoever left a call behind is
+//! called, by the end of the journal at the latest.
 
 use super::devices::{Batch, Committed, DeviceFigures};
 use super::frame::{Progress, Sequence};
@@ -26,6 +27,7 @@ const NOT_NOTED: &str = "noting in the cache directories how far the journal has
 /// two halves in turn, where one shared by all costs no more.
 #[derive(Default)]
 pub(super) struct Gathering {
+    /// Those who want the next sync, or came while one is under way.
     waiting: usize,
     shared_last: usize,
     /// Those who shared the last sync, and those who came while it was under way.
@@ -36,9 +38,9 @@ pub(super) struct Gathering {
 }
 
 impl Gathering {
-    /// Whether as many wait, beside the one who gathers, as may come. Nobody else is worth waking it for.
+    /// Whether as many wait as may come. Nobody else is worth waking the one who gathers for.
     fn is_complete(&self) -> bool {
-        self.waiting + 1 >= self.awaited()
+        self.waiting >= self.awaited()
     }
 
     fn awaited(&self) -> usize {
@@ -59,8 +61,17 @@ impl Gathering {
             true => self.modest_commits.saturating_sub(1),
             false => MODEST_COMMITS,
         };
-        self.shared_last = self.waiting + 1;
+        self.shared_last = self.waiting;
     }
+}
+
+/// Called once something is on stable storage, or will not be: EIO then. Must not block.
+pub type Synced = Box<dyn FnOnce(io::Result<()>) + Send>;
+
+/// A call that was left behind, and what it waits for.
+pub(super) struct Parked {
+    wanted: Sequence,
+    synced: Synced,
 }
 
 impl Journal {
@@ -72,32 +83,65 @@ impl Journal {
         }
     }
 
+    /// The same for who does not wait: `synced` is called then, by whoever commits. Blocks for as long as a commit takes
+    /// where nobody is at it.
+    pub fn sync_then(&self, sequence: Sequence, synced: Synced) {
+        let _ = self.park(sequence, synced, true);
+    }
+
+    /// The same as far as it can be done without blocking; else `synced` comes back.
+    pub fn sync_soon(&self, sequence: Sequence, synced: Synced) -> Result<(), Synced> {
+        self.park(sequence, synced, false)
+    }
+
+    /// Leaves a call behind. Where nobody commits it does so itself, or `synced` comes back.
+    fn park(&self, sequence: Sequence, synced: Synced, may_commit: bool) -> Result<(), Synced> {
+        let mut state = self.state.lock();
+        let known = match self.settings.mode {
+            SyncMode::Immediate | SyncMode::Batch => state.known_of(sequence),
+            SyncMode::Periodic | SyncMode::None => Some(state.check()),
+        };
+        if let Some(known) = known {
+            drop(state);
+            synced(told(known));
+            return Ok(());
+        }
+        if !state.is_committing && !may_commit {
+            return Err(synced);
+        }
+        state.figures.waits += 1;
+        let wanted = sequence.min(state.last_filled());
+        state.parked.push(Parked { wanted, synced });
+        self.join(&mut state);
+        if !state.is_committing {
+            drop(self.commit(state, Commit::for_those_who_wait()));
+        }
+        Ok(())
+    }
+
+    /// One more wants the next sync.
+    fn join(&self, state: &mut State) {
+        state.gathering.waiting += 1;
+        if state.is_committing && state.gathering.is_complete() {
+            self.joined.notify_one();
+        }
+    }
+
     /// Returns when everything up to `sequence` is on stable storage, whatever the mode.
     pub fn make_durable(&self, sequence: Sequence) -> Result<(), AppendError> {
         let mut state = self.state.lock();
         state.figures.waits += 1;
         loop {
-            // There is nothing in a batch that is only open.
-            let wanted = sequence.min(state.last_filled());
-            if state.durable >= wanted {
-                return Ok(());
+            if let Some(known) = state.known_of(sequence) {
+                return known;
             }
-            state.check()?;
+            let wanted = sequence.min(state.last_filled());
+            self.join(&mut state);
             if !state.is_committing {
-                state = self.commit(
-                    state,
-                    Commit {
-                        synced: true,
-                        empty: false,
-                    },
-                );
+                state = self.commit(state, Commit::for_those_who_wait());
                 continue;
             }
-            state.gathering.waiting += 1;
-            if state.gathering.is_complete() {
-                self.joined.notify_one();
-            }
-            let turn = self.turns.present();
+            let turn = self.turns.join();
             drop(state);
             self.turns.wait_for_end_of(turn);
             if self.turns.is_durable(wanted) {
@@ -165,19 +209,30 @@ impl Journal {
 
     /// Wakes everybody who waits for the end of a commit, or for something that it may have changed.
     pub(super) fn end_turn(&self, state: &mut MutexGuard<'_, State>) {
-        let waited = std::mem::take(&mut state.gathering.waiting);
-        state.gathering.seen_last = waited + 1;
+        let served = state.take_served();
+        state.gathering.seen_last = state.gathering.waiting;
+        // Who waits on a thread comes again.
+        state.gathering.waiting = state.parked.len();
+        if !state.parked.is_empty() {
+            self.due.notify_one();
+        }
         state.gathering.ended_last = Some(Instant::now());
         self.turns.note_durable(state.durable);
         self.turns.end();
         self.turned.notify_all();
         // Whom it has served goes on meanwhile, and the next of them takes the lock.
-        MutexGuard::unlocked(state, || self.turns.wake());
+        MutexGuard::unlocked(state, || {
+            self.turns.wake();
+            for (synced, outcome) in served {
+                synced(outcome);
+            }
+        });
     }
 
     /// Those who may come are waited for, for a moment: one sync serves them all. Whether they came.
     fn gather(&self, state: &mut MutexGuard<'_, State>) -> bool {
-        if self.settings.mode != SyncMode::Batch || state.gathering.is_complete() {
+        let nobody_waits = state.gathering.waiting == 0;
+        if self.settings.mode != SyncMode::Batch || nobody_waits || state.gathering.is_complete() {
             return true;
         }
         let Some(deadline) = state.gathering.deadline() else {
@@ -219,7 +274,45 @@ pub(super) struct Commit {
     pub empty: bool,
 }
 
+impl Commit {
+    fn for_those_who_wait() -> Self {
+        let (synced, empty) = (true, false);
+        Self { synced, empty }
+    }
+}
+
+fn told(outcome: Result<(), AppendError>) -> io::Result<()> {
+    outcome.map_err(|_| io::Error::from_raw_os_error(libc::EIO))
+}
+
 impl State {
+    /// Whether everything up to `sequence` is on stable storage, or nothing more gets there. `None` where that is still to be seen.
+    fn known_of(&self, sequence: Sequence) -> Option<Result<(), AppendError>> {
+        // There is nothing in a batch that is only open.
+        if self.durable >= sequence.min(self.last_filled()) {
+            return Some(Ok(()));
+        }
+        self.check().err().map(Err)
+    }
+
+    /// Those who are to be called now, and with what.
+    fn take_served(&mut self) -> Vec<(Synced, io::Result<()>)> {
+        let (failed, durable) = (self.check(), self.durable);
+        let served = self
+            .parked
+            .extract_if(.., |parked| failed.is_err() || parked.wanted <= durable);
+        let told = served.map(|parked| match parked.wanted <= durable {
+            true => (parked.synced, Ok(())),
+            false => (parked.synced, told(failed.clone())),
+        });
+        told.collect()
+    }
+
+    /// Whether somebody is to be called for whom nobody commits.
+    fn is_awaited(&self) -> bool {
+        !self.parked.is_empty() && !self.is_committing && self.figures.failure.is_none()
+    }
+
     fn last_filled(&self) -> Sequence {
         match self.open.payload_bytes {
             0 => self.open.sequence.before(),
@@ -293,8 +386,13 @@ impl Journal {
     pub(super) fn run(&self) {
         let mut state = self.state.lock();
         while !state.is_ending {
-            self.due.wait_for(&mut state, self.settings.interval);
+            if !state.is_awaited() {
+                self.due.wait_for(&mut state, self.settings.interval);
+            }
             state = self.commit_what_is_due(state);
+            if state.is_awaited() {
+                continue;
+            }
             drop(state);
             self.prewrite_one();
             state = self.state.lock();
@@ -308,7 +406,7 @@ impl Journal {
         }
         let has_records = state.open.payload_bytes > 0;
         let synced = self.settings.mode != SyncMode::None || is_news;
-        if has_records || is_news {
+        if has_records || is_news || state.is_awaited() {
             state = self.commit(
                 state,
                 Commit {
@@ -331,11 +429,14 @@ impl Journal {
             match outcome {
                 Ok((is_begun, lost)) => {
                     state.note_devices(&lost, (!lost.is_empty()).then_some(figures));
-                    if !is_begun || state.is_ending {
+                    if !is_begun || state.is_ending || state.is_awaited() {
                         return;
                     }
                 }
-                Err(error) => return state.fail(&error),
+                Err(error) => {
+                    state.fail(&error);
+                    return self.end_turn(&mut state);
+                }
             }
         }
     }
@@ -389,6 +490,10 @@ impl Journal {
             }
         }
         self.wait_for_turn(&mut state);
+        while state.is_awaited() {
+            state = self.commit(state, Commit::for_those_who_wait());
+            self.wait_for_turn(&mut state);
+        }
         let (has_failed, durable) = (state.figures.failure.is_some(), state.durable);
         drop(state);
         if !has_failed && let Err(error) = self.note(durable, Some(holding)) {

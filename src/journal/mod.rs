@@ -32,6 +32,7 @@ use std::time::Duration;
 use turns::Turns;
 
 pub use append::Room;
+pub use commit::Synced;
 pub use devices::{Batch, DeviceFigures as JournalDevices, Outsider};
 pub use error::JournalError;
 pub use frame::Sequence;
@@ -70,6 +71,8 @@ mod decoding_tests;
 mod devices_tests;
 #[cfg(test)]
 mod hanging;
+#[cfg(test)]
+mod parked_tests;
 #[cfg(test)]
 mod tests;
 
@@ -128,7 +131,7 @@ pub struct Piece {
 }
 
 /// Why something was not taken.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum AppendError {
     #[error("the journal is full")]
     Full,
@@ -209,6 +212,8 @@ struct State {
     trims: Trims,
     places: VecDeque<(Sequence, Place)>,
     gathering: commit::Gathering,
+    /// To be called once what they want is durable.
+    parked: Vec<commit::Parked>,
     /// How many batches of any size are sure to find room.
     room_batches: u64,
     figures: JournalFigures,

@@ -90,6 +90,7 @@ impl Journal {
             },
             places: recovered.places,
             gathering: Default::default(),
+            parked: Vec::new(),
             room_batches: devices.room_batches()?,
             figures: JournalFigures {
                 cut_batches: recovered.cut_batches,

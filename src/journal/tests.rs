@@ -120,7 +120,10 @@ pub(super) fn work(
         let sequence = append_again(journal, model.next - 1, model.life)?;
         appended.push_back((model.next, sequence));
         if dice.roll().is_multiple_of(3) {
-            journal.make_durable(sequence)?;
+            match model.next.is_multiple_of(2) {
+                true => journal.make_durable(sequence)?,
+                false => synced_by_call(journal, sequence)?,
+            }
             model.acknowledged = model.next;
         }
         if dice.roll().is_multiple_of(7)
@@ -134,6 +137,15 @@ pub(super) fn work(
         }
     }
     Ok(())
+}
+
+/// As [`Journal::make_durable`], by a call that is left behind.
+fn synced_by_call(journal: &Journal, sequence: Sequence) -> Result<(), AppendError> {
+    let (told, outcome) = crossbeam_channel::bounded(1);
+    journal.sync_then(sequence, Box::new(move |outcome| drop(told.send(outcome))));
+    let limit = Duration::from_secs(60);
+    let told = outcome.recv_timeout(limit).expect("it is called");
+    told.map_err(|error| AppendError::Failed(error.to_string().into()))
 }
 
 /// What is there is an unbroken row of the writes that were made last under their numbers, all that was acknowledged among

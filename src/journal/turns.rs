@@ -4,18 +4,25 @@
 //! commit that was under way then.
 
 use super::frame::Sequence;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 #[derive(Default)]
 pub(super) struct Turns {
     /// Moves on at the end of every commit.
     present: AtomicU32,
+    /// Those who have seen a turn to wait for its end.
+    waiting: AtomicUsize,
     durable: AtomicU64,
 }
 
 impl Turns {
-    /// The turn that a commit has now. Read with the state locked.
-    pub fn present(&self) -> u32 {
+    /// The turn that a commit has now, for who waits for its end then. Called with the state locked.
+    pub fn join(&self) -> u32 {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        self.present()
+    }
+
+    fn present(&self) -> u32 {
         self.present.load(Ordering::Acquire)
     }
 
@@ -28,13 +35,15 @@ impl Turns {
         self.durable.load(Ordering::Acquire) >= sequence.0
     }
 
-    /// Ends the present turn. Called with the state locked; [`Self::wake`] follows.
+    /// Ends the present turn. Called with the state locked, by whoever calls [`Self::wake`] next.
     pub fn end(&self) {
         self.present.fetch_add(1, Ordering::Release);
     }
 
     pub fn wake(&self) {
-        atomic_wait::wake_all(&self.present);
+        if self.waiting.load(Ordering::Relaxed) > 0 {
+            atomic_wait::wake_all(&self.present);
+        }
     }
 
     /// Blocks until this turn has ended.
@@ -42,5 +51,6 @@ impl Turns {
         while self.present() == turn {
             atomic_wait::wait(&self.present, turn);
         }
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -108,6 +108,13 @@ impl DirtyFile {
         }
     }
 
+    /// The last record of it, if that is all that a sync has to wait for. Never blocks: `None` where that cannot be told.
+    pub fn last_if_only_journalled(&self) -> Option<Sequence> {
+        let state = self.state.try_lock()?;
+        let nothing_else = state.refusal.is_none() && !state.is_unsynced_below;
+        nothing_else.then_some(state.last)
+    }
+
     /// Attributes as programs left them, for those that the backend has.
     pub fn shown(&self, of_backend: Attributes) -> Attributes {
         self.state.lock().shown(of_backend)

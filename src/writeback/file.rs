@@ -6,9 +6,9 @@ use super::dirty::DirtyFile;
 use super::layers::Origin;
 use crate::backend::SeekWhence;
 use crate::backend::alone::Alone;
-use crate::backend::writing::{Durability, WritableFile};
+use crate::backend::writing::{Durability, Synced, WritableFile};
 use crate::io::{FillSource, ReadAt};
-use crate::journal::ReadError;
+use crate::journal::{ReadError, Sequence};
 use crate::types::{Attributes, ByteRange, Credentials, Timestamp};
 use std::io;
 use std::sync::Arc;
@@ -89,6 +89,19 @@ impl JournalledFile {
     fn has_set_id(&self) -> bool {
         let base = self.file.state().base;
         base.is_none_or(|base| base.permissions & (libc::S_ISUID | libc::S_ISGID) != 0)
+    }
+
+    /// What went past the journal is on stable storage then. Returns the last record that is to follow.
+    fn synced_below(&self, data_only: bool) -> io::Result<Sequence> {
+        self.file.take_refusal()?;
+        let (last, is_unsynced_below) = {
+            let mut state = self.file.state();
+            (state.last, std::mem::take(&mut state.is_unsynced_below))
+        };
+        if is_unsynced_below {
+            self.inner.sync(data_only)?;
+        }
+        Ok(last)
     }
 
     fn durable(&self, durability: Durability) -> io::Result<()> {
@@ -194,15 +207,22 @@ impl WritableFile for JournalledFile {
     }
 
     fn sync(&self, data_only: bool) -> io::Result<()> {
-        self.file.take_refusal()?;
-        let (last, is_unsynced_below) = {
-            let mut state = self.file.state();
-            (state.last, std::mem::take(&mut state.is_unsynced_below))
-        };
-        if is_unsynced_below {
-            self.inner.sync(data_only)?;
-        }
+        let last = self.synced_below(data_only)?;
         self.back.journal.sync(last).map_err(|_| errno(libc::EIO))
+    }
+
+    fn sync_soon(&self, synced: Synced) -> Result<(), Synced> {
+        match self.file.last_if_only_journalled() {
+            Some(last) => self.back.journal.sync_soon(last, synced),
+            None => Err(synced),
+        }
+    }
+
+    fn sync_then(&self, data_only: bool, synced: Synced) {
+        match self.synced_below(data_only) {
+            Ok(last) => self.back.journal.sync_then(last, synced),
+            Err(error) => synced(Err(error)),
+        }
     }
 
     fn sync_at_close(&self) -> io::Result<()> {

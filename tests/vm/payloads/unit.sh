@@ -108,7 +108,7 @@ killed_in_the_kernel() {
     sleep 2
     touch /stalling/waited
     killed=$(property MainPID)
-    check "stalling: the kernel is told, and waits" wait_until 60 kernel_waits "$killed" $cached/waited
+    check "stalling: the kernel is told, and waits" wait_until 60 kernel_waits "$killed" $cached/waited || who_waits "$killed" "$reader"
     kill -9 "$killed"
     check "stalling: who waits for the killed daemon ends" timeout 30 tail --pid=$reader -f /dev/null
     check "stalling: it is started again" wait_until 60 restarts 1
@@ -134,6 +134,16 @@ kernel_waits() { # PID FILE
     grep -lE "^[0-9]+ \(fuse-forget\) D" /proc/"$1"/task/*/stat
 }
 
+# who_waits PID...: and for what in the kernel.
+who_waits() {
+    local pid task
+    for pid in "$@" $(pgrep -x nfsd); do
+        for task in /proc/"$pid"/task/*; do
+            echo "    $(<"$task/comm"): $(grep State "$task/status"): $(grep -oE '[a-z0-9_]+\+' "$task/stack" | tr '\n' ' ')"
+        done
+    done | sort | uniq -c
+}
+
 # boots LIMIT_S: how long the shutdown before may have taken.
 boots() {
     say "   the shutdown took $(shutdown_s) s, until now $(now) s"
@@ -152,8 +162,9 @@ dirty_stage() {
     vm-tool write /nvme/source 9 1 $((dirty_mib << 20))
     # What is open goes on without the server.
     exec 7>$cached/dirty
-    check "dirty: the server stops" server_stop
+    # First: with the server away what it starts again, of systemd, may wait for the NFS mounts.
     systemctl -q disable nfs-server
+    check "dirty: the server stops" server_stop
     begin=$(now)
     LIMIT_S=120 check "dirty: $dirty_mib MiB are written without it" bash -c "cat /nvme/source >&7"
     # An emulated disk may have lost an interrupt, for which the kernel waits 30 s.
