@@ -4,6 +4,7 @@ mod support;
 
 use nix::sys::signal::Signal;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -228,6 +229,41 @@ fn a_settings_file_that_never_ends_is_refused_at_once() {
     let told = String::from_utf8_lossy(&planned.stderr).into_owned();
     let whole = format!("{}: not a regular file", place.file.display());
     assert!(told.contains(&whole), "{told}");
+}
+
+#[test]
+fn what_others_may_write_decides_nothing_of_what_root_mounts() {
+    let place = Place::new("settings-others");
+    place.write("[default]\ncache_size = \"64M\"\n");
+    let option = format!("config={}", place.file.display());
+    let mountpoint = place.scratch.directory("mount");
+    let config = || run(PROGRAM, &["config", text(&mountpoint), "-o", &option]);
+    let told = |output: &Output| String::from_utf8_lossy(&output.stderr).into_owned();
+    let mode = |bits| {
+        fs::set_permissions(&place.file, fs::Permissions::from_mode(bits)).unwrap();
+    };
+    for (bits, owner, group, remedy) in [
+        (0o666, 0, 0, "chmod o-w"),
+        (0o664, 0, 100, "chmod g-w"),
+        (0o600, 65534, 0, "chown root"),
+    ] {
+        std::os::unix::fs::chown(&place.file, Some(owner), Some(group)).unwrap();
+        mode(bits);
+        let refused = config();
+        assert!(!refused.status.success(), "{bits:o}");
+        assert!(told(&refused).contains(remedy), "{}", told(&refused));
+        assert!(
+            told(&refused).contains(text(&place.file)),
+            "{}",
+            told(&refused)
+        );
+    }
+    std::os::unix::fs::chown(&place.file, Some(0), Some(0)).unwrap();
+    for bits in [0o644, 0o660] {
+        mode(bits);
+        let taken = config();
+        assert!(taken.status.success(), "{bits:o}: {}", told(&taken));
+    }
 }
 
 #[test]

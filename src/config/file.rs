@@ -14,8 +14,10 @@ use super::error::ConfigError;
 use super::options::{self, Kind};
 use super::suggest;
 use std::ffi::OsString;
+use std::fs::Metadata;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -41,8 +43,8 @@ pub struct SettingsFile {
 }
 
 impl SettingsFile {
-    /// `None` where there is no such file. Errors name file and line.
-    pub fn read(path: &Path) -> Result<Option<Self>, ConfigError> {
+    /// `None` where there is no such file. Errors name file and line. What others may write decides nothing of what root mounts.
+    pub fn read(path: &Path, for_root: bool) -> Result<Option<Self>, ConfigError> {
         let unreadable = |error: io::Error| ConfigError::File {
             path: path.to_owned(),
             line: None,
@@ -56,6 +58,9 @@ impl SettingsFile {
         if !facts.is_file() {
             // Of a FIFO or a device the end may never come.
             return Err(unreadable(io::Error::other("not a regular file")));
+        }
+        if let Some(others) = for_root.then(|| others_who_write(&facts)).flatten() {
+            return Err(unreadable(io::Error::other(others)));
         }
         if facts.len() > BYTES_MAX {
             return Err(unreadable(io::ErrorKind::FileTooLarge.into()));
@@ -111,6 +116,24 @@ impl SettingsFile {
         }
         Ok(file)
     }
+}
+
+/// Says who may write to the file beside root, and what to do about it.
+fn others_who_write(facts: &Metadata) -> Option<String> {
+    let owner = facts.uid();
+    let (whose, remedy) = if owner != 0 && owner != nix::unistd::geteuid().as_raw() {
+        (format!("it belongs to user {owner}"), "chown root")
+    } else if facts.mode() & libc::S_IWOTH != 0 {
+        ("everybody may write to it".to_owned(), "chmod o-w")
+    } else if facts.mode() & libc::S_IWGRP != 0 && facts.gid() != 0 {
+        let group = facts.gid();
+        (format!("group {group} may write to it"), "chmod g-w")
+    } else {
+        return None;
+    };
+    Some(format!(
+        "{whose}, who could choose so what root mounts and runs; {remedy} the file, or name another with config"
+    ))
 }
 
 fn outside_tables(key: &str) -> String {

@@ -82,7 +82,12 @@ impl Given {
         };
         if let Some(path) = path {
             let is_named = matches!(alone.config, ConfigFile::At(_));
-            resolved.take_file(&path, is_named, &self.mountpoint, alone.name.as_deref())?;
+            let file = SettingsFile::read(&path, is_root)?;
+            if file.is_none() && is_named {
+                return Err(missing(path));
+            }
+            let file = file.unwrap_or_default();
+            resolved.take_file(&path, &file, &self.mountpoint, alone.name.as_deref())?;
         }
         for (origin, word) in &given {
             resolved.take(word, self.tolerance, origin)?;
@@ -115,24 +120,22 @@ impl Given {
     }
 }
 
+fn missing(path: PathBuf) -> ConfigError {
+    ConfigError::File {
+        path,
+        line: None,
+        what: "there is no such file".to_owned(),
+    }
+}
+
 impl Resolved {
     fn take_file(
         &mut self,
         path: &Path,
-        is_named: bool,
+        file: &SettingsFile,
         mountpoint: &Path,
         name: Option<&str>,
     ) -> Result<(), ConfigError> {
-        let Some(file) = SettingsFile::read(path)? else {
-            if is_named {
-                return Err(ConfigError::File {
-                    path: path.to_owned(),
-                    line: None,
-                    what: "there is no such file".to_owned(),
-                });
-            }
-            return Ok(());
-        };
         for word in file.words(mountpoint, name) {
             let line = word.line;
             let path = path.to_owned();
