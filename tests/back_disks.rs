@@ -83,6 +83,79 @@ impl Disks<'_> {
     }
 }
 
+#[test]
+fn a_lone_disk_that_has_failed_is_named_and_told_of_by_the_exit_status() {
+    let Some(scratch) = disks("disks-lone", 1, "ext4", DISK_BYTES) else {
+        return;
+    };
+    let mut place = Place::on(scratch, "1+0", "64M");
+    place.write();
+    place.expect_journal("status", &[]);
+    disk::cut_off(&place.directory(0));
+    let file = File::create(place.mount.join("refused")).unwrap();
+    file.write_all_at(b"x", 0).unwrap();
+    assert!(file.sync_all().is_err());
+    drop(file);
+    let told = place.journal("status", &[]);
+    let words = String::from_utf8_lossy(&told.stdout).into_owned();
+    assert_eq!(told.status.code(), Some(3), "{words}");
+    let device = format!("{}: ", text(&place.directory(0)));
+    assert!(words.contains(&device), "{words}");
+    assert!(!words.contains(&format!("{device}ok")), "{words}");
+    assert_eq!(place.mount.status_number("journal.degraded_devices"), 1);
+    place.mount.kill9();
+    Disks { place: &place }.bring_back(0);
+    place.mount.remount();
+    place.expect_all("after the disk has come back");
+}
+
+/// Until it is thawed again, whatever becomes of the test.
+struct Frozen(PathBuf);
+
+impl Frozen {
+    fn new(path: PathBuf) -> Self {
+        freeze(&path, "-f");
+        Self(path)
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        freeze(&self.0, "-u");
+    }
+}
+
+/// fsfreeze(8): whoever writes waits.
+fn freeze(path: &Path, how: &str) {
+    let mut command = std::process::Command::new("fsfreeze");
+    command.arg(how).arg(path);
+    let output = process::run(command, LIMIT);
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
+fn a_mount_waits_for_no_disk_that_hangs() {
+    let Some(scratch) = disks("disks-frozen", 2, "ext4", DISK_BYTES) else {
+        return;
+    };
+    let mut place = Place::on(scratch, "1+1", "64M");
+    place.write();
+    place.mount.umount();
+    let frozen = Frozen::new(place.directory(0));
+    place.mount.remount();
+    let status = place.mount.status().to_string();
+    assert!(status.contains("has not answered within 15 s"), "{status}");
+    place.write();
+    place.expect_all("with a frozen disk");
+    assert_eq!(place.mount.status_number("journal.degraded_devices"), 1);
+    drop(frozen);
+    place.mount.kill9();
+    // What it missed while it hung it gets again.
+    place.mount.remount();
+    place.write();
+    place.expect_all("thawed");
+}
+
 /// Struck while the journal is written to, and found so by the next mount.
 #[test]
 fn any_two_real_disks_of_six_may_be_lost_and_are_made_good() {

@@ -133,9 +133,9 @@ impl CacheDirectory {
         }
     }
 
-    /// What the administrator should know where the disk is full.
+    /// What the administrator should know where the disk is full. Asks the disk.
     pub fn shortage(&self) -> Option<String> {
-        if !self.room.is_short.load(Ordering::Acquire) {
+        if !self.room.is_short.load(Ordering::Acquire) && self.has_room_now() {
             return None;
         }
         Some(match self.index.is_open() {
@@ -146,6 +146,13 @@ impl CacheDirectory {
                 "{DISK_FULL}: no room for the index, all is read past the cache; make room on that disk"
             ),
         })
+    }
+
+    /// Others may have filled the disk since the last fill looked. An error of the disk is told elsewhere.
+    fn has_room_now(&self) -> bool {
+        let watermarks = *self.room.watermarks.lock();
+        let space = self.io.space();
+        space.map_or(true, |space| watermarks.look(&space, false).room_bytes > 0)
     }
 
     /// Why the index cannot be asked, if so.

@@ -17,9 +17,12 @@ impl JournalStatus {
     /// What concerns its devices, and nothing else.
     pub(super) fn of_devices(journal: &JournalFigures) -> Self {
         let (devices, mending) = (&journal.devices, &journal.mending);
+        // With a lone one it is known which one has failed.
+        let failure = journal.failure.as_ref();
+        let failure = failure.filter(|_| devices.members.len() == 1);
         let member = |path: &String| DeviceStatus {
             path: path.clone(),
-            state: "ok".to_owned(),
+            state: failure.map_or("ok", |failure| failure).to_owned(),
         };
         let outsider = |outsider: &Outsider| DeviceStatus {
             path: outsider.name.clone(),
@@ -29,7 +32,7 @@ impl JournalStatus {
         let outsiders = devices.outsiders.iter().map(outsider);
         let wanted = u64::from(devices.data_shards) + u64::from(devices.parity_shards);
         Self {
-            degraded_devices: wanted - devices.members.len() as u64,
+            degraded_devices: wanted - devices.members.len() as u64 + u64::from(failure.is_some()),
             erasure: format!("{}+{}", devices.data_shards, devices.parity_shards),
             devices: members.chain(outsiders).collect(),
             tolerated_losses: journal.tolerated,

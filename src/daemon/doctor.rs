@@ -9,6 +9,7 @@ use super::status::{CacheDirectoryStatus, JournalStatus, Status, bytes};
 use crate::cache::room::DISK_FULL;
 use crate::types::printable::one_line;
 use serde::{Deserialize, Serialize};
+use std::io;
 use std::path::Path;
 
 /// A median that is felt at every open.
@@ -96,6 +97,18 @@ pub fn of_status(status: &Status) -> Vec<Advice> {
 
 fn of_backend(status: &Status) -> Option<Advice> {
     let backend = &status.backend;
+    if backend.is_moved {
+        return Some(Advice::wrong(
+            format!(
+                "the backend {} was renamed, removed or unmounted since the mount: what is served is not what has that name now",
+                backend.path
+            ),
+            format!(
+                "nfs-cachefs umount {}, and mount it again",
+                status.mountpoint
+            ),
+        ));
+    }
     if !backend.reachable {
         return Some(Advice::wrong(
             format!("the backend {} does not answer", backend.path),
@@ -344,12 +357,20 @@ fn of_finding(finding: &Finding) -> Advice {
             "{}: {}; without it: {}",
             finding.subject, finding.detail, finding.lost
         ),
-        remedy: remedy(&finding.subject).to_owned(),
+        remedy: remedy(finding).to_owned(),
     }
 }
 
-fn remedy(subject: &str) -> &'static str {
-    match subject {
+fn remedy(finding: &Finding) -> &'static str {
+    let says = |errno: i32| {
+        let message = io::Error::from_raw_os_error(errno).to_string();
+        finding.detail.contains(&message)
+    };
+    match finding.subject.as_str() {
+        _ if says(libc::EROFS) => {
+            "dmesg | tail; see to the disk of cache_dir first (fsck, mount -o remount,rw where it became read-only), then unmount and mount again"
+        }
+        _ if says(libc::ENOSPC) => "df; make room on the disk of cache_dir",
         "cache disk" => "put cache_dir on a local disk with ext4, xfs or btrfs",
         "name_to_handle_at" => "mount the export with NFS v3, v4.1 or v4.2",
         "io_uring" => "sysctl kernel.io_uring_disabled=0, where the kernel has it",

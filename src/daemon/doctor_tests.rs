@@ -108,6 +108,20 @@ fn how_an_export_is_mounted_is_judged() {
 }
 
 #[test]
+fn a_backend_that_has_gone_from_its_path_is_told_of_whether_it_answers_or_not() {
+    let mut status = Status {
+        mountpoint: "/mnt/c".to_owned(),
+        ..Status::default()
+    };
+    status.backend.is_moved = true;
+    for reachable in [true, false] {
+        status.backend.reachable = reachable;
+        let text = told(&of_status(&status));
+        assert!(text.contains("nfs-cachefs umount /mnt/c"), "{text}");
+    }
+}
+
+#[test]
 fn whatever_this_machine_lacks_has_a_remedy() {
     let lacking = |subject: &str| Finding {
         subject: subject.to_owned(),
@@ -120,6 +134,20 @@ fn whatever_this_machine_lacks_has_a_remedy() {
     assert_eq!(advice.len(), 2);
     for wanted in ["io_uring_disabled", "newer kernel"] {
         assert!(told(&advice).contains(wanted), "{wanted}");
+    }
+    let failing = |errno: i32| Finding {
+        subject: "cache disk".to_owned(),
+        verdict: Verdict::Fatal,
+        detail: format!("/nvme: {}", io::Error::from_raw_os_error(errno)),
+        lost: "no cache can lie there".to_owned(),
+    };
+    for (errno, wanted) in [
+        (libc::EROFS, "fsck"),
+        (libc::ENOSPC, "make room"),
+        (libc::EIO, "ext4"),
+    ] {
+        let advice = told(&of_machine(&[failing(errno)]));
+        assert!(advice.contains(wanted), "{wanted} in {advice}");
     }
     let limits = |hard: &str| {
         format!("Max open files            1024                 {hard}                files\n")

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::config::ConfigError;
 
@@ -127,6 +128,8 @@ pub enum CacheDirectoryProblem {
     Full,
     #[error("{0}; the disk fails or is read-only")]
     Broken(io::Error),
+    #[error("its disk has not answered within {} s; look at it first: dmesg | tail", .0.as_secs())]
+    Hangs(Duration),
     #[error("its disk is not mounted at {}; mount it there, or name another directory", .mountpoint.display())]
     NotMounted { mountpoint: PathBuf },
 }
@@ -149,7 +152,7 @@ impl CacheDirectoryProblem {
             Self::CannotCreate(error) | Self::CannotOpen(error) | Self::Broken(error) => {
                 !matches!(error.raw_os_error(), Some(libc::EACCES | libc::EPERM))
             }
-            Self::Full | Self::NotMounted { .. } => true,
+            Self::Full | Self::Hangs(_) | Self::NotMounted { .. } => true,
             Self::Symlink
             | Self::NotDirectory
             | Self::NotOurs { .. }

@@ -104,7 +104,13 @@ impl From<Unsent> for UnsentReport {
             bytes: unsent.bytes,
             failing_files: unsent.failing_files,
             sent_bytes: unsent.sent_bytes,
-            trouble: unsent.trouble,
+            trouble: unsent.trouble.or_else(|| {
+                let path = unsent.awaited?;
+                Some(format!(
+                    "{}: the backend has not taken it yet",
+                    path.display()
+                ))
+            }),
         }
     }
 }

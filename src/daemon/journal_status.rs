@@ -258,7 +258,7 @@ pub(super) fn warnings(settings: &Settings, figures: &WriteBackFigures) -> Vec<S
         FsyncMode::Periodic | FsyncMode::None
     ) {
         warnings.push(
-            "fsync_mode=periodic and none: fsync waits for nothing, a power cut loses what came after the last sync".to_owned(),
+            "fsync_mode=periodic and none: fsync waits for nothing, a power cut or a killed daemon loses what came after the last sync".to_owned(),
         );
     }
     if let Some(failure) = &figures.journal.failure {

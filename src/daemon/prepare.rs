@@ -12,7 +12,9 @@ use super::{mount_table, unmount};
 use crate::cache::names::NAMES_FILE;
 use crate::config::Settings;
 use std::ffi::OsString;
+use std::fs::OpenOptions;
 use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -21,6 +23,9 @@ const DEFAULT_CACHE_PARENT: &str = "/var/cache/nfs-cachefs";
 
 /// How long a mount that is there already may take to show whether it is alive.
 const LIVENESS_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Longer than a disk takes to recover from an error by itself.
+const DISK_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Everything outside the process that a mount stands on, checked and open.
 #[derive(Debug)]
@@ -373,9 +378,33 @@ pub(super) fn open_one(
     others: &[CacheDirectory],
 ) -> Result<CacheDirectory, CacheDirectoryProblem> {
     refuse_shared(path, others)?;
+    check_that_it_answers(path)?;
     let directory = CacheDirectory::open(path, make_parents, neighbours)?;
     directory.check_disk()?;
     Ok(directory)
+}
+
+/// A disk that hangs is found before anything waits for it without an end: who writes to it then cannot even be killed.
+fn check_that_it_answers(path: &Path) -> Result<(), CacheDirectoryProblem> {
+    let path = path.to_owned();
+    match with_timeout(DISK_TIMEOUT, move || write_somewhere(&path)) {
+        Ok(Some(())) => Ok(()),
+        Ok(None) => Err(CacheDirectoryProblem::Hangs(DISK_TIMEOUT)),
+        Err(error) => Err(CacheDirectoryProblem::CannotOpen(error)),
+    }
+}
+
+/// A file without a name, on the disk of what is there of the path. What the disk refuses is told when it is used.
+fn write_somewhere(path: &Path) {
+    let directory = path.ancestors().find(|path| path.is_dir());
+    let nameless = OpenOptions::new()
+        .write(true)
+        .mode(0o600)
+        .custom_flags(libc::O_TMPFILE)
+        .open(directory.unwrap_or(path));
+    if let Ok(file) = nameless {
+        let _ = file.write_all_at(&[0], 0).and_then(|()| file.sync_data());
+    }
 }
 
 /// Two cache directories of one mount must not be or contain one another.

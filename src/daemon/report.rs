@@ -122,6 +122,7 @@ impl Reporter {
                 HealthState::Away => "away",
             }
             .to_owned(),
+            is_moved: self.moved_root().is_some(),
             away_seconds: self
                 .health
                 .absent_for()
@@ -257,12 +258,15 @@ impl Reporter {
     fn moved_root(&self) -> Option<String> {
         let present = self.backend.present_path()?;
         let named = &self.backend_path;
+        let by_now = match present.as_os_str() == "/" {
+            true => "which is mounted nowhere any more".to_owned(),
+            false => format!("now {}", present.display()),
+        };
         (present != *named).then(|| {
             format!(
                 "the backend {} was renamed, removed or unmounted since the start: what is served is the directory that was there, \
-                 now {}; unmount and mount again for what has that name now",
+                 {by_now}; unmount and mount again for what has that name now",
                 named.display(),
-                present.display()
             )
         })
     }

@@ -69,6 +69,9 @@ pub struct BackendStatus {
     /// "reachable", "slow" or "away".
     #[serde(default)]
     pub state: String,
+    /// Its path names another directory by now, or none.
+    #[serde(default)]
+    pub is_moved: bool,
     /// For how long it has been away, over restarts of the daemon; absent while it is not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub away_seconds: Option<u64>,

@@ -25,6 +25,8 @@ const END_TIMEOUT: Duration = Duration::from_secs(30);
 /// to let go of a mount that it waited in.
 const STUCK_AFTER: Duration = Duration::from_millis(500);
 const RETRY: Duration = Duration::from_millis(50);
+/// A process that was killed has ended by then.
+const DYING: Duration = Duration::from_millis(500);
 
 /// How an unmount went, where it did not simply go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,6 +106,8 @@ pub fn unmount(mountpoint: &Path, dirty: Dirty<'_>) -> Result<Unmounted, Unmount
     let state = match client {
         Some(_) if daemon.is_some_and(is_dead) => Liveness::Dead,
         Some(client) if client.ask(&Request::Status, ANSWER_TIMEOUT).is_ok() => Liveness::Answers,
+        // It may have been killed when it was asked.
+        Some(_) if daemon.is_some_and(dies) => Liveness::Dead,
         Some(_) => Liveness::Hung,
         None => liveness(&path).map_err(system)?,
     };
@@ -175,6 +179,18 @@ fn keep_dirty(mount: &Mount, keep: bool) {
 /// A dead daemon may still hang in the kernel: its descriptors, its socket among them, stay open then.
 pub fn is_dead(pid: i32) -> bool {
     process_facts(pid).is_ok_and(|facts| facts.is_dead)
+}
+
+/// Whether it is dead in a moment: a killed process takes some to end.
+fn dies(pid: i32) -> bool {
+    let deadline = Instant::now() + DYING;
+    while !is_dead(pid) {
+        if Instant::now() > deadline {
+            return false;
+        }
+        std::thread::sleep(RETRY);
+    }
+    true
 }
 
 /// Waits until the daemon runs no more code. Whether that is so.

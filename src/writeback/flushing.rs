@@ -24,6 +24,8 @@ pub struct Unsent {
     /// Of these, not taken by the backend when they were tried last, and what it said of one.
     pub failing_files: u64,
     pub trouble: Option<String>,
+    /// One that the backend has not answered for.
+    pub awaited: Option<PathBuf>,
     /// Of any files, since the start.
     pub sent_bytes: u64,
 }
@@ -101,6 +103,8 @@ impl Unsent {
             self.failing_files += 1;
             let path = state.place.path.display();
             self.trouble = Some(format!("{path}: {trouble}"));
+        } else if self.awaited.is_none() {
+            self.awaited = Some(state.place.path.clone());
         }
     }
 }

@@ -2,7 +2,6 @@
 
 use super::{Finding, NO_ANSWER};
 use crate::daemon::cache_directory::probe_disk;
-use crate::daemon::error::CacheDirectoryProblem as Problem;
 use crate::daemon::mount_table;
 use crate::daemon::prepare::{default_cache_parent, with_timeout};
 use crate::sys::handle_probe::handle_length_bytes;
@@ -49,9 +48,6 @@ fn cache_disk(cache: &Path) -> Finding {
                 cache.display()
             ),
         ),
-        Err(problem @ (Problem::NoDirectIo { .. } | Problem::NoHoles(_) | Problem::Full)) => {
-            Finding::fatal(SUBJECT, format!("{}: {problem}", cache.display()), LOST)
-        }
         Err(problem) => Finding::fatal(SUBJECT, format!("{}: {problem}", cache.display()), LOST),
     }
 }

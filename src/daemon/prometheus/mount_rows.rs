@@ -40,6 +40,11 @@ pub const ROWS: &[Row] = &[
         "0 while the backend is away",
     ),
     gauge(
+        "backend.is_moved",
+        "backend_moved",
+        "1 where the path of the backend names another directory by now, or none",
+    ),
+    gauge(
         "backend.away_seconds",
         "backend_away_seconds",
         "For how long the backend has been away, over restarts of the daemon; absent while it is not",
