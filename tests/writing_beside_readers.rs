@@ -461,6 +461,76 @@ fn what_the_kernel_has_forgotten_of_a_write_is_not_read_as_it_was_before() {
     }
 }
 
+/// The kernel copies a write into its pages, here from a mapping that makes it wait in the middle, and forgets them before
+/// it has sent it.
+#[test]
+fn what_is_read_before_a_write_was_sent_does_not_stay() {
+    const PAGE: usize = 4096;
+    // That many pages of the write are copied when it waits.
+    const COPIED: usize = 4 * PAGE;
+    const ALL: usize = 4 * COPIED;
+    // From the beginning of a page, and from within one.
+    for skip in [0, 100] {
+        let scratch = Scratch::new("write-overtaken");
+        let backend = FaultBackend::start(&scratch, BackendOptions::default());
+        fs::write(backend.plain.join("file"), vec![1u8; ALL]).unwrap();
+        fs::write(backend.plain.join("source"), vec![2u8; PAGE]).unwrap();
+        let options = MountOptions::new(&scratch).with("actimeo=60");
+        let mount = Mount::start(&scratch, &backend.mountpoint, options);
+        let path = mount.join("file");
+        let writer = open_with(&path, 0).unwrap();
+        let reader = File::open(&path).unwrap();
+        // A fault asks for no attributes, which would make the kernel forget its pages once more.
+        let mapped = Mapping::new(&reader, ALL).unwrap();
+        assert!(mapped.read(0, ALL) == vec![1u8; ALL]);
+        backend.add_rule(Rule::new(Operation::Read, "source", Action::Hang));
+        let source = File::open(backend.mountpoint.join("source")).unwrap();
+        let slow = Mapping::new(&source, PAGE).unwrap();
+        // In memory, or the kernel would send the first pages by themselves.
+        let quick = vec![2; COPIED - skip];
+        let writing = std::thread::spawn(move || {
+            let written = slow.write_behind(&quick, &writer, skip as u64);
+            (written, writer)
+        });
+        backend.wait_for_hung(1);
+        // A lock shows what others have written, so the kernel forgets its pages.
+        let theirs = File::options()
+            .write(true)
+            .open(backend.plain.join("file"))
+            .unwrap();
+        theirs
+            .set_modified(UNIX_EPOCH + Duration::from_secs(1))
+            .unwrap();
+        share_range(&reader, Owner::Description, (0, 0)).unwrap();
+        assert!(
+            mapped.read(0, COPIED) == vec![1u8; COPIED],
+            "nothing of the write is there yet"
+        );
+        backend.clear_rules();
+        backend.release(None);
+        let (written, writer) = writing.join().unwrap();
+        assert_eq!(written.unwrap(), COPIED - skip + PAGE);
+        let mut expected = vec![1u8; ALL];
+        expected[skip..COPIED + PAGE].fill(2);
+        if skip > 0 {
+            // A page written in part is forgotten when the write has its answer.
+            wait_until(Duration::from_secs(5), "the first page", || {
+                mapped.read(0, PAGE) == expected[..PAGE]
+            });
+        }
+        let read = mapped.read(0, ALL);
+        let runs: Vec<u8> = read.chunks(PAGE).map(|page| page[PAGE - 1]).collect();
+        assert!(read == expected, "from {skip}: {runs:?}");
+        for file in [&writer, &reader] {
+            assert!(
+                read_range(file, 0, ALL).unwrap() == expected,
+                "from {skip}, read"
+            );
+        }
+        assert!(fs::read(backend.plain.join("file")).unwrap() == expected);
+    }
+}
+
 /// Each close of the writer makes another version, and a read from the server lasts as long as several of them.
 #[test]
 fn a_reader_beside_a_program_that_opens_writes_and_closes_gets_no_error() {

@@ -3,14 +3,15 @@
 
 use super::expected::KnownFilesystem;
 use super::filesystems::FilesystemDescription;
-use super::locate::{Located, Tree, check_name};
+use super::locate::{Located, Tree, check_name, may_be_found_unopened};
 use super::source::DirectoryFile;
 use super::stream::OpenDirectory;
 use super::unsent::Unsent;
 use super::writable::{self, WritableDescriptor};
 use super::writing::{NewFile, Opened, WritableFile, WriteAccess, Writes};
 use super::{
-    Backend, BackendSpace, DirectoryStream, FilesystemIndex, Found, Place, SourceFile, counted,
+    Backend, BackendSpace, DirectoryStream, FilesystemIndex, Found, HeldFile, Place, SourceFile,
+    counted,
 };
 use crate::io::FillSource;
 use crate::metrics::BackendMetrics;
@@ -132,6 +133,19 @@ impl Backend for DirectoryBackend {
                 self.tree.find(directory, name, parent.caller.as_ref())
             })
         })
+    }
+
+    fn lookup_opened(&self, parent: &Place, name: &OsStr) -> io::Result<(Found, Option<HeldFile>)> {
+        let opened = self.counted(|| {
+            self.tree.in_directory(parent, |directory| {
+                self.tree.find_by_opening(directory, name, parent)
+            })
+        });
+        match opened {
+            Ok(Some((found, held))) => Ok((found, Some(held))),
+            Err(error) if !may_be_found_unopened(&error) => Err(error),
+            Ok(None) | Err(_) => self.lookup(parent, name).map(|found| (found, None)),
+        }
     }
 
     fn attributes(&self, place: &Place) -> io::Result<Attributes> {

@@ -90,6 +90,13 @@ impl Filesystem {
             || (self.mount.fstype == "nfs4" && self.mount.option("vers") == Some("4.2"))
     }
 
+    /// Whether the server shows a change that another client has made only to who opens the file. With NFS 4.2 it lets a client
+    /// keep times for itself (RFC 9754); Linux (7.2, server and client) then shows those of before for as long as
+    /// the client holds the delegation, even after its fsync(2), and only an open makes it give that back.
+    pub fn shows_changes_by_opening(&self) -> bool {
+        self.mount.fstype == "nfs4" && self.mount.option("vers") == Some("4.2")
+    }
+
     /// Whether access(2) asks whoever decides: an NFS client does, with an ACCESS call that costs less than an open.
     pub fn answers_access(&self) -> bool {
         self.mount.fstype.starts_with("nfs")

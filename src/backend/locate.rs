@@ -1,6 +1,7 @@
 //! From a [`Place`] or a name to a descriptor: by handle where the filesystem keeps them, else by a walk beneath
-//! the root whose end must have the key expected. All descriptors here are O_PATH ones.
+//! the root whose end must have the key expected. All descriptors are O_PATH ones, but for that of [`Tree::find_by_opening`].
 
+use super::access::is_refusal;
 use super::alone::Leases;
 use super::expected::{KnownFilesystem, Root};
 use super::filesystems::{Filesystem, Filesystems};
@@ -272,6 +273,41 @@ impl Tree {
         Ok((found, filesystem))
     }
 
+    /// Looks up a regular file by opening it, where only that shows what others have changed; `None` if it is none, or has to be looked up
+    /// in another way. The open itself brings the attributes.
+    pub fn find_by_opening(
+        &self,
+        directory: BorrowedFd<'_>,
+        name: &OsStr,
+        parent: &Place,
+    ) -> io::Result<Option<(Found, HeldFile)>> {
+        let shows = |filesystem: &Filesystem| filesystem.shows_changes_by_opening();
+        let above = self.filesystems.get(parent.filesystem);
+        if !above.is_some_and(|filesystem| shows(&filesystem)) {
+            return Ok(None);
+        }
+        check_name(name)?;
+        let flags = libc::O_PATH | libc::O_NOFOLLOW;
+        let located = parent.as_caller(|| path::open_beneath(directory, name, flags))?;
+        let known = stat::stat(located.as_fd(), Freshness::Known)?;
+        let filesystem = self.filesystems.of(located.as_fd(), &known)?;
+        if known.attributes.kind != FileKind::Regular || !shows(&filesystem) {
+            return Ok(None);
+        }
+        let flags = libc::O_RDONLY | libc::O_NOCTTY | libc::O_NONBLOCK;
+        let fd = parent.as_caller_or_daemon(|| path::reopen(located.as_fd(), flags))?;
+        let stat = stat::stat(fd.as_fd(), Freshness::Usual)?;
+        if stat.attributes.link_count == 0 {
+            return Ok(None);
+        }
+        let found = Found {
+            filesystem: filesystem.index,
+            key: filesystem.key(fd.as_fd(), &stat)?,
+            attributes: stat.attributes,
+        };
+        Ok(Some((found, HeldFile(Arc::new(fd)))))
+    }
+
     /// What a descriptor refers to, with attributes fresh from the server.
     pub fn found(&self, fd: BorrowedFd<'_>) -> io::Result<Found> {
         let stat = stat::stat(fd, Freshness::Server)?;
@@ -328,6 +364,16 @@ fn may_be_found_by_path(error: &io::Error) -> bool {
                 | libc::EINVAL
         )
     )
+}
+
+/// Whether a file may still be looked up where opening it failed like this: its reader may have no right to, or the name
+/// may lead to another one by now.
+pub fn may_be_found_unopened(error: &io::Error) -> bool {
+    let other = matches!(
+        error.raw_os_error(),
+        Some(libc::ESTALE | libc::EWOULDBLOCK | libc::ELOOP | libc::ETXTBSY | libc::EINVAL)
+    );
+    other || is_refusal(error)
 }
 
 /// Whether a walk ended because what the path named is not there any more.

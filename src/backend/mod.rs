@@ -143,6 +143,11 @@ pub trait Backend:
     /// One name in a directory, which the caller must be able to search: ENOENT if absent. Never follows a symlink,
     /// crosses mount points.
     fn lookup(&self, parent: &Place, name: &OsStr) -> io::Result<Found>;
+    /// The same for a file that is about to be opened: where the server does not tell of a change before somebody opens the
+    /// file, it is opened, which is to be kept until nobody waits any more.
+    fn lookup_opened(&self, parent: &Place, name: &OsStr) -> io::Result<(Found, Option<HeldFile>)> {
+        self.lookup(parent, name).map(|found| (found, None))
+    }
     /// Fresh attributes from the server (AT_STATX_FORCE_SYNC). ESTALE if the file is another one.
     fn attributes(&self, place: &Place) -> io::Result<Attributes>;
     fn open_directory(&self, place: &Place) -> io::Result<Box<dyn DirectoryStream>>;
@@ -235,7 +240,8 @@ pub trait NameChanges {
     fn sync_filesystem(&self, place: &Place) -> io::Result<()>;
 }
 
-/// Keeps a file without a name ([`NameChanges::hold`]). Dropping it may wait for the server.
+/// Keeps a file without a name ([`NameChanges::hold`]), or one open ([`Backend::lookup_opened`]). Dropping it may wait
+/// for the server.
 #[derive(Clone, Debug)]
 pub struct HeldFile(Arc<OwnedFd>);
 

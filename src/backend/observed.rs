@@ -42,6 +42,11 @@ impl Backend for ObservedBackend {
             .observe(CallKind::Prompt, || self.inner.lookup(parent, name))
     }
 
+    fn lookup_opened(&self, parent: &Place, name: &OsStr) -> io::Result<(Found, Option<HeldFile>)> {
+        self.health
+            .observe(CallKind::Prompt, || self.inner.lookup_opened(parent, name))
+    }
+
     fn attributes(&self, place: &Place) -> io::Result<Attributes> {
         self.health
             .observe(CallKind::Prompt, || self.inner.attributes(place))

@@ -89,6 +89,7 @@ mod parts;
 mod pending;
 mod pinning;
 mod reading;
+mod reads_beside;
 mod recalling;
 mod remembering;
 mod removing;

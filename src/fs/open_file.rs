@@ -4,11 +4,13 @@ use super::descriptors::Descriptor;
 use super::node::Node;
 use super::opener::OpenedBy;
 use super::operations::BackingId;
+use super::reads_beside::ReadsBeside;
 use super::writes::{FileWrites, Writer};
 use crate::backend::{DirectoryStream, HeldFile, ListedName};
 use crate::cache::CachedFile;
 use crate::readahead::Reads;
-use crate::types::{Credentials, HandleId};
+use crate::sys::page_bytes;
+use crate::types::{ByteRange, Credentials, HandleId};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
@@ -48,6 +50,8 @@ pub(super) struct OpenFile {
     pub reads: Mutex<Reads>,
     /// Set while somebody has the file open for writing here.
     pub writes: ArcSwapOption<FileWrites>,
+    /// Noted while `writes` is set.
+    pub reads_beside: ReadsBeside,
     /// Who opened it first, where the backend decides by that: with whose rights it is read for all who were let open it.
     pub reader: Option<Credentials>,
 }
@@ -69,6 +73,7 @@ impl OpenFile {
             held: Mutex::new(None),
             reads: Mutex::default(),
             writes: ArcSwapOption::empty(),
+            reads_beside: ReadsBeside::new(page_bytes()),
         }
     }
 
@@ -160,6 +165,11 @@ impl Handle {
             executes: false,
             writing: None,
         }
+    }
+
+    /// A read that is to be found by a write it may have overtaken ([`ReadsBeside`]).
+    pub fn note_read(&self, range: ByteRange) -> Option<u64> {
+        (!self.direct_io).then(|| self.open.reads_beside.note(range))
     }
 
     /// Whether it may be given bytes of this version.

@@ -16,13 +16,11 @@ use super::opener::{Opener, runs};
 use super::operations::{Done, OpenReply, RequestContext};
 use super::pending::Pending;
 use super::recalling::Wanted;
-use crate::backend::access::Access;
 use crate::cache::{Age, CachedFile, FetchError};
-use crate::types::{Attributes, Credentials, FileKind, HandleId, NodeId};
+use crate::types::{FileKind, HandleId, NodeId};
 use crate::watch::Served;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
 
 /// A small file that changes while it is filled is tried this often with its newest version.
 pub(super) const SMALL_FILE_TRIES: u32 = 3;
@@ -71,9 +69,13 @@ impl FileSystem {
         };
         let (way, wanted) = (asking.clone(), Wanted::Nothing);
         self.ask_or_known(way, wanted, &pending, known, move |fs, pending| {
-            let checked = fs.revalidate_name(&node, &opener.caller);
-            match checked.and_then(|()| fs.ask(&asking).map_err(FsError::Backend)) {
-                Ok(()) => fs.open_version(node, opener, pending, SMALL_FILE_TRIES),
+            let checked = fs.revalidate_bytes(&node, &opener.caller);
+            let allowed = checked.and_then(|held| {
+                fs.ask(&asking).map_err(FsError::Backend)?;
+                Ok(held)
+            });
+            match allowed {
+                Ok(_held) => fs.open_version(node, opener, pending, SMALL_FILE_TRIES),
                 Err(error) => fs.fail(&pending, error),
             }
         });
@@ -88,53 +90,6 @@ impl FileSystem {
             .submit(move || this.open_version(node, opener, pending, SMALL_FILE_TRIES));
         if submitted.is_err() {
             refused.finish(Err(FsError::BackendTimeout));
-        }
-    }
-
-    /// Asks the backend whether the name the node was found under still leads to it, and takes its attributes. `Stale`
-    /// makes the kernel look the name up again: also where it has let the caller pass by rights of before.
-    pub(super) fn revalidate_name(
-        &self,
-        node: &Arc<Node>,
-        caller: &Option<Credentials>,
-    ) -> Result<(), FsError> {
-        let asked = Instant::now();
-        let failed = FsError::Backend;
-        let Some((parent, name)) = node.parent_and_name() else {
-            return Ok(());
-        };
-        if node.is_nameless() {
-            let fresh = self.backend.attributes(&node.place_for(caller));
-            return self.take_at_open(node, fresh.map_err(failed)?, asked);
-        }
-        let found = self.backend.lookup(&parent.place_for(caller), &name);
-        self.note_access(&parent, Access::Search, caller, asked, &found);
-        match found {
-            Ok(found) if node.is_of(&found) => self.take_at_open(node, found.attributes, asked),
-            Ok(_) => {
-                self.name_is_gone(&parent, &name);
-                Err(FsError::Stale)
-            }
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
-                self.name_is_gone(&parent, &name);
-                Err(FsError::Stale)
-            }
-            Err(error) => Err(failed(error)),
-        }
-    }
-
-    /// `Stale` where the kernel has let the caller pass by other rights.
-    fn take_at_open(
-        &self,
-        node: &Arc<Node>,
-        fresh: Attributes,
-        asked: Instant,
-    ) -> Result<(), FsError> {
-        let before = node.attributes(&node.state.lock());
-        self.take_attributes(node, fresh, asked);
-        match rights(&before) == rights(&fresh) {
-            true => Ok(()),
-            false => Err(FsError::Stale),
         }
     }
 
@@ -204,8 +159,8 @@ impl FileSystem {
             return;
         }
         self.on_backend(&pending, move |fs, pending| {
-            match fs.revalidate_name(&node, &opener.caller) {
-                Ok(()) => fs.open_version(node, opener, pending, tries - 1),
+            match fs.revalidate_bytes(&node, &opener.caller) {
+                Ok(_held) => fs.open_version(node, opener, pending, tries - 1),
                 Err(error) => {
                     pending.finish(Err(error));
                 }
@@ -453,11 +408,6 @@ impl FileSystem {
             .submit(move || act(&closing))
             .map_err(|_| file.clone())
     }
-}
-
-/// What the kernel decides by who may open a file.
-fn rights(attributes: &Attributes) -> (u32, u32, u32) {
-    (attributes.permissions, attributes.uid, attributes.gid)
 }
 
 /// A fetch that failed, as a request's error.

@@ -43,7 +43,9 @@ impl FileSystem {
             // The kernel may have forgotten the pages of a write that it has sent already: the bytes of before would
             // stay in their place for good.
             let range = ByteRange::at(offset, length_bytes as u64);
+            let noted = handle.note_read(range);
             if writes.order.is_changing(&range) {
+                noted.inspect(|noted| handle.open.reads_beside.withdraw(*noted));
                 return self.read_in_turn(context, handle, &writes, range, done);
             }
         }
@@ -90,6 +92,7 @@ impl FileSystem {
         let pending = self.begin(context, done);
         let (offset, length_bytes) = (range.start, range.length_bytes() as usize);
         self.in_order(writes, range, Touch::Reads, &pending, move |fs, pending| {
+            handle.note_read(range);
             if let Some(writes) = handle.open.changing() {
                 return fs.read_backend(handle, &writes, offset, length_bytes, &pending);
             }
@@ -409,6 +412,7 @@ impl FileSystem {
         let range = ByteRange::at(offset, length_bytes as u64);
         let held = writes.clone();
         self.in_order(writes, range, Touch::Reads, pending, move |fs, pending| {
+            handle.note_read(range);
             let mut buffer = fs.cache.buffer(length_bytes);
             let buffer_part = &mut buffer[..length_bytes];
             if let Some(length_bytes) = fs.read_kept(&handle.node, &held, buffer_part, offset) {

@@ -7,11 +7,12 @@ use super::node::Node;
 use super::operations::{AttributesReply, Done, RequestContext, SpaceReply};
 use super::pending::Pending;
 use super::recalling::Wanted;
-use crate::backend::BackendSpace;
-use crate::backend::access::is_refusal;
+use crate::backend::access::{Access, is_refusal};
+use crate::backend::{BackendSpace, Found, HeldFile, Place};
 use crate::events::Invalidation;
 use crate::readahead::Reads;
 use crate::types::{Attributes, ByteRange, Credentials, FileKind, HandleId, NodeId};
+use std::ffi::OsStr;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -96,6 +97,83 @@ impl FileSystem {
         *open.reads.lock() = Reads::default();
         open.move_on_to(new).end_use();
         self.invalidations.push(Invalidation::Node(node.id));
+    }
+
+    /// Asks the backend whether the name the node was found under still leads to it, and takes its attributes. `Stale`
+    /// makes the kernel look the name up again: also where it has let the caller pass by rights of before.
+    pub(super) fn revalidate_name(
+        &self,
+        node: &Arc<Node>,
+        caller: &Option<Credentials>,
+    ) -> Result<(), FsError> {
+        let lookup = |parent: &Place, name: &OsStr| Ok((self.backend.lookup(parent, name)?, None));
+        self.revalidate_by(node, caller, lookup).map(drop)
+    }
+
+    /// The same for a file whose bytes are about to be read. What is to be kept until the request has its answer.
+    pub(super) fn revalidate_bytes(
+        &self,
+        node: &Arc<Node>,
+        caller: &Option<Credentials>,
+    ) -> Result<Option<HeldFile>, FsError> {
+        let open = node.state.lock().open.clone();
+        if open.is_some_and(|open| open.writes.load().is_some()) {
+            // Nobody else keeps to himself what he changes.
+            return self.revalidate_name(node, caller).map(|()| None);
+        }
+        self.revalidate_by(node, caller, |parent, name| {
+            self.backend.lookup_opened(parent, name)
+        })
+    }
+
+    fn revalidate_by(
+        &self,
+        node: &Arc<Node>,
+        caller: &Option<Credentials>,
+        lookup: impl FnOnce(&Place, &OsStr) -> io::Result<(Found, Option<HeldFile>)>,
+    ) -> Result<Option<HeldFile>, FsError> {
+        let asked = Instant::now();
+        let failed = FsError::Backend;
+        let Some((parent, name)) = node.parent_and_name() else {
+            return Ok(None);
+        };
+        if node.is_nameless() {
+            let fresh = self.backend.attributes(&node.place_for(caller));
+            self.take_at_open(node, fresh.map_err(failed)?, asked)?;
+            return Ok(None);
+        }
+        let found = lookup(&parent.place_for(caller), &name);
+        self.note_access(&parent, Access::Search, caller, asked, &found);
+        match found {
+            Ok((found, held)) if node.is_of(&found) => {
+                self.take_at_open(node, found.attributes, asked)?;
+                Ok(held)
+            }
+            Ok(_) => {
+                self.name_is_gone(&parent, &name);
+                Err(FsError::Stale)
+            }
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
+                self.name_is_gone(&parent, &name);
+                Err(FsError::Stale)
+            }
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    /// `Stale` where the kernel has let the caller pass by other rights.
+    fn take_at_open(
+        &self,
+        node: &Arc<Node>,
+        fresh: Attributes,
+        asked: Instant,
+    ) -> Result<(), FsError> {
+        let before = node.attributes(&node.state.lock());
+        self.take_attributes(node, fresh, asked);
+        match rights(&before) == rights(&fresh) {
+            true => Ok(()),
+            false => Err(FsError::Stale),
+        }
     }
 
     /// The attributes to show the kernel. Where it reads a version by itself that has another size, they are that
@@ -309,4 +387,9 @@ fn space_reply(space: BackendSpace) -> SpaceReply {
         fragment_size_bytes: space.fragment_size_bytes,
         name_length_max: space.name_length_max,
     }
+}
+
+/// What the kernel decides by who may open a file.
+fn rights(attributes: &Attributes) -> (u32, u32, u32) {
+    (attributes.permissions, attributes.uid, attributes.gid)
 }

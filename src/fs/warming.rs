@@ -123,8 +123,8 @@ impl FileSystem {
         };
         let way = asking.clone();
         self.ask_or_known(way, Wanted::Nothing, &pending, known, move |fs, pending| {
-            let checked = fs.revalidate_name(&node, &caller);
-            match checked.and_then(|()| fs.ask(&asking).map_err(FsError::Backend)) {
+            let checked = fs.revalidate_bytes(&node, &caller);
+            match checked.and_then(|_held| fs.ask(&asking).map_err(FsError::Backend)) {
                 Ok(()) => {
                     let held = fs.held(&node);
                     let is_confirmed = true;
@@ -214,9 +214,9 @@ impl FileSystem {
     }
 
     fn warm_checked(self: &Arc<Self>, wish: Wish, pending: Answer, tries: u32) {
-        let checked = self.revalidate_name(&wish.node, &wish.caller);
+        let checked = self.revalidate_bytes(&wish.node, &wish.caller);
         if let Err(error) =
-            checked.and_then(|()| self.ask(&wish.to_read()).map_err(FsError::Backend))
+            checked.and_then(|_held| self.ask(&wish.to_read()).map_err(FsError::Backend))
         {
             return self.fail(&pending, error);
         }

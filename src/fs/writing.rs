@@ -11,14 +11,19 @@ use super::open_file::{Handle, Writing};
 use super::operations::{AttributesReply, Done, RequestContext, Write};
 use super::order::Touch;
 use super::pending::Pending;
+use super::reads_beside::Overtaken;
 use super::writes::{FileWrites, Writer};
 use crate::backend::writing::{Durability, WritableFile, WriteAccess};
 use crate::cache::Followers;
+use crate::events::Invalidation;
 use crate::types::{ByteRange, Credentials, FileKind, HandleId, NodeId};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// The kernel forgets pages that nobody locks in microseconds; a write waits no longer than this for it.
+const FORGETTING_LIMIT: Duration = Duration::from_millis(100);
 
 /// Whether an open with these flags changes the file, or allows to.
 pub(super) fn changes(flags: i32) -> bool {
@@ -186,13 +191,30 @@ impl FileSystem {
                 .forget_range_then(handle.node.id, changed, reply);
             return;
         }
-        pending.finish(Ok(length_bytes as usize));
-        if written.start != order.offset {
-            // The kernel put the bytes into its pages where it took the end of the file to be.
-            let assumed = ByteRange::at(order.offset, length_bytes);
-            self.invalidations
-                .forget_range_then(handle.node.id, assumed, || {});
-        }
+        // Where the kernel put the bytes into its pages: to where it took the end of the file to be.
+        let assumed = ByteRange::at(order.offset, length_bytes);
+        let overtaken = match may_leave_pages || order.from_pages {
+            true => Overtaken::default(),
+            false => handle.open.reads_beside.take(&assumed),
+        };
+        let (invalidations, id) = (self.invalidations.clone(), handle.node.id);
+        let is_elsewhere = written.start != order.offset;
+        let reply = move |pending: &Pending<usize>| {
+            if pending.finish(Ok(length_bytes as usize)) {
+                let edges = overtaken.edges.into_iter().flatten();
+                for pages in edges.chain(is_elsewhere.then_some(assumed)) {
+                    invalidations.push(Invalidation::Range(id, pages));
+                }
+            }
+        };
+        let Some(pages) = overtaken.whole else {
+            return reply(&pending);
+        };
+        // A page of several sizes may be one that the kernel holds until the answer.
+        let late = reply.clone();
+        pending.after(FORGETTING_LIMIT, move |pending| late(pending));
+        self.invalidations
+            .forget_range_then(id, pages, move || reply(&pending));
     }
 
     /// Makes one change of the backend: the cache gives the file up before, and what is known of its attributes goes

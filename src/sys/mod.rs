@@ -45,7 +45,21 @@ pub mod wakeup;
 pub mod write;
 pub mod xattr;
 
+use nix::unistd::{SysconfVar, sysconf};
 use std::io;
+use std::sync::LazyLock;
+
+/// What the machine's page size is where it does not tell.
+const PAGE_BYTES_USUAL: u64 = 4096;
+
+/// The machine's page size (sysconf(3)).
+pub fn page_bytes() -> u64 {
+    static PAGE_BYTES: LazyLock<u64> = LazyLock::new(|| {
+        let told = sysconf(SysconfVar::PAGE_SIZE).ok().flatten();
+        told.map_or(PAGE_BYTES_USUAL, |bytes| bytes as u64)
+    });
+    *PAGE_BYTES
+}
 
 /// The result of a system call that answers -1 on error.
 fn checked(result: libc::c_long) -> io::Result<libc::c_long> {

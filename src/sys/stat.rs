@@ -19,6 +19,8 @@ const FS_IOC_GETFSUUID: libc::c_ulong = 0x8011_1500;
 pub enum Freshness {
     /// Ask the server (AT_STATX_FORCE_SYNC).
     Server,
+    /// As stat(2) does it: what an open has just brought is not asked for again (AT_STATX_SYNC_AS_STAT).
+    Usual,
     /// Whatever is known here; no traffic where it can be avoided (AT_STATX_DONT_SYNC).
     Known,
 }
@@ -61,6 +63,7 @@ pub fn birth_time(fd: BorrowedFd<'_>) -> io::Result<Option<Timestamp>> {
 fn sync_flag(freshness: Freshness) -> i32 {
     match freshness {
         Freshness::Server => libc::AT_STATX_FORCE_SYNC,
+        Freshness::Usual => libc::AT_STATX_SYNC_AS_STAT,
         Freshness::Known => libc::AT_STATX_DONT_SYNC,
     }
 }

@@ -9,7 +9,8 @@ use crate::backend::expected::KnownFilesystem;
 use crate::backend::locking::{LockFile, Locks};
 use crate::backend::writing::{NewFile, Opened, WritableFile, WriteAccess, Writes};
 use crate::backend::{
-    Backend, BackendSpace, DirectoryStream, FilesystemIndex, Found, ListedName, Place, SourceFile,
+    Backend, BackendSpace, DirectoryStream, FilesystemIndex, Found, HeldFile, ListedName, Place,
+    SourceFile,
 };
 use crate::io::FillSource;
 use crate::types::{Attributes, Conflict, Credentials, FileKey, LockKind, RangeLock, Version};
@@ -51,7 +52,7 @@ impl WriteBack {
     fn overlaid_found(
         &self,
         path: &Path,
-        ask: impl Fn() -> io::Result<Found>,
+        mut ask: impl FnMut() -> io::Result<Found>,
     ) -> io::Result<Found> {
         loop {
             let ends = self.table.ends();
@@ -171,6 +172,16 @@ impl Backend for WriteBack {
 
     fn lookup(&self, parent: &Place, name: &OsStr) -> io::Result<Found> {
         self.overlaid_found(&parent.path.join(name), || self.inner.lookup(parent, name))
+    }
+
+    fn lookup_opened(&self, parent: &Place, name: &OsStr) -> io::Result<(Found, Option<HeldFile>)> {
+        let mut held = None;
+        let found = self.overlaid_found(&parent.path.join(name), || {
+            let (found, opened) = self.inner.lookup_opened(parent, name)?;
+            held = opened;
+            Ok(found)
+        })?;
+        Ok((found, held))
     }
 
     fn attributes(&self, place: &Place) -> io::Result<Attributes> {

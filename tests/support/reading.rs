@@ -116,6 +116,33 @@ impl Mapping {
         bytes
     }
 
+    /// Writes `before` at `offset` of `to`, and the whole mapping behind it, by one pwritev(2). How much it wrote.
+    pub fn write_behind(&self, before: &[u8], to: &File, offset: u64) -> io::Result<usize> {
+        let parts = [
+            libc::iovec {
+                iov_base: before.as_ptr().cast_mut().cast(),
+                iov_len: before.len(),
+            },
+            libc::iovec {
+                iov_base: self.address.cast_mut().cast(),
+                iov_len: self.length_bytes,
+            },
+        ];
+        // SAFETY: both parts are readable for the time of the call, and the kernel only reads them.
+        let written = unsafe {
+            libc::pwritev(
+                to.as_raw_fd(),
+                parts.as_ptr(),
+                parts.len() as i32,
+                offset as libc::off_t,
+            )
+        };
+        match written {
+            0.. => Ok(written as usize),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
     /// Writes bytes as they are now to `to`. Past the end of the file that is EFAULT, where a load is SIGBUS.
     pub fn write_to(&self, to: &File, offset: usize, length_bytes: usize) -> io::Result<usize> {
         assert!(offset + length_bytes <= self.length_bytes);
