@@ -6,8 +6,10 @@ mod support;
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 use support::content::expect_content;
+use support::mount::PROGRAM;
 use support::reading::{AlignedBuffer, open_direct};
 use support::*;
 
@@ -27,6 +29,15 @@ fn expect_content_direct(path: &Path, content: Content) {
         assert_eq!(content.check(offset, bytes), Ok(()), "{}", path.display());
         offset += length as u64;
     }
+}
+
+/// What `why` says of a file.
+fn why(path: &Path) -> String {
+    let mut command = Command::new(PROGRAM);
+    command.arg("why").arg(path);
+    let told = support::process::run(command, LIMIT);
+    assert!(told.status.success(), "{told:?}");
+    String::from_utf8(told.stdout).unwrap()
 }
 
 struct World {
@@ -220,6 +231,8 @@ fn a_mount_on_a_full_disk_serves_what_is_cached_says_so_and_heals() {
     let words = world.mount.command("status", &[], LIMIT);
     let words = String::from_utf8_lossy(&words.stdout);
     assert!(words.contains("disk full"), "{words}");
+    let told = why(&world.mount.join("cold0"));
+    assert!(told.contains("disk full"), "{told}");
     world.disk.free();
     world.expect_healed();
     let ended = world.mount.command("umount", &[], LIMIT);
@@ -274,6 +287,8 @@ fn a_directory_out_of_use_is_named_with_the_reason_and_evicting_from_it_fails() 
     for word in [cache.as_str(), "out of use until the next mount", "shorter"] {
         assert!(warnings.contains(word), "{word} in {warnings}");
     }
+    let told = why(&mount.join("hot0"));
+    assert!(told.contains(&cache) && told.contains("shorter"), "{told}");
     for paths in [&[][..], &["hot0"]] {
         let output = mount.command("evict", paths, LIMIT);
         let said = String::from_utf8_lossy(&output.stderr);

@@ -13,6 +13,8 @@ use crate::types::{ByteRange, FileKey, Version};
 pub struct Told {
     /// The cache directory that has it, or would; `None` where it passes by.
     pub directory: Option<String>,
+    /// Why that directory, or any, takes nothing new.
+    pub trouble: Option<String>,
     pub stored: Option<Stored>,
     pub last_miss: Option<Miss>,
     /// What became of it before now.
@@ -53,11 +55,20 @@ impl Cache {
     /// Waits for the local disk.
     pub fn tell(&self, key: &FileKey, size_bytes: u64) -> Told {
         let is_cached = size_bytes >= self.settings.min_file_size_bytes;
-        let Some(directory) = self.directory_of(key).filter(|_| is_cached) else {
-            return Told::default();
+        let directory = self.directory_of(key).filter(|_| is_cached);
+        let Some(directory) = directory else {
+            let failed = self.directories.iter().find_map(|directory| {
+                let reason = directory.failure()?;
+                Some(format!("{}: {reason}", directory.name))
+            });
+            return Told {
+                trouble: failed.filter(|_| is_cached),
+                ..Told::default()
+            };
         };
         Told {
             directory: Some(directory.name.clone()),
+            trouble: directory.shortage(),
             stored: directory.stored_file(key).map(|file| file.tell()),
             last_miss: directory.history.last_miss(key),
             last_loss: directory.history.last_loss(key),

@@ -36,6 +36,9 @@ pub struct WhyStatus {
     /// The cache directory it is in, or would be; absent where it passes by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub directory: Option<String>,
+    /// Why that directory, or any, takes nothing new.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub directory_trouble: Option<String>,
     /// Relative to that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub object: Option<String>,
@@ -104,6 +107,7 @@ pub(super) fn explain(
         mtime_nanoseconds: explained.attributes.mtime.nanoseconds,
         backend_was_asked: explained.is_fresh,
         directory: told.directory.clone(),
+        directory_trouble: told.trouble.clone(),
         pinned_by: explained.pin.as_deref().map(WirePath::from),
         has_checksums: surroundings.has_checksums,
         write_mode: write_mode(surroundings).to_owned(),
@@ -198,6 +202,14 @@ impl WhyStatus {
     }
 
     fn cached_in_words(&self) -> String {
+        let is_complete = self.cached_bytes == self.size_bytes;
+        match &self.directory_trouble {
+            Some(trouble) if !is_complete => format!("{}; {trouble}", self.stored_in_words()),
+            Some(_) | None => self.stored_in_words(),
+        }
+    }
+
+    fn stored_in_words(&self) -> String {
         let Some(directory) = &self.directory else {
             return "no: it passes by the cache (smaller than min_cache_file_size, or no cache directory is in use)".to_owned();
         };
