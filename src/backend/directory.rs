@@ -162,6 +162,14 @@ impl Backend for DirectoryBackend {
         })
     }
 
+    fn attributes_opened(&self, place: &Place) -> io::Result<(Attributes, Option<HeldFile>)> {
+        match self.counted(|| self.tree.attributes_by_opening(place)) {
+            Ok(Some((fresh, held))) => Ok((fresh, Some(held))),
+            Err(error) if !may_be_found_unopened(&error) => Err(error),
+            Ok(None) | Err(_) => self.attributes(place).map(|fresh| (fresh, None)),
+        }
+    }
+
     fn open_directory(&self, place: &Place) -> io::Result<Box<dyn DirectoryStream>> {
         self.counted(|| {
             let flags = libc::O_RDONLY | libc::O_DIRECTORY;
@@ -265,6 +273,11 @@ impl Backend for DirectoryBackend {
 
     fn filesystem_of(&self, key: &FileKey) -> Option<FilesystemIndex> {
         self.tree.filesystems.of_key(key)
+    }
+
+    fn asks_by_opening(&self, filesystem: FilesystemIndex) -> bool {
+        let known = self.tree.filesystems.get(filesystem);
+        known.is_some_and(|filesystem| filesystem.shows_changes_by_opening())
     }
 
     fn has_local_clock(&self, filesystem: FilesystemIndex) -> bool {

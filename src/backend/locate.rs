@@ -9,7 +9,7 @@ use super::{FilesystemIndex, Found, HeldFile, Place};
 use crate::sys::credentials::as_caller;
 use crate::sys::stat::{self, Freshness, Stat};
 use crate::sys::{handle, path};
-use crate::types::{Credentials, FileKey, FileKind};
+use crate::types::{Attributes, Credentials, FileKey, FileKind};
 use lru::LruCache;
 use parking_lot::Mutex;
 use std::ffi::OsStr;
@@ -294,9 +294,7 @@ impl Tree {
         if known.attributes.kind != FileKind::Regular || !shows(&filesystem) {
             return Ok(None);
         }
-        let flags = libc::O_RDONLY | libc::O_NOCTTY | libc::O_NONBLOCK;
-        let fd = parent.as_caller_or_daemon(|| path::reopen(located.as_fd(), flags))?;
-        let stat = stat::stat(fd.as_fd(), Freshness::Usual)?;
+        let (fd, stat) = open_to_ask(parent, located.as_fd())?;
         if stat.attributes.link_count == 0 {
             return Ok(None);
         }
@@ -306,6 +304,26 @@ impl Tree {
             attributes: stat.attributes,
         };
         Ok(Some((found, HeldFile(Arc::new(fd)))))
+    }
+
+    /// The attributes of a regular file that is opened for them; `None` where there is no need to, or it is none.
+    pub fn attributes_by_opening(
+        &self,
+        place: &Place,
+    ) -> io::Result<Option<(Attributes, HeldFile)>> {
+        let filesystem = self.filesystems.get(place.filesystem).ok_or_else(stale)?;
+        if !filesystem.shows_changes_by_opening() || place.held.is_some() {
+            return Ok(None);
+        }
+        let located = self.locate(place)?;
+        if located.stat.attributes.kind != FileKind::Regular {
+            return Ok(None);
+        }
+        let (fd, stat) = open_to_ask(place, located.fd.as_fd())?;
+        match stat.attributes.inode == place.inode {
+            true => Ok(Some((stat.attributes, HeldFile(Arc::new(fd))))),
+            false => Err(stale()),
+        }
     }
 
     /// What a descriptor refers to, with attributes fresh from the server.
@@ -333,6 +351,14 @@ impl Tree {
             attributes: known.attributes,
         })
     }
+}
+
+/// Opens a regular file that may be another one's, which brings its attributes along.
+fn open_to_ask(place: &Place, located: BorrowedFd<'_>) -> io::Result<(OwnedFd, Stat)> {
+    let flags = libc::O_RDONLY | libc::O_NOCTTY | libc::O_NONBLOCK;
+    let fd = place.as_caller_or_daemon(|| path::reopen(located, flags))?;
+    let stat = stat::stat(fd.as_fd(), Freshness::Usual)?;
+    Ok((fd, stat))
 }
 
 /// One component, neither "." nor "..".

@@ -150,6 +150,10 @@ pub trait Backend:
     }
     /// Fresh attributes from the server (AT_STATX_FORCE_SYNC). ESTALE if the file is another one.
     fn attributes(&self, place: &Place) -> io::Result<Attributes>;
+    /// The same for a file that programs have open, as [`Backend::lookup_opened`] asks for them.
+    fn attributes_opened(&self, place: &Place) -> io::Result<(Attributes, Option<HeldFile>)> {
+        self.attributes(place).map(|fresh| (fresh, None))
+    }
     fn open_directory(&self, place: &Place) -> io::Result<Box<dyn DirectoryStream>>;
     fn read_link(&self, place: &Place) -> io::Result<Vec<u8>>;
     /// Opens a regular file for reading, for a caller who was let do so before.
@@ -161,6 +165,10 @@ pub trait Backend:
     /// Whether this filesystem's clock is this machine's (ext4, xfs, btrfs, tmpfs...), so that the age of a
     /// timestamp can be told exactly.
     fn has_local_clock(&self, filesystem: FilesystemIndex) -> bool;
+    /// Whether [`Backend::lookup_opened`] and [`Backend::attributes_opened`] open files of this filesystem. Does not block.
+    fn asks_by_opening(&self, _filesystem: FilesystemIndex) -> bool {
+        false
+    }
     /// What to keep of a filesystem for a later life. Does not block.
     fn known_filesystem(&self, _filesystem: FilesystemIndex) -> Option<KnownFilesystem> {
         None

@@ -52,6 +52,11 @@ impl Backend for ObservedBackend {
             .observe(CallKind::Prompt, || self.inner.attributes(place))
     }
 
+    fn attributes_opened(&self, place: &Place) -> io::Result<(Attributes, Option<HeldFile>)> {
+        self.health
+            .observe(CallKind::Prompt, || self.inner.attributes_opened(place))
+    }
+
     fn open_directory(&self, place: &Place) -> io::Result<Box<dyn DirectoryStream>> {
         let inner = self
             .health
@@ -94,6 +99,10 @@ impl Backend for ObservedBackend {
 
     fn filesystem_of(&self, key: &FileKey) -> Option<FilesystemIndex> {
         self.inner.filesystem_of(key)
+    }
+
+    fn asks_by_opening(&self, filesystem: FilesystemIndex) -> bool {
+        self.inner.asks_by_opening(filesystem)
     }
 
     fn has_local_clock(&self, filesystem: FilesystemIndex) -> bool {

@@ -70,12 +70,12 @@ impl FileSystem {
         let (way, wanted) = (asking.clone(), Wanted::Nothing);
         self.ask_or_known(way, wanted, &pending, known, move |fs, pending| {
             let checked = fs.revalidate_bytes(&node, &opener.caller);
-            let allowed = checked.and_then(|held| {
+            let allowed = checked.and_then(|asked| {
                 fs.ask(&asking).map_err(FsError::Backend)?;
-                Ok(held)
+                Ok(asked)
             });
             match allowed {
-                Ok(_held) => fs.open_version(node, opener, pending, SMALL_FILE_TRIES),
+                Ok(_asked) => fs.open_version(node, opener, pending, SMALL_FILE_TRIES),
                 Err(error) => fs.fail(&pending, error),
             }
         });
@@ -160,7 +160,7 @@ impl FileSystem {
         }
         self.on_backend(&pending, move |fs, pending| {
             match fs.revalidate_bytes(&node, &opener.caller) {
-                Ok(_held) => fs.open_version(node, opener, pending, tries - 1),
+                Ok(_asked) => fs.open_version(node, opener, pending, tries - 1),
                 Err(error) => {
                     pending.finish(Err(error));
                 }

@@ -2,11 +2,13 @@
 
 use super::FileSystem;
 use super::access::Asking;
+use super::descriptors::Descriptor;
 use super::error::FsError;
 use super::node::Node;
 use super::operations::{AttributesReply, Done, RequestContext, SpaceReply};
 use super::pending::Pending;
 use super::recalling::Wanted;
+use super::writes::FileWrites;
 use crate::backend::access::{Access, is_refusal};
 use crate::backend::{BackendSpace, Found, HeldFile, Place};
 use crate::events::Invalidation;
@@ -19,6 +21,12 @@ use std::time::{Duration, Instant};
 
 /// The smallest that there is.
 const PAGE_BYTES: u64 = 4096;
+
+/// A file that the server was asked for by opening it. Dropped, it is closed, which may wait for the server.
+pub(super) struct Asked {
+    _file: HeldFile,
+    _in_the_way: Descriptor,
+}
 
 impl FileSystem {
     fn timeouts(&self, kind: FileKind) -> (Duration, Duration) {
@@ -115,15 +123,21 @@ impl FileSystem {
         &self,
         node: &Arc<Node>,
         caller: &Option<Credentials>,
-    ) -> Result<Option<HeldFile>, FsError> {
+    ) -> Result<Option<Asked>, FsError> {
         let open = node.state.lock().open.clone();
-        if open.is_some_and(|open| open.writes.load().is_some()) {
-            // Nobody else keeps to himself what he changes.
+        // Nobody else keeps to himself what he changes of a file with a writer here.
+        let has_writer = open.is_some_and(|open| open.writes.load().is_some());
+        if has_writer || !self.backend.asks_by_opening(node.filesystem) {
             return self.revalidate_name(node, caller).map(|()| None);
         }
-        self.revalidate_by(node, caller, |parent, name| {
+        let in_the_way = self.descriptors.count(&node.key);
+        let held = self.revalidate_by(node, caller, |parent, name| {
             self.backend.lookup_opened(parent, name)
-        })
+        })?;
+        Ok(held.map(|file| Asked {
+            _file: file,
+            _in_the_way: in_the_way,
+        }))
     }
 
     fn revalidate_by(
@@ -239,7 +253,7 @@ impl FileSystem {
                 .ask(&way)
                 .and_then(|()| fs.ask_attributes(&node, &caller))
             {
-                Ok(fresh) => {
+                Ok((fresh, _asked)) => {
                     let end_before = fs.known_end(&node);
                     fs.take_attributes(&node, fresh, asked);
                     let (this, told) = (fs.clone(), node.clone());
@@ -304,13 +318,29 @@ impl FileSystem {
     }
 
     /// Blocks on the backend. By a writer's descriptor where there is one: it is good for an unlinked file, too.
-    fn ask_attributes(&self, node: &Node, caller: &Option<Credentials>) -> io::Result<Attributes> {
+    fn ask_attributes(
+        &self,
+        node: &Node,
+        caller: &Option<Credentials>,
+    ) -> io::Result<(Attributes, Option<Asked>)> {
         let open = node.state.lock().open.clone();
+        let is_open = open.is_some();
         let writes = open.and_then(|open| open.writes.load_full());
-        match writes.and_then(|writes| writes.attributes()) {
-            Some(answer) => answer,
-            None => self.backend.attributes(&node.place_for(caller)),
+        let place = node.place_for(caller);
+        let by_name = |writes: Option<Arc<FileWrites>>| {
+            let answer = writes.and_then(|writes| writes.attributes());
+            answer.unwrap_or_else(|| self.backend.attributes(&place))
+        };
+        if !is_open || writes.is_some() || !self.backend.asks_by_opening(node.filesystem) {
+            return by_name(writes).map(|fresh| (fresh, None));
         }
+        let in_the_way = self.descriptors.count(&node.key);
+        let (fresh, held) = self.backend.attributes_opened(&place)?;
+        let asked = held.map(|file| Asked {
+            _file: file,
+            _in_the_way: in_the_way,
+        });
+        Ok((fresh, asked))
     }
 
     /// A file removed on the backend while it is open here still has the attributes it had (fstat(2)), and so has a

@@ -124,7 +124,7 @@ impl FileSystem {
         let way = asking.clone();
         self.ask_or_known(way, Wanted::Nothing, &pending, known, move |fs, pending| {
             let checked = fs.revalidate_bytes(&node, &caller);
-            match checked.and_then(|_held| fs.ask(&asking).map_err(FsError::Backend)) {
+            match checked.and_then(|_asked| fs.ask(&asking).map_err(FsError::Backend)) {
                 Ok(()) => {
                     let held = fs.held(&node);
                     let is_confirmed = true;
@@ -216,7 +216,7 @@ impl FileSystem {
     fn warm_checked(self: &Arc<Self>, wish: Wish, pending: Answer, tries: u32) {
         let checked = self.revalidate_bytes(&wish.node, &wish.caller);
         if let Err(error) =
-            checked.and_then(|_held| self.ask(&wish.to_read()).map_err(FsError::Backend))
+            checked.and_then(|_asked| self.ask(&wish.to_read()).map_err(FsError::Backend))
         {
             return self.fail(&pending, error);
         }

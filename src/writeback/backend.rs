@@ -33,7 +33,7 @@ impl WriteBack {
     pub(super) fn overlaid(
         &self,
         key: &FileKey,
-        ask: impl Fn() -> io::Result<Attributes>,
+        mut ask: impl FnMut() -> io::Result<Attributes>,
     ) -> io::Result<Attributes> {
         loop {
             let ends = self.table.ends();
@@ -188,6 +188,16 @@ impl Backend for WriteBack {
         self.overlaid(&place.key, || self.inner.attributes(place))
     }
 
+    fn attributes_opened(&self, place: &Place) -> io::Result<(Attributes, Option<HeldFile>)> {
+        let mut held = None;
+        let fresh = self.overlaid(&place.key, || {
+            let (fresh, opened) = self.inner.attributes_opened(place)?;
+            held = opened;
+            Ok(fresh)
+        })?;
+        Ok((fresh, held))
+    }
+
     fn open_directory(&self, place: &Place) -> io::Result<Box<dyn DirectoryStream>> {
         let inner = self.inner.open_directory(place)?;
         let (back, path) = (self.this(), place.path.clone());
@@ -218,6 +228,10 @@ impl Backend for WriteBack {
 
     fn get_xattr(&self, place: &Place, name: &OsStr) -> io::Result<Vec<u8>> {
         self.inner.get_xattr(place, name)
+    }
+
+    fn asks_by_opening(&self, filesystem: FilesystemIndex) -> bool {
+        self.inner.asks_by_opening(filesystem)
     }
 
     fn has_local_clock(&self, filesystem: FilesystemIndex) -> bool {

@@ -10,6 +10,7 @@
 # The processor is emulated.
 close_to_open_rounds=60
 torture_rounds=10
+follow_rounds=8
 trees=2
 counts=2
 small_files=200
@@ -20,6 +21,7 @@ absent_s=8
 if [ -n "$CACHEFS_LONG" ]; then
     close_to_open_rounds=1000
     torture_rounds=1000
+    follow_rounds=100
     trees=100
     counts=100
     small_files=2000
@@ -165,6 +167,9 @@ locks() {
 coherence() {
     LIMIT_S=$((120 + close_to_open_rounds * 2)) check "$label: close-to-open" \
         vm-tool close-to-open $close_to_open_rounds $cached $beside $server
+    tail -n 1 /run/check.out
+    LIMIT_S=$((60 + follow_rounds * 90)) check "$label: an open handle follows another client" \
+        vm-tool follow $backend/followed $beside/followed $follow_rounds
     tail -n 1 /run/check.out
     LIMIT_S=$((120 + torture_rounds * 3)) check "$label: changes during the first read, by all" \
         vm-tool torture --through $cached/torn $server/torn $torture_rounds

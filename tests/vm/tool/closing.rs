@@ -3,10 +3,11 @@
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 
-use crate::content::{self, mix};
+use crate::content::{self, Piece, identify, mix};
 use crate::readers;
 
 const SEED: u64 = 7;
@@ -100,5 +101,36 @@ fn all_see(directories: &[PathBuf], name: &str, round: u64, size_bytes: u64) -> 
             );
         }
     }
+    Ok(())
+}
+
+/// A handle that stays open shows what another client has changed when attributes time out.
+pub fn follow(file: &Path, seen: &Path, rounds: u64, limit: Duration) -> anyhow::Result<()> {
+    const SIZE_BYTES: u64 = 9_000;
+    const LOOK_AGAIN: Duration = Duration::from_millis(500);
+    content::write(file, SEED, 1, 0, SIZE_BYTES)?;
+    let reader = File::open(seen).with_context(|| format!("opening {}", seen.display()))?;
+    let mut bytes = vec![0; SIZE_BYTES as usize];
+    let mut slowest = Duration::ZERO;
+    for version in 2..rounds + 2 {
+        content::write(file, SEED, version, 0, SIZE_BYTES)?;
+        let begin = Instant::now();
+        loop {
+            let length = readers::read_piece(&reader, &mut bytes, 0)?;
+            let found = identify(&bytes[..length], SEED, 0);
+            if found == Piece::Version(version) {
+                break;
+            }
+            if begin.elapsed() > limit {
+                bail!("version {version}: after {limit:?} the handle shows {found:?}");
+            }
+            std::thread::sleep(LOOK_AGAIN);
+        }
+        slowest = slowest.max(begin.elapsed());
+    }
+    println!(
+        "{rounds} changes, the slowest seen after {} s",
+        slowest.as_secs()
+    );
     Ok(())
 }

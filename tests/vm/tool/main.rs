@@ -116,6 +116,14 @@ enum Command {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
+    /// Change FILE in place, the same size; a handle of SEEN, the same file elsewhere, must show each change in time
+    Follow {
+        file: PathBuf,
+        seen: PathBuf,
+        rounds: u64,
+        #[arg(long, default_value_t = 70)]
+        limit_s: u64,
+    },
     /// Make, use and remove trees in DIRECTORY; SOURCE is the same on the server
     UseAndRemove {
         directory: PathBuf,
@@ -247,6 +255,12 @@ fn run(command: Command) -> anyhow::Result<()> {
             directories,
             seed,
         } => closing::rounds(&directories, rounds, seed),
+        Command::Follow {
+            file,
+            seen,
+            rounds,
+            limit_s,
+        } => closing::follow(&file, &seen, rounds, Duration::from_secs(limit_s)),
         Command::UseAndRemove {
             directory,
             source,
