@@ -2,9 +2,12 @@
 
 mod support;
 
+use nfs_cachefs::daemon::control::{socket_directory, socket_path};
 use nix::mount::{MntFlags, MsFlags, umount2};
 use nix::sys::signal::Signal;
 use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -495,4 +498,35 @@ fn a_directory_is_evicted_while_what_is_in_it_comes_and_goes() {
     let counted = String::from_utf8_lossy(&output.stdout);
     assert!(counted.starts_with("300 files"), "{counted}");
     comes_and_goes.join().unwrap();
+}
+
+/// Monitors that hold connections, or many commands at once, make no mount look hung: what is in use is not cut off.
+#[test]
+fn a_mount_whose_daemon_is_asked_by_many_is_not_cut_off() {
+    let (mount, _, _scratch) = mounted("asked-by-many", &[]);
+    let mut open = File::create(mount.join("open")).unwrap();
+    open.write_all(b"one").unwrap();
+    let socket = socket_path(&socket_directory(), mount.path());
+    let held: Vec<_> = (0..100)
+        .map(|_| UnixStream::connect(&socket).unwrap())
+        .collect();
+    let refused = run(PROGRAM, &["umount", text(mount.path())]);
+    assert_eq!(refused.status.code(), Some(32), "{}", told(&refused));
+    assert!(
+        told(&refused).contains("busy: used by"),
+        "{}",
+        told(&refused)
+    );
+    open.write_all(b"two").unwrap();
+    drop(held);
+    std::thread::scope(|scope| {
+        for _ in 0..50 {
+            scope.spawn(|| {
+                let status = mount.command("status", &["--json"], LIMIT);
+                assert!(status.status.success(), "{}", told(&status));
+            });
+        }
+    });
+    drop(open);
+    assert_eq!(fs::read(mount.join("open")).unwrap(), b"onetwo");
 }

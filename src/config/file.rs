@@ -209,7 +209,10 @@ fn word(name: &str, value: &Spanned<DeValue<'_>>, line: usize) -> Result<FileWor
 fn expected(kind: &Kind) -> String {
     match kind {
         Kind::Word(_) => "true; for its contrary write the contrary word".to_owned(),
-        Kind::Paths(_) => "an absolute path in quotation marks, or a list of them".to_owned(),
+        Kind::Paths(_) => {
+            "an absolute path in quotation marks, or a list of them: [\"/one\", \"/two\"]"
+                .to_owned()
+        }
         other => format!(
             "{}, in quotation marks if it is no number",
             other.expected_in_words()
@@ -230,6 +233,8 @@ fn text_of(kind: &Kind, value: &DeValue<'_>) -> Option<Option<OsString>> {
             let escaped = paths?.into_iter().map(|path| path.replace(':', "\\:"));
             escaped.collect::<Vec<_>>().join(":")
         }
+        // Not taken for one, as it may be meant for several.
+        (Kind::Paths(_), DeValue::String(path)) if path.contains(":/") => return None,
         (Kind::Paths(_), DeValue::String(path)) => path.replace(':', "\\:"),
         (_, DeValue::String(text)) => text.to_string(),
         (_, DeValue::Integer(number)) => number.as_str().replace('_', ""),
@@ -296,6 +301,7 @@ mod tests {
             ("[defaults]\n", 1, "did you mean 'default'?"),
             ("[mount]\nro = true", 2, "is no table"),
             ("[default]\nro = ", 2, ""),
+            ("[default]\ncache_dir = \"/a:/b\"", 2, "or a list of them"),
             ("[default]\nlog = \"info\"\nlog = \"warn\"", 3, "duplicate"),
         ] {
             let (found, told) = SettingsFile::parse(text).expect_err(text);

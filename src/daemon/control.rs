@@ -4,6 +4,7 @@
 //! Its name is made from the mountpoint, so that a command finds it without touching the mount.
 
 pub use super::control_client::{Client, Lines, NOT_ALLOWED};
+use super::control_slots::{Slot, Slots};
 use super::journal_control::{AskBack, BackReply, BackRequest};
 use super::journal_devices::JournalChange;
 use super::mount_table::path_hash;
@@ -25,13 +26,10 @@ use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt}
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// The longest request line.
 const REQUEST_BYTES_MAX: u64 = 4 << 20;
-/// Connections served at once; more are turned away.
-const CONNECTIONS_MAX: usize = 16;
 /// How long one side waits for the other to send or take its line.
 pub(super) const LINE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -397,35 +395,34 @@ fn is_refused(address: &Path) -> bool {
 }
 
 fn accept_all(listener: &UnixListener, handlers: &Arc<Handlers>) {
-    let connections = Arc::new(AtomicUsize::new(0));
+    let slots = Arc::new(Slots::default());
     for stream in listener.incoming() {
-        let Ok(stream) = stream else { continue };
-        if connections.fetch_add(1, Ordering::AcqRel) >= CONNECTIONS_MAX {
-            connections.fetch_sub(1, Ordering::AcqRel);
+        let Ok(stream) = stream.map(Arc::new) else {
             continue;
-        }
-        let (handlers, open) = (handlers.clone(), connections.clone());
+        };
+        let slot = slots.take(&stream);
+        let handlers = handlers.clone();
         let spawned = std::thread::Builder::new()
             .name("control-client".to_owned())
             .spawn(move || {
-                if let Err(error) = serve_one(&stream, &handlers) {
+                if let Err(error) = serve_one(&stream, &slot, &handlers) {
                     tracing::debug!("control connection: {error}");
                 }
-                open.fetch_sub(1, Ordering::AcqRel);
             });
-        if spawned.is_err() {
-            connections.fetch_sub(1, Ordering::AcqRel);
+        if let Err(error) = spawned {
+            tracing::debug!("control connection: {error}");
         }
     }
 }
 
-fn serve_one(stream: &UnixStream, handlers: &Handlers) -> io::Result<()> {
+fn serve_one(stream: &UnixStream, slot: &Slot, handlers: &Handlers) -> io::Result<()> {
     stream.set_read_timeout(Some(LINE_TIMEOUT))?;
     stream.set_write_timeout(Some(LINE_TIMEOUT))?;
     let mut line = Vec::new();
     BufReader::new(stream)
         .take(REQUEST_BYTES_MAX)
         .read_until(b'\n', &mut line)?;
+    slot.has_asked();
     if let Ok(Following { follow }) = serde_json::from_slice(&line) {
         return watching::serve(stream, &handlers.watch, follow);
     }

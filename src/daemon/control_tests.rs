@@ -1,6 +1,8 @@
 use super::*;
 use crate::daemon::test_scratch;
 use parking_lot::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 #[derive(Default)]
 struct Seen {
@@ -168,4 +170,25 @@ fn sockets_of_daemons_that_were_killed_go_and_others_stay() {
     let left = std::fs::read_dir(directory).unwrap();
     let left: Vec<_> = left.map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left, ["other.sock"]);
+}
+
+#[test]
+fn who_holds_connections_and_asks_nothing_is_in_nobodys_way() {
+    let scratch = test_scratch();
+    let mountpoint = Path::new("/mnt/x");
+    let (_socket, _) = serve(scratch.path(), mountpoint);
+    let connect = || Client::connect(scratch.path(), mountpoint).expect("connects");
+    let held: Vec<Client> = (0..200).map(|_| connect()).collect();
+    let begin = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..50 {
+            scope.spawn(|| {
+                let reply = connect().ask(&Request::Status, 4 * SECONDS_5);
+                assert!(matches!(reply, Ok(Reply::Status(_))), "{reply:?}");
+            });
+        }
+    });
+    // Those who hold them would be let go of one by one in the time of their lines.
+    assert!(begin.elapsed() < 3 * SECONDS_5, "{:?}", begin.elapsed());
+    drop(held);
 }

@@ -35,6 +35,7 @@ pub mod background;
 pub mod cache_directory;
 pub mod control;
 mod control_client;
+mod control_slots;
 pub mod device_status;
 mod directory_lock;
 mod disks;

@@ -1,7 +1,7 @@
 //! Ending a mount from outside, whatever state its daemon is in.
 
 use super::control::{Client, Reply, Request, socket_directory};
-use super::draining::{self, drain};
+use super::draining::{self, Unanswered, drain};
 use super::journal_control::{BackRequest, UnsentReport};
 use super::mount_table::{self, Mount};
 use super::prepare::{Liveness, liveness};
@@ -60,6 +60,12 @@ pub enum UnmountError {
         left.in_words()
     )]
     Dirty { path: PathBuf, left: UnsentReport },
+    #[error(
+        "{}: whether the backend has all that was written could not be asked ({reason}). Try again, or leave what it does not have for the \
+         next mount: `nfs-cachefs umount --keep-dirty`",
+        path.display()
+    )]
+    Untold { path: PathBuf, reason: String },
     #[error("{}: {source}", path.display())]
     System { path: PathBuf, source: io::Error },
 }
@@ -108,14 +114,18 @@ pub fn unmount(mountpoint: &Path, dirty: Dirty<'_>) -> Result<Unmounted, Unmount
         Some(client) if client.ask(&Request::Status, ANSWER_TIMEOUT).is_ok() => Liveness::Answers,
         // It may have been killed when it was asked.
         Some(_) if daemon.is_some_and(dies) => Liveness::Dead,
-        Some(_) => Liveness::Hung,
+        // Too busy to be asked is not hung: what programs are still served by is not cut.
+        Some(_) => liveness(&path).map_err(system)?,
         None => liveness(&path).map_err(system)?,
     };
     let mut outcome = match state {
         Liveness::Answers => {
             // Others of the daemon's mounts go on.
             let keeps = matches!(dirty, Dirty::Keep) && others.is_empty();
-            if let Dirty::Send(tell) = dirty {
+            // Of a bind mount that is left, nobody knows the daemon.
+            if let Dirty::Send(tell) = dirty
+                && daemon.is_some()
+            {
                 send_dirty(&mount, &path, tell)?;
             }
             if keeps {
@@ -155,10 +165,20 @@ fn send_dirty(
     path: &Path,
     tell: &mut dyn FnMut(&UnsentReport),
 ) -> Result<(), UnmountError> {
-    let left = drain(&[], || connect(mount), tell).unwrap_or_else(|error| {
-        tracing::debug!("what is not on the backend: {error}");
-        UnsentReport::default()
-    });
+    let left = match drain(&[], || connect(mount), tell) {
+        Ok(left) => left,
+        // One that writes through has nothing to send, and says so.
+        Err(Unanswered::Refused(reason)) => {
+            tracing::debug!("what is not on the backend: {reason}");
+            UnsentReport::default()
+        }
+        Err(Unanswered::Silent(reason)) => {
+            return Err(UnmountError::Untold {
+                path: path.to_owned(),
+                reason,
+            });
+        }
+    };
     match left.is_done() {
         true => Ok(()),
         false => Err(UnmountError::Dirty {
