@@ -73,7 +73,9 @@ pub fn look_at(status: &Status) -> Vec<Advice> {
             .iter()
             .filter_map(|one| of_disk(one, is_rotating(one))),
     );
-    let reachable = status.backend.reachable.then_some(backend);
+    // A path that is no UTF-8 is not in the status as it is.
+    let is_told = !status.backend.path.contains(char::REPLACEMENT_CHARACTER);
+    let reachable = (status.backend.reachable && is_told).then_some(backend);
     // What a broken disk cannot do this machine may do all the same.
     let working = status
         .cache

@@ -83,8 +83,12 @@ impl SettingsFile {
             own.flat_map(|(_, words)| words).collect::<Vec<_>>()
         };
         let by_path = of(mountpoint.as_os_str().as_bytes());
-        let by_name = name.map(|name| of(name.as_bytes())).unwrap_or_default();
-        self.default.iter().chain(by_path).chain(by_name).collect()
+        let mut words: Vec<&FileWord> = self.default.iter().chain(by_path).collect();
+        let named_here = words.iter().rev().find(|word| word.name == "name");
+        let named_here = named_here.and_then(|word| word.value.clone());
+        let name = name.map(OsString::from).or(named_here);
+        words.extend(name.map(|name| of(name.as_bytes())).unwrap_or_default());
+        words
     }
 
     fn parse(text: &str) -> Result<Self, (usize, String)> {
@@ -279,6 +283,13 @@ mod tests {
             ]
         );
         assert_eq!(file.words(Path::new("/mnt/d"), None).len(), 3);
+        let named = "[mount.\"/m\"]\nname = \"models\"\n[mount.models]\nttl = 3\n";
+        let named = SettingsFile::parse(named).expect("parsed");
+        assert_eq!(
+            told(&named.words(Path::new("/m"), None)),
+            ["name=models@2", "ttl=3@4"]
+        );
+        assert_eq!(named.words(Path::new("/m"), Some("other")).len(), 1);
     }
 
     #[test]
