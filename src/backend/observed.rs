@@ -43,8 +43,10 @@ impl Backend for ObservedBackend {
     }
 
     fn lookup_opened(&self, parent: &Place, name: &OsStr) -> io::Result<(Found, Option<HeldFile>)> {
-        self.health
-            .observe(CallKind::Prompt, || self.inner.lookup_opened(parent, name))
+        // A client with a delegation opens by itself.
+        self.health.observe(CallKind::Cacheable, || {
+            self.inner.lookup_opened(parent, name)
+        })
     }
 
     fn attributes(&self, place: &Place) -> io::Result<Attributes> {
@@ -53,8 +55,9 @@ impl Backend for ObservedBackend {
     }
 
     fn attributes_opened(&self, place: &Place) -> io::Result<(Attributes, Option<HeldFile>)> {
+        // A client with a delegation opens by itself.
         self.health
-            .observe(CallKind::Prompt, || self.inner.attributes_opened(place))
+            .observe(CallKind::Cacheable, || self.inner.attributes_opened(place))
     }
 
     fn open_directory(&self, place: &Place) -> io::Result<Box<dyn DirectoryStream>> {
