@@ -99,8 +99,12 @@ killed_in_the_kernel() {
     is_active || return
     stat /stalling/waited $cached/waited >/dev/null
     sync
-    echo 1 >/proc/sys/vm/drop_caches
-    # Each of the server's that reads the disk hangs, and the whole file may be asked for at once (64 reads): some are left to tell its attributes.
+    # What the server still has in memory would be given out before the change: the read after that fails with ESTALE, and nobody waits.
+    for _ in 1 2 3; do
+        echo 1 >/proc/sys/vm/drop_caches
+        sleep 0.5
+    done
+    # Each of the server's that reads the disk hangs, and some are left to tell attributes.
     echo 96 >/proc/fs/nfsd/threads
     check "stalling: the disk stalls" dmsetup suspend --nolockfs --noflush stalling
     timeout 300 cat $cached/waited >/run/waited 2>&1 &
@@ -114,6 +118,7 @@ killed_in_the_kernel() {
         told=0
         who_waits "$killed" "$reader"
         timeout 10 nfs-cachefs status $cached
+        tail -c 200 /run/waited | tr -c '[:print:]' .
     fi
     check_equal "stalling: the kernel is told, and waits" 1 $told
     kill -9 "$killed"
