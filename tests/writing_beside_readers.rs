@@ -412,6 +412,15 @@ fn readers_see_a_writer_after_times_were_set_without_passthrough() {
     readers_see_a_writer_after_times_were_set("times-set-daemon", &["passthrough=off"]);
 }
 
+/// A lock shows what others have written, so the kernel forgets the pages of "file".
+fn make_the_kernel_forget(backend: &FaultBackend, reader: &File) {
+    let path = backend.plain.join("file");
+    let theirs = File::options().write(true).open(path).unwrap();
+    let changed = UNIX_EPOCH + Duration::from_secs(1);
+    theirs.set_modified(changed).unwrap();
+    share_range(reader, Owner::Description, (0, 0)).unwrap();
+}
+
 /// The kernel unlocks whole pages before it sends what was written to them, and may forget them meanwhile.
 #[test]
 fn what_the_kernel_has_forgotten_of_a_write_is_not_read_as_it_was_before() {
@@ -434,15 +443,7 @@ fn what_the_kernel_has_forgotten_of_a_write_is_not_read_as_it_was_before() {
     let hang = backend.add_rule(first);
     let writing = std::thread::spawn(move || writer.write_all_at(&[2; PAGES], 0).map(|()| writer));
     backend.wait_for_hung(1);
-    // A lock shows what others have written, so the kernel forgets its pages.
-    let theirs = File::options()
-        .write(true)
-        .open(backend.plain.join("file"))
-        .unwrap();
-    theirs
-        .set_modified(UNIX_EPOCH + Duration::from_secs(1))
-        .unwrap();
-    share_range(&reader, Owner::Description, (0, 0)).unwrap();
+    make_the_kernel_forget(&backend, &reader);
     let again = reader.try_clone().unwrap();
     let reading = std::thread::spawn(move || read_range(&again, 0, 2 * PAGES));
     std::thread::sleep(Duration::from_millis(300));
@@ -493,15 +494,7 @@ fn what_is_read_before_a_write_was_sent_does_not_stay() {
             (written, writer)
         });
         backend.wait_for_hung(1);
-        // A lock shows what others have written, so the kernel forgets its pages.
-        let theirs = File::options()
-            .write(true)
-            .open(backend.plain.join("file"))
-            .unwrap();
-        theirs
-            .set_modified(UNIX_EPOCH + Duration::from_secs(1))
-            .unwrap();
-        share_range(&reader, Owner::Description, (0, 0)).unwrap();
+        make_the_kernel_forget(&backend, &reader);
         assert!(
             mapped.read(0, COPIED) == vec![1u8; COPIED],
             "nothing of the write is there yet"

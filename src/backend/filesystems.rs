@@ -86,14 +86,17 @@ impl Filesystem {
 
     /// Whether copy_file_range(2) moves no bytes over a network to this machine and back.
     pub fn copies_by_itself(&self) -> bool {
-        !self.traits.remote
-            || (self.mount.fstype == "nfs4" && self.mount.option("vers") == Some("4.2"))
+        !self.traits.remote || self.is_nfs_4_2()
     }
 
     /// Whether the server shows a change that another client has made only to who opens the file. With NFS 4.2 it lets a client
     /// keep times for itself (RFC 9754); Linux (7.2, server and client) then shows those of before for as long as
     /// the client holds the delegation, even after its fsync(2), and only an open makes it give that back.
     pub fn shows_changes_by_opening(&self) -> bool {
+        self.is_nfs_4_2()
+    }
+
+    fn is_nfs_4_2(&self) -> bool {
         self.mount.fstype == "nfs4" && self.mount.option("vers") == Some("4.2")
     }
 

@@ -1,5 +1,5 @@
 //! From a [`Place`] or a name to a descriptor: by handle where the filesystem keeps them, else by a walk beneath
-//! the root whose end must have the key expected. All descriptors are O_PATH ones, but for that of [`Tree::find_by_opening`].
+//! the root whose end must have the key expected. All descriptors are O_PATH ones, but for those that are opened to ask.
 
 use super::access::is_refusal;
 use super::alone::Leases;
