@@ -401,6 +401,8 @@ impl Follower {
     fn note_growth(&self, version: &Version) {
         let taken = |size_bytes| occupied(ByteRange::new(0, size_bytes));
         let more = taken(version.size_bytes).saturating_sub(taken(self.version.size_bytes));
-        self.directory.note_growth(self.object, more);
+        if self.directory.doom_along(self.object, more) {
+            self.directory.space.grow(more);
+        }
     }
 }

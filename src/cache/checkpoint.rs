@@ -94,6 +94,21 @@ impl CacheDirectory {
         self.doom(object, occupied_bytes);
     }
 
+    /// The object is no more: its record goes with the next checkpoint. The bytes that it took, where the file is in memory:
+    /// more than the record tells of, if there was more to come in that checkpoint; none, if the file was found changed
+    /// meanwhile, and its object is doomed and counts until that is swept.
+    pub(super) fn give_object_up(
+        &self,
+        key: &FileKey,
+        object: ObjectId,
+        file: Option<&CachedFile>,
+    ) -> Option<u64> {
+        let mut pending = self.pending.lock();
+        // In one step: a checkpoint in between would claim it again.
+        pending.removed.insert((key.clone(), object));
+        file.map(|file| file.take_object().map_or(0, |(_, bytes)| bytes))
+    }
+
     /// The next checkpoint takes the record out, if it still tells of this object.
     pub(super) fn remove_record(&self, key: &FileKey, object: ObjectId) {
         self.pending.lock().removed.insert((key.clone(), object));
@@ -128,9 +143,9 @@ impl CacheDirectory {
     pub(super) fn mark_dirty(&self, file: &Arc<CachedFile>) -> bool {
         let mut pending = self.pending.lock();
         // Under the lock: whoever retires the file comes here afterwards.
-        let replaced = match file.is_gone() {
-            true => None,
-            false => pending.dirty.insert(file.key.clone(), file.clone()),
+        let replaced = match file.may_be_claimed() {
+            true => pending.dirty.insert(file.key.clone(), file.clone()),
+            false => None,
         };
         let due = pending.dirty.len() >= DIRTY_FILES_DUE;
         drop(pending);
@@ -262,7 +277,7 @@ impl CacheDirectory {
         pending.removed.extend(removed);
         for (key, file) in dirty {
             // Retired since, or another version came in.
-            if file.is_gone() || pending.dirty.contains_key(&key) {
+            if !file.may_be_claimed() || pending.dirty.contains_key(&key) {
                 replaced.push(file);
             } else {
                 pending.dirty.insert(key, file);

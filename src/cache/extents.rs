@@ -34,9 +34,9 @@ impl ExtentMap {
         }
         let first = self.ranges.partition_point(|held| held.end < range.start);
         let last = self.ranges.partition_point(|held| held.start <= range.end);
-        let merged = self.ranges[first..last].iter().fold(range, |merged, held| {
-            ByteRange::new(merged.start.min(held.start), merged.end.max(held.end))
-        });
+        let merged = self.ranges[first..last]
+            .iter()
+            .fold(range, |merged, held| merged.covering(held));
         self.ranges.splice(first..last, [merged]);
     }
 

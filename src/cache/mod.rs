@@ -66,6 +66,7 @@ pub mod directory;
 mod extents;
 mod fetch;
 mod file;
+mod file_object;
 mod fill_limits;
 mod history;
 mod index;

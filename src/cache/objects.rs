@@ -76,13 +76,15 @@ impl CacheDirectory {
         });
     }
 
-    /// A doomed object takes more than it did.
-    pub(super) fn note_growth(&self, object: ObjectId, more_bytes: u64) {
+    /// A doomed object has these bytes, too: they go with it. False where there is none.
+    pub(super) fn doom_along(&self, object: ObjectId, more_bytes: u64) -> bool {
         let mut doomed = self.doomed.lock();
-        if let Some(entry) = doomed.iter_mut().find(|entry| entry.object == object) {
+        let entry = doomed.iter_mut().find(|entry| entry.object == object);
+        let is_doomed = entry.is_some();
+        if let Some(entry) = entry {
             entry.occupied_bytes += more_bytes;
-            self.space.commit(more_bytes);
         }
+        is_doomed
     }
 
     /// Removes doomed objects that nobody has open or mapped any more; the bytes freed.
@@ -162,14 +164,9 @@ impl CacheDirectory {
             }
             return removal.map(|_| Eviction::InUse);
         }
-        self.remove_record(key, object);
+        let given_up = self.give_object_up(key, object, active.as_deref());
         self.note_evicted(key, &record);
-        let bytes = match active {
-            // More than the record tells of, if there was more to come in the next checkpoint. If the
-            // file was found changed meanwhile, its object is doomed and counts until that is swept.
-            Some(file) => file.take_object().map_or(0, |(_, bytes)| bytes),
-            None => record.occupied_bytes(),
-        };
+        let bytes = given_up.unwrap_or_else(|| record.occupied_bytes());
         self.space.release(bytes);
         Ok(Eviction::Evicted { bytes })
     }

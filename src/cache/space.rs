@@ -73,6 +73,11 @@ impl Space {
         counts.used_bytes += bytes;
     }
 
+    /// Bytes on the disk that nobody reserved, and nobody could refuse.
+    pub(super) fn grow(&self, bytes: u64) {
+        self.counts.lock().used_bytes += bytes;
+    }
+
     /// The fill did not happen.
     pub fn cancel(&self, bytes: u64) {
         let mut counts = self.counts.lock();

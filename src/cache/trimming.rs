@@ -248,8 +248,8 @@ impl CacheDirectory {
                 return self.space.end_release(trimmed.bytes, false);
             }
             // They go with the object, which was given up without them.
-            self.note_growth(trimmed.id, trimmed.bytes);
-            return self.space.end_release(trimmed.bytes, true);
+            let have_left = !self.doom_along(trimmed.id, trimmed.bytes);
+            return self.space.end_release(trimmed.bytes, have_left);
         }
         let punched = trimmed.ranges.iter().try_for_each(|range| {
             let length_bytes = occupied(*range);

@@ -96,7 +96,7 @@ impl ReadsBeside {
 
 /// From the first byte of any to the last.
 fn hull(ranges: impl Iterator<Item = ByteRange>) -> Option<ByteRange> {
-    ranges.reduce(|one, other| ByteRange::new(one.start.min(other.start), one.end.max(other.end)))
+    ranges.reduce(|one, other| one.covering(&other))
 }
 
 #[cfg(test)]

@@ -64,10 +64,7 @@ impl Candidates {
     fn extend(&mut self, index: usize, range: ByteRange) -> Pattern {
         let run = &mut self.0[index];
         run.direction = run.direction_to(range);
-        run.range = ByteRange::new(
-            run.range.start.min(range.start),
-            run.range.end.max(range.end),
-        );
+        run.range = run.range.covering(&range);
         run.reads += 1;
         let is_from_start = run.range.start == 0 && run.direction == Some(Direction::Forward);
         let enough = match is_from_start {

@@ -59,6 +59,11 @@ impl ByteRange {
         ByteRange::new(self.start.max(other.start), self.end.min(other.end))
     }
 
+    /// The smallest range that covers both.
+    pub fn covering(&self, other: &ByteRange) -> ByteRange {
+        ByteRange::new(self.start.min(other.start), self.end.max(other.end))
+    }
+
     /// The smallest range of whole `block_bytes` blocks that covers this one.
     pub fn aligned_out(&self, block_bytes: u64) -> ByteRange {
         let start = self.start / block_bytes * block_bytes;

@@ -260,6 +260,28 @@ fn what_is_open_or_mapped_stays_and_goes_afterwards() {
 }
 
 #[test]
+fn what_came_in_is_claimed_though_an_eviction_finds_it_in_use_meanwhile() {
+    let world = World::new(&Setup::default());
+    let directory = world.directory();
+    let key = world.backend.create("file", 3 * MIB as usize);
+    let file = world.open(&key);
+    world.check(&file, ByteRange::at(0, 1000));
+    directory.checkpoint();
+    let record = stored(&world, &key).expect("the first piece");
+    world.check(&file, whole(&file));
+    file.end_use();
+    // As long as it takes to see that the kernel has the object.
+    eventually("it is set aside", || file.begin_eviction(record.object));
+    directory.checkpoint();
+    file.cancel_eviction();
+    drop(file);
+    directory.checkpoint();
+    assert_eq!(recount(directory), 3 * MIB);
+    eventually("it goes", || world.cache.evict_all().in_use == 0);
+    assert_eq!(world.used_bytes(), 0);
+}
+
+#[test]
 fn a_changed_file_counts_until_the_kernel_lets_go_of_its_object() {
     let setup = Setup {
         checkpoint_interval: std::time::Duration::from_millis(20),
