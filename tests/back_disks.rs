@@ -393,3 +393,42 @@ fn a_cut_of_the_journals_ext4_loses_nothing_acknowledged() {
 fn a_cut_of_the_journals_xfs_loses_nothing_acknowledged() {
     survives_cuts("disks-cut-xfs", "xfs");
 }
+
+/// How frames begin, and where in them the payload is well under way.
+const FRAME: &[u8] = b"cachefsJ";
+const ROTTEN: std::ops::Range<usize> = 1000..1100;
+/// The smallest block of ext4.
+const BLOCK: usize = 1024;
+
+/// Beneath its filesystem, which has the same blocks in memory.
+fn rot(image: &Path) -> usize {
+    let before = fs::read(image).unwrap();
+    let file = File::options().write(true).open(image).unwrap();
+    let blocks = before.chunks(BLOCK).enumerate();
+    let frames = blocks.filter(|(_, block)| block.starts_with(FRAME));
+    let rotten = frames.map(|(number, _)| {
+        let range = number * BLOCK + ROTTEN.start..number * BLOCK + ROTTEN.end;
+        let flipped: Vec<u8> = before[range.clone()].iter().map(|byte| !byte).collect();
+        file.write_all_at(&flipped, range.start as u64).unwrap();
+    });
+    rotten.count()
+}
+
+#[test]
+fn a_scrub_of_the_journal_reads_the_disk_and_not_what_is_in_memory_of_it() {
+    let Some(scratch) = disks("disks-rot", 3, "ext4", DISK_BYTES) else {
+        return;
+    };
+    let mut place = Place::on(scratch, "2+1", "64M");
+    place.write();
+    place.write();
+    place.expect_journal("scrub", &[]);
+    assert!(rot(&Disks { place: &place }.image(1)) > 0);
+    place.expect_journal("scrub", &[]);
+    assert!(place.mount.status_number("journal.damaged_shards") > 0);
+    assert!(place.mount.status_number("journal.mended_batches") > 0);
+    let told = place.expect_journal("scrub", &[]);
+    assert!(told.contains(" 0 of them damaged"), "{told}");
+    assert_eq!(place.tolerated(), 1);
+    place.expect_all("mended");
+}

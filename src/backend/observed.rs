@@ -450,6 +450,13 @@ impl WritableFile for ObservedWritable {
         self.inner.source()
     }
 
+    fn begin_sync(&self, range: ByteRange) {
+        let call = self.health.begin(CallKind::Transfer);
+        self.inner.begin_sync(range);
+        // That it returns says nothing of the server.
+        drop(call);
+    }
+
     fn sync(&self, data_only: bool) -> io::Result<()> {
         self.transfer(|file| file.sync(data_only))
     }

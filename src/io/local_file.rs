@@ -8,7 +8,8 @@ use super::{
     ALIGNMENT_BYTES, Buffer, Completion, FileFacts, FillCompletion, FillError, FillSource, IoFile,
     device_ring,
 };
-use crate::sys::disk;
+use crate::sys::{disk, write};
+use crate::types::ByteRange;
 use nix::fcntl::{FallocateFlags, PosixFadviseAdvice, fallocate, posix_fadvise};
 use nix::sys::statvfs::fstatvfs;
 use parking_lot::Mutex;
@@ -18,8 +19,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::sync::Arc;
 
-/// Shorter ones cost more as a request to the disk than as pages.
-const DIRECT_WRITE_BYTES_MIN: usize = 256 << 10;
+/// Shorter writes cost more as requests of their own to the disk than as pages that go together.
+const LONG_BYTES_MIN: usize = 256 << 10;
 
 /// What the disk was found to support when it was opened.
 pub(super) struct DirectSupport {
@@ -60,6 +61,13 @@ impl LocalFile {
             direct: Mutex::new(direct),
             engine,
             support,
+        }
+    }
+
+    fn advise(&self, offset: u64, length_bytes: u64, advice: PosixFadviseAdvice) {
+        let (offset, length_bytes) = (offset as i64, length_bytes as i64);
+        if let Err(errno) = posix_fadvise(&*self.buffered, offset, length_bytes, advice) {
+            tracing::debug!("{advice:?} is not taken: {errno}");
         }
     }
 
@@ -112,6 +120,21 @@ impl IoFile for LocalFile {
         Ok(moved)
     }
 
+    fn expect(&self, offset: u64, length_bytes: u64) {
+        self.advise(
+            offset,
+            length_bytes,
+            PosixFadviseAdvice::POSIX_FADV_WILLNEED,
+        );
+    }
+
+    fn forget_pages(&self, offset: u64, length_bytes: u64) {
+        // Pages that a range has only a part of stay.
+        let range = ByteRange::at(offset, length_bytes).aligned_out(ALIGNMENT_BYTES);
+        let advice = PosixFadviseAdvice::POSIX_FADV_DONTNEED;
+        self.advise(range.start, range.length_bytes(), advice);
+    }
+
     fn write_all_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
         self.buffered.write_all_at(data, offset)
     }
@@ -120,11 +143,23 @@ impl IoFile for LocalFile {
         let is_aligned = [offset, data.len() as u64, data.as_ptr() as u64]
             .iter()
             .all(|number| number.is_multiple_of(ALIGNMENT_BYTES));
-        let is_worth_it = is_aligned && data.len() >= DIRECT_WRITE_BYTES_MIN;
+        let is_worth_it = is_aligned && data.len() >= LONG_BYTES_MIN;
         let direct = is_worth_it.then(|| self.direct()).flatten();
         let file = direct.as_ref().unwrap_or(&self.buffered);
         device_ring::write_all_at(file, data, offset)
             .unwrap_or_else(|| file.write_all_at(data, offset))
+    }
+
+    fn write_behind(&self, data: &[u8], offset: u64) -> io::Result<()> {
+        device_ring::write_all_at(&self.buffered, data, offset)
+            .unwrap_or_else(|| self.buffered.write_all_at(data, offset))?;
+        if data.len() >= LONG_BYTES_MIN {
+            let begun = write::begin_sync(self.buffered.as_fd(), offset, data.len() as u64);
+            if let Err(error) = begun {
+                tracing::debug!("what was written goes to the disk later: {error}");
+            }
+        }
+        Ok(())
     }
 
     fn read_cached(&self, buffer: &mut [u8], offset: u64) -> io::Result<Option<usize>> {

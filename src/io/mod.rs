@@ -165,11 +165,21 @@ fn with_buffer(length_bytes: usize, work: &mut dyn FnMut(Buffer)) -> io::Result<
 pub trait IoFile: Send + Sync + 'static {
     /// Like pread(2), through the page cache. Blocks.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+    /// Begins to read a range into the page cache, and does not wait for its bytes (POSIX_FADV_WILLNEED).
+    fn expect(&self, _offset: u64, _length_bytes: u64) {}
+    /// Takes a range out of the page cache as far as it is on the disk, so that the next read is the disk's
+    /// (POSIX_FADV_DONTNEED).
+    fn forget_pages(&self, _offset: u64, _length_bytes: u64) {}
     /// Writes all of `data` through the page cache. Blocks.
     fn write_all_at(&self, data: &[u8], offset: u64) -> io::Result<()>;
     /// The same past the page cache, where that is possible and `data` is long enough to be worth it: for what is not
     /// read again soon. Blocks.
     fn write_past_cache(&self, data: &[u8], offset: u64) -> io::Result<()> {
+        self.write_all_at(data, offset)
+    }
+    /// The same through the page cache, and begins to bring it to the disk where `data` is long enough to be worth it: for
+    /// what is read again soon. Durable with the next sync. Blocks where the disk has much to do.
+    fn write_behind(&self, data: &[u8], offset: u64) -> io::Result<()> {
         self.write_all_at(data, offset)
     }
     /// The bytes that are in memory now: `preadv2` with RWF_NOWAIT. `None` when it would have to

@@ -73,6 +73,9 @@ impl Journal {
         if records > 0 {
             state.told = state.open.sequence;
         }
+        if state.is_heavy() && !state.is_committing {
+            self.due.notify_one();
+        }
         state.open.sequence
     }
 
@@ -92,8 +95,7 @@ impl Journal {
             if state.open.payload_bytes == 0 {
                 return Err(AppendError::Failed("a record larger than a batch".into()));
             }
-            let sequence = state.open.sequence;
-            state = self.reach(state, sequence)?;
+            state = self.make_way(state);
         }
     }
 

@@ -6,7 +6,6 @@
 
 use super::devices::{Batch, Committed, DeviceFigures};
 use super::frame::{Progress, Sequence};
-use super::witness::Holding;
 use super::{AppendError, Journal, State, SyncMode};
 use crate::io::Buffer;
 use parking_lot::MutexGuard;
@@ -19,7 +18,8 @@ const MODEST_COMMITS: u32 = 16;
 /// A writer that goes on has come by then, however long the last sync took.
 const GATHERING_MAX: Duration = Duration::from_millis(10);
 
-const NOT_NOTED: &str = "noting in the cache directories how far the journal has come";
+/// So much is written at once, although nobody waits for it: the next batch fills meanwhile.
+const HEAVY_BYTES: usize = 768 << 10;
 
 /// How many share a sync, and how long it takes.
 ///
@@ -151,6 +151,25 @@ impl Journal {
         }
     }
 
+    /// Until the open batch, which has no room for what comes, is on its way to the disk, or what it was is over.
+    pub(super) fn make_way<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+    ) -> MutexGuard<'a, State> {
+        let full = state.open.sequence;
+        while state.open.sequence == full && state.figures.failure.is_none() {
+            // Who waits here fills the next one while another writes this one.
+            let is_another_at_it = state.is_heavy() && !state.is_ending;
+            if !state.is_committing && !is_another_at_it {
+                let (synced, empty) = (false, false);
+                return self.commit(state, Commit { synced, empty });
+            }
+            self.due.notify_one();
+            self.closed.wait(&mut state);
+        }
+        state
+    }
+
     /// Waits for a commit, or makes it, until `sequence` is written.
     pub(super) fn reach<'a>(
         &'a self,
@@ -189,6 +208,7 @@ impl Journal {
             batch = state
                 .close_batch()
                 .or_else(|| self.pool.try_take().map(|b| state.empty_batch(b)));
+            self.closed.notify_all();
         }
         drop(state);
         let began = Instant::now();
@@ -213,13 +233,14 @@ impl Journal {
         state.gathering.seen_last = state.gathering.waiting;
         // Who waits on a thread comes again.
         state.gathering.waiting = state.parked.len();
-        if !state.parked.is_empty() {
+        if !state.parked.is_empty() || state.is_heavy() {
             self.due.notify_one();
         }
         state.gathering.ended_last = Some(Instant::now());
         self.turns.note_durable(state.durable);
         self.turns.end();
         self.turned.notify_all();
+        self.closed.notify_all();
         // Whom it has served goes on meanwhile, and the next of them takes the lock.
         MutexGuard::unlocked(state, || {
             self.turns.wake();
@@ -275,7 +296,7 @@ pub(super) struct Commit {
 }
 
 impl Commit {
-    fn for_those_who_wait() -> Self {
+    pub(super) fn for_those_who_wait() -> Self {
         let (synced, empty) = (true, false);
         Self { synced, empty }
     }
@@ -309,8 +330,13 @@ impl State {
     }
 
     /// Whether somebody is to be called for whom nobody commits.
-    fn is_awaited(&self) -> bool {
+    pub(super) fn is_awaited(&self) -> bool {
         !self.parked.is_empty() && !self.is_committing && self.figures.failure.is_none()
+    }
+
+    /// Whether the open batch is to be written at once. By a thread of its own: whoever fills it is wanted for the next one.
+    pub(super) fn is_heavy(&self) -> bool {
+        self.open.payload_bytes >= HEAVY_BYTES && self.figures.failure.is_none()
     }
 
     fn last_filled(&self) -> Sequence {
@@ -378,136 +404,5 @@ impl State {
         {
             self.places.pop_front();
         }
-    }
-}
-
-impl Journal {
-    /// Commits what nobody waits for, until the end.
-    pub(super) fn run(&self) {
-        let mut state = self.state.lock();
-        while !state.is_ending {
-            if !state.is_awaited() {
-                self.due.wait_for(&mut state, self.settings.interval);
-            }
-            state = self.commit_what_is_due(state);
-            if state.is_awaited() {
-                continue;
-            }
-            drop(state);
-            self.prewrite_one();
-            state = self.state.lock();
-        }
-    }
-
-    fn commit_what_is_due<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        let is_news = state.has_news();
-        if state.is_committing || state.figures.failure.is_some() {
-            return state;
-        }
-        let has_records = state.open.payload_bytes > 0;
-        let synced = self.settings.mode != SyncMode::None || is_news;
-        if has_records || is_news || state.is_awaited() {
-            state = self.commit(
-                state,
-                Commit {
-                    synced,
-                    empty: is_news,
-                },
-            );
-        }
-        state
-    }
-
-    /// A piece at a time, so that commits come between.
-    fn prewrite_one(&self) {
-        loop {
-            let mut devices = self.devices.lock();
-            let outcome = devices.prewrite_some();
-            let figures = devices.figures();
-            drop(devices);
-            let mut state = self.state.lock();
-            match outcome {
-                Ok((is_begun, lost)) => {
-                    state.note_devices(&lost, (!lost.is_empty()).then_some(figures));
-                    if !is_begun || state.is_ending || state.is_awaited() {
-                        return;
-                    }
-                }
-                Err(error) => {
-                    state.fail(&error);
-                    return self.end_turn(&mut state);
-                }
-            }
-        }
-    }
-
-    /// Notes how far the journal has come, until the end.
-    pub(super) fn note_acknowledged(&self) {
-        let (mut noted, mut is_failing) = (Sequence::default(), false);
-        let mut state = self.state.lock();
-        while !state.is_ending {
-            let durable = state.durable;
-            if durable <= noted {
-                self.acknowledged.wait(&mut state);
-                continue;
-            }
-            drop(state);
-            let outcome = self.note(durable, None);
-            match &outcome {
-                Ok(()) => noted = durable,
-                Err(error) if !is_failing => tracing::warn!("{NOT_NOTED}: {error}"),
-                Err(_) => {}
-            }
-            is_failing = outcome.is_err();
-            state = self.state.lock();
-            let next = Instant::now() + self.settings.witness_interval;
-            while !state.is_ending && !self.ended.wait_until(&mut state, next).timed_out() {}
-        }
-    }
-
-    fn note(&self, acknowledged: Sequence, holding: Option<Holding>) -> io::Result<()> {
-        self.witness.note(&self.name, |own| {
-            own.acknowledged = own.acknowledged.max(acknowledged);
-            own.holding = holding.unwrap_or(own.holding);
-        })
-    }
-
-    /// Everything is written and durable when it returns, or has failed. What it has that the backend has not is noted in
-    /// the cache directories.
-    pub fn shutdown(&self, holding: Holding) {
-        let mut state = self.state.lock();
-        state.is_ending = true;
-        self.due.notify_one();
-        self.acknowledged.notify_one();
-        self.ended.notify_one();
-        // What the first one makes durable the second one says.
-        for _ in 0..2 {
-            self.wait_for_turn(&mut state);
-            let empty = state.has_news();
-            if state.figures.failure.is_none() && (empty || state.open.payload_bytes > 0) {
-                let synced = true;
-                state = self.commit(state, Commit { synced, empty });
-            }
-        }
-        self.wait_for_turn(&mut state);
-        while state.is_awaited() {
-            state = self.commit(state, Commit::for_those_who_wait());
-            self.wait_for_turn(&mut state);
-        }
-        let (has_failed, durable) = (state.figures.failure.is_some(), state.durable);
-        drop(state);
-        if !has_failed && let Err(error) = self.note(durable, Some(holding)) {
-            tracing::warn!("{NOT_NOTED}: {error}");
-        }
-    }
-}
-
-impl State {
-    /// Whether the next header would say that segments are free, or that the last records were acknowledged: until one
-    /// does, damage to them looks like a batch that never was.
-    fn has_news(&mut self) -> bool {
-        let progress = self.progress();
-        progress.trimmed > self.on_disk.trimmed
-            || (self.told > self.on_disk.acknowledged && self.told <= self.durable)
     }
 }

@@ -171,7 +171,9 @@ impl Devices {
             }
         }
         let place = |(sequence, stripe)| {
-            let shards = shards.into_iter().flatten().collect();
+            let mut shards: Vec<ShardPlace> = shards.into_iter().flatten().collect();
+            // Copies of a batch are read in this order.
+            shards.sort_by_key(|shard| shard.index);
             (sequence, Place { stripe, shards })
         };
         Ok(Committed {

@@ -1,5 +1,8 @@
 //! A disk for tests that hangs when it is told to: whoever writes or syncs waits.
 
+use super::tests::Opened;
+use super::{Journal, JournalDirectory, JournalSettings, Witness};
+use crate::io::simulator::Simulation;
 use crate::io::{
     Buffer, Completion, DiskSpace, FileFacts, FillCompletion, FillSource, Io, IoFile, OpenMode,
 };
@@ -7,6 +10,32 @@ use parking_lot::{Condvar, Mutex};
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+pub const LIMIT: Duration = Duration::from_secs(60);
+
+/// A journal whose disk hangs while the gate is shut.
+pub fn open_behind(simulation: &Simulation, gate: &Arc<Gate>, settings: JournalSettings) -> Opened {
+    let disk = HangingDisk {
+        disk: simulation.device("journal"),
+        gate: gate.clone(),
+    };
+    let directory = JournalDirectory {
+        name: "journal".to_owned(),
+        io: Ok(Arc::new(disk)),
+    };
+    let opened = Journal::open(vec![directory], Witness::hear(Vec::new()), settings);
+    let (journal, records) = opened.expect("a journal");
+    Opened { journal, records }
+}
+
+pub fn wait_until(is_so: impl Fn() -> bool) {
+    let end = Instant::now() + LIMIT;
+    while !is_so() {
+        assert!(Instant::now() < end, "it does not come");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
 
 #[derive(Default)]
 pub struct Gate {

@@ -228,7 +228,7 @@ impl Journal {
                 continue;
             };
             drop(state);
-            let is_damaged = |shard: &&_| ShardPlace::read(shard, &place.stripe).is_err();
+            let is_damaged = |shard: &&_| ShardPlace::read_from_disk(shard, &place.stripe).is_err();
             let damaged: Vec<u8> = place
                 .shards
                 .iter()

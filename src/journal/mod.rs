@@ -63,6 +63,7 @@ mod recovery;
 mod scanning;
 mod segments;
 mod stripe;
+mod threads;
 mod turns;
 mod witness;
 #[cfg(test)]
@@ -71,6 +72,8 @@ mod decoding_tests;
 mod devices_tests;
 #[cfg(test)]
 mod hanging;
+#[cfg(test)]
+mod heavy_tests;
 #[cfg(test)]
 mod parked_tests;
 #[cfg(test)]
@@ -184,6 +187,8 @@ pub struct Journal {
     turns: Turns,
     /// A commit has ended, or something has failed, or is to end.
     turned: Condvar,
+    /// The open batch is on its way to the disk, for those who found no room in it; or a commit has ended.
+    closed: Condvar,
     /// For whoever gathers those that share a sync.
     joined: Condvar,
     /// For the thread that commits what nobody waits for.

@@ -110,6 +110,7 @@ impl Journal {
             state: Mutex::new(state),
             turns: Turns::default(),
             turned: Condvar::new(),
+            closed: Condvar::new(),
             joined: Condvar::new(),
             due: Condvar::new(),
             acknowledged: Condvar::new(),

@@ -1,34 +1,16 @@
 //! Who leaves a call behind instead of waiting for a commit: it comes once, after the commit that serves it, with the truth.
 
-use super::hanging::{Gate, HangingDisk};
+use super::hanging::{Gate, LIMIT, wait_until};
 use super::tests::*;
 use super::*;
 use crate::io::simulator::{Fault, FaultPlan, FaultRule, Simulation};
 use crossbeam_channel::{Receiver, TryRecvError, unbounded};
 use std::thread::{JoinHandle, spawn};
-use std::time::Instant;
-
-const LIMIT: Duration = Duration::from_secs(60);
 
 type Outcome = io::Result<()>;
 
-/// A journal whose disk hangs while the gate is shut.
 fn open_behind(simulation: &Simulation, gate: &Arc<Gate>) -> Opened {
-    let disk = HangingDisk {
-        disk: simulation.device("journal"),
-        gate: gate.clone(),
-    };
-    let directory = JournalDirectory {
-        name: "journal".to_owned(),
-        io: Ok(Arc::new(disk)),
-    };
-    let opened = Journal::open(
-        vec![directory],
-        Witness::hear(Vec::new()),
-        tests::settings(),
-    );
-    let (journal, records) = opened.expect("a new journal");
-    Opened { journal, records }
+    hanging::open_behind(simulation, gate, tests::settings())
 }
 
 fn park(journal: &Journal, sequence: Sequence) -> Receiver<Outcome> {
@@ -45,11 +27,7 @@ fn begin_commit(journal: &Arc<Journal>, gate: &Gate) -> JoinHandle<Result<(), Ap
     let journal = journal.clone();
     let waited = journal.clone();
     let thread = spawn(move || journal.make_durable(first));
-    let end = Instant::now() + LIMIT;
-    while !waited.state.lock().is_committing {
-        assert!(Instant::now() < end, "nobody commits");
-        std::thread::yield_now();
-    }
+    wait_until(|| waited.state.lock().is_committing);
     thread
 }
 

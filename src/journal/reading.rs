@@ -16,6 +16,13 @@ pub struct Place {
 }
 
 impl ShardPlace {
+    /// The same as the disk has it, whatever is in memory of it.
+    pub fn read_from_disk(&self, stripe: &Stripe) -> Result<Vec<u8>, ReadError> {
+        self.file
+            .forget_pages(self.payload_offset, u64::from(stripe.shard_bytes));
+        self.read(stripe)
+    }
+
     /// The whole shard, if it is what was written.
     pub fn read(&self, stripe: &Stripe) -> Result<Vec<u8>, ReadError> {
         let mut shard = vec![0; stripe.shard_bytes as usize];
@@ -106,6 +113,22 @@ impl Place {
     }
 }
 
+impl Place {
+    /// See [`Journal::expect`].
+    fn expect(&self, at: usize, length: usize) {
+        for (index, from, length) in self.stripe.parts(at, length) {
+            let place = match self.stripe.data {
+                1 => self.shards.first(),
+                _ => self.shards.iter().find(|shard| shard.index == index),
+            };
+            if let Some(place) = place {
+                let from = place.payload_offset + from as u64;
+                place.file.expect(from, length as u64);
+            }
+        }
+    }
+}
+
 impl Located {
     /// The data of a write.
     pub fn piece(&self) -> Option<Piece> {
@@ -159,6 +182,14 @@ impl Journal {
         read(&mut whole)?;
         into.copy_from_slice(&whole[skip..skip + into.len()]);
         Ok(())
+    }
+
+    /// A piece is read soon: begins to bring it into memory, unless it is there. Does not wait for its bytes.
+    pub fn expect(&self, piece: &Piece) {
+        let place = self.state.lock().place(piece.sequence);
+        if let Some(place) = place {
+            place.expect(piece.data_offset as usize, piece.length_bytes as usize);
+        }
     }
 
     /// Where the batch of a piece lies on the disk; `None` where it is in memory, and was read.

@@ -160,7 +160,12 @@ impl Segments {
         frame[used..frame_bytes as usize].fill(0);
         let file = segment.file.clone();
         self.is_unsynced = true;
-        file.write_past_cache(&frame[..frame_bytes as usize], at)?;
+        let frame = &frame[..frame_bytes as usize];
+        match header.index < header.stripe.data {
+            // Uploads read it, and nobody reads the others while this one is there.
+            true => file.write_behind(frame, at)?,
+            false => file.write_past_cache(frame, at)?,
+        }
         segment.last = segment.last.max(header.sequence);
         self.highest = self.highest.max(header.sequence);
         self.end = Some(at + frame_bytes);

@@ -1,4 +1,4 @@
-//! Writing with per-call flags: pwritev2(2).
+//! Writing with per-call flags, pwritev2(2), and sending what was written, sync_file_range(2).
 
 #![allow(unsafe_code)]
 
@@ -46,6 +46,17 @@ pub fn write_at(
 pub fn append(file: BorrowedFd<'_>, data: &[u8], durability: Durability) -> io::Result<usize> {
     let flags = durability.flag() | libc::RWF_APPEND;
     pwritev2(file, data, OWN_OFFSET, flags)
+}
+
+/// Has the dirty pages of a range written, and does not wait for them (sync_file_range(2)).
+pub fn begin_sync(file: BorrowedFd<'_>, offset: u64, length_bytes: u64) -> io::Result<()> {
+    let too_large = |_| io::Error::from_raw_os_error(libc::EFBIG);
+    let offset = i64::try_from(offset).map_err(too_large)?;
+    let length = i64::try_from(length_bytes).map_err(too_large)?;
+    let flags = libc::SYNC_FILE_RANGE_WRITE;
+    // SAFETY: takes numbers only; the descriptor is borrowed for the whole call.
+    retried(|| unsafe { libc::sync_file_range(file.as_raw_fd(), offset, length, flags) } as _)?;
+    Ok(())
 }
 
 fn pwritev2(

@@ -3,7 +3,8 @@
 use super::WriteBack;
 use super::dirty::{DirtyFile, Frozen};
 use super::layers::Layer;
-use super::upload::{UploadError, is_refusal, runs};
+use super::sending::runs;
+use super::upload::{UploadError, is_refusal};
 use crate::backend::writing::WritableFile;
 use crate::cache::has_bytes_of;
 use crate::journal::BaseSum;

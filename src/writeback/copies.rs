@@ -5,7 +5,8 @@
 
 use super::WriteBack;
 use super::layers::{Layer, Origin, origins};
-use super::upload::{CHUNK_BYTES, UploadError, is_refusal, write_all};
+use super::sending::{CHUNK_BYTES, write_all};
+use super::upload::{UploadError, is_refusal};
 use crate::backend::Place;
 use crate::backend::writing::{NewFile, WritableFile, WriteAccess};
 use crate::journal::checksum::crc64;

@@ -51,6 +51,7 @@ mod names;
 mod pressure;
 mod rate;
 mod replay;
+mod sending;
 mod source;
 mod table;
 mod unsent;

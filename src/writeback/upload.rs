@@ -8,7 +8,7 @@ use super::dirty::{DirtyFile, Frozen};
 use super::layers::{Layer, Origin, origins};
 use super::{ConflictAnswer, WriteBack};
 use crate::backend::Place;
-use crate::backend::writing::{Durability, WritableFile, WriteAccess};
+use crate::backend::writing::{WritableFile, WriteAccess};
 use crate::journal::{AppendError, BaseSum, ReadError, Record, Room};
 use crate::types::{AttributeChange, Attributes, ByteRange, Credentials, Version};
 use parking_lot::MutexGuard;
@@ -16,8 +16,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-/// The backend is written to in so much at a time.
-pub(super) const CHUNK_BYTES: u64 = 1 << 20;
 /// Sums of one record: a batch takes it beside others.
 pub(super) const SUMS_IN_A_RECORD: usize = 1000;
 
@@ -323,64 +321,6 @@ impl WriteBack {
         Ok(has_read)
     }
 
-    fn send(
-        &self,
-        file: &DirtyFile,
-        layer: &Layer,
-        below: &dyn WritableFile,
-        present: &Attributes,
-        is_paced: bool,
-    ) -> Result<(), UploadError> {
-        let mut size_bytes = present.size_bytes;
-        if layer.floor < size_bytes {
-            below.set_size(layer.floor)?;
-            size_bytes = layer.floor;
-        }
-        for run in runs(layer) {
-            if is_paced {
-                self.keep_rate(run.length_bytes());
-            }
-            let data = self.read_run(layer, run)?;
-            write_all(below, &data, run.start)?;
-            self.sent_bytes.add(run.length_bytes());
-            size_bytes = size_bytes.max(run.end);
-        }
-        if layer.size_bytes != size_bytes {
-            below.set_size(layer.size_bytes)?;
-        }
-        self.set_time(file, layer, below);
-        Ok(below.sync(false)?)
-    }
-
-    fn keep_rate(&self, bytes: u64) {
-        let wait = self.rate.spend(bytes, Instant::now());
-        if !wait.is_zero() {
-            std::thread::sleep(wait);
-        }
-    }
-
-    pub(super) fn read_run(&self, layer: &Layer, run: ByteRange) -> Result<Vec<u8>, ReadError> {
-        let mut data = vec![0; run.length_bytes() as usize];
-        for (range, part) in layer.extents.within(run) {
-            let start = (range.start - run.start) as usize;
-            let end = (range.end - run.start) as usize;
-            self.journal
-                .read(&part.piece, part.skip, &mut data[start..end])?;
-        }
-        Ok(data)
-    }
-
-    /// The time that programs saw: what was made of a file after it was written stays younger than it. Some servers
-    /// refuse it; then it is the time of the upload.
-    fn set_time(&self, file: &DirtyFile, layer: &Layer, below: &dyn WritableFile) {
-        let opener = file.state().opener.clone();
-        let set = |who| below.set_modify_time(layer.stamp, who);
-        if let Err(error) = set(&opener).or_else(|_| set(&self.own)) {
-            let path = &file.state().place.path;
-            tracing::debug!(?path, %error, "the time of the last change could not be set");
-        }
-    }
-
     /// All of a generation is on the backend. That is durable here before anybody takes it for so: a crash that forgets it
     /// has it made again, over what others have changed since.
     pub(super) fn finish(
@@ -481,32 +421,6 @@ fn freeze(file: &DirtyFile, _turn: &MutexGuard<'_, ()>) {
 /// Nobody has written to the file since its size and time were set, as far as these tell: servers round times down.
 fn is_as_left(layer: &Layer, after: &Attributes) -> bool {
     after.size_bytes == layer.size_bytes && after.mtime <= layer.stamp
-}
-
-/// Ranges to be written, in order: what lies side by side goes together.
-pub(super) fn runs(layer: &Layer) -> Vec<ByteRange> {
-    let mut runs: Vec<ByteRange> = Vec::new();
-    for (range, _) in layer.extents.iter() {
-        match runs.last_mut() {
-            Some(last) if last.end == range.start && range.end - last.start <= CHUNK_BYTES => {
-                last.end = range.end;
-            }
-            _ => runs.push(range),
-        }
-    }
-    runs
-}
-
-pub(super) fn write_all(below: &dyn WritableFile, data: &[u8], offset: u64) -> io::Result<()> {
-    let mut done = 0;
-    while done < data.len() {
-        let at = offset + done as u64;
-        match below.write_at(&data[done..], at, Durability::Accepted, None)? {
-            0 => return Err(io::ErrorKind::WriteZero.into()),
-            written => done += written,
-        }
-    }
-    Ok(())
 }
 
 /// The file is not there any more.

@@ -2,9 +2,22 @@
 
 use super::*;
 
+type Write = fn(&dyn IoFile, &[u8], u64) -> std::io::Result<()>;
+
+/// Past the page cache, and through it.
+const WRITES: [Write; 2] = [
+    |file, data, offset| file.write_past_cache(data, offset),
+    |file, data, offset| file.write_behind(data, offset),
+];
+
 #[test]
 fn a_device_thread_writes_and_syncs_what_it_is_given() {
-    for (name, settings) in engines() {
+    let cases = || {
+        WRITES
+            .into_iter()
+            .flat_map(|write| engines().into_iter().map(move |engine| (write, engine)))
+    };
+    for (write, (name, settings)) in cases() {
         let scratch = Scratch::new();
         let engine = Engine::start(settings).unwrap();
         let disk = scratch.disk(&engine);
@@ -17,13 +30,12 @@ fn a_device_thread_writes_and_syncs_what_it_is_given() {
             is_called = true;
             assert!(buffer.is_aligned() && buffer.len() == 1 << 20, "{name}");
             buffer.copy_from_slice(&bytes);
-            // Through the page cache, past it, and what is not registered.
-            file.write_past_cache(&buffer[4096..12288], 0).unwrap();
-            file.write_past_cache(&buffer[..512 << 10], 8192).unwrap();
-            other.write_past_cache(&buffer[100..200], 7).unwrap();
-            file.write_past_cache(&bytes[..5000], 8192 + (512 << 10))
-                .unwrap();
-            file.write_past_cache(&buffer[..0], 0).unwrap();
+            // Short ones, a long one, and what is not registered.
+            write(&*file, &buffer[4096..12288], 0).unwrap();
+            write(&*file, &buffer[..512 << 10], 8192).unwrap();
+            write(&*other, &buffer[100..200], 7).unwrap();
+            write(&*file, &bytes[..5000], 8192 + (512 << 10)).unwrap();
+            write(&*file, &buffer[..0], 0).unwrap();
             file.sync_data().unwrap();
             other.sync_data().unwrap();
         })
@@ -51,11 +63,11 @@ fn an_error_of_a_device_threads_write_is_the_disks() {
         std::fs::write(scratch.path().join("file"), "kept").unwrap();
         let file = disk.open("file", OpenMode::Read).unwrap();
         disk.as_device_thread(1 << 20, &mut |buffer| {
-            for length_bytes in [4096, 1 << 20] {
-                let refused = file
-                    .write_past_cache(&buffer[..length_bytes], 0)
-                    .unwrap_err();
-                assert_eq!(refused.raw_os_error(), Some(libc::EBADF), "{name}");
+            for write in WRITES {
+                for length_bytes in [4096, 1 << 20] {
+                    let refused = write(&*file, &buffer[..length_bytes], 0).unwrap_err();
+                    assert_eq!(refused.raw_os_error(), Some(libc::EBADF), "{name}");
+                }
             }
         })
         .unwrap();
