@@ -415,6 +415,29 @@ fn rot(image: &Path) -> usize {
 }
 
 #[test]
+fn a_scrub_of_a_lone_journal_writes_anew_what_is_in_memory_alone() {
+    let Some(scratch) = disks("disks-rot-lone", 1, "ext4", DISK_BYTES) else {
+        return;
+    };
+    let mut place = Place::on(scratch, "1+0", "64M");
+    place.write();
+    place.write();
+    assert!(rot(&Disks { place: &place }.image(0)) > 0);
+    place.expect_journal("scrub", &[]);
+    let damaged = place.mount.status_number("journal.damaged_shards");
+    assert!(damaged > 0);
+    let mended = place.mount.status_number("journal.mended_batches");
+    assert_eq!(mended, damaged);
+    place.expect_all("after the scrub");
+    // Nothing of it is in memory any more.
+    place.mount.kill9();
+    disk::detach(&place.directory(0));
+    Disks { place: &place }.bring_back(0);
+    place.mount.remount();
+    place.expect_all("from the disk");
+}
+
+#[test]
 fn a_scrub_of_the_journal_reads_the_disk_and_not_what_is_in_memory_of_it() {
     let Some(scratch) = disks("disks-rot", 3, "ext4", DISK_BYTES) else {
         return;

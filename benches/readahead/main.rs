@@ -27,6 +27,13 @@ use crate::workload::{Amounts, PATTERNS, make_files, walk};
 
 /// Names, as a client of NFS believes them (acdirmin).
 const NAMES_BELIEVED: Duration = Duration::from_secs(30);
+/// The last one is for walks: with close-to-open each open waits for the server once.
+const MOUNTS: [(&str, &str); 3] = [
+    ("ahead", "readahead=64M"),
+    ("not-ahead", "readahead=0"),
+    (WITHOUT_CTO, "readahead=64M,nocto"),
+];
+const WITHOUT_CTO: &str = "ahead-nocto";
 const NETWORKS: &[(&str, u64, u64)] = &[
     ("near-thin", 1000, 110_000_000),
     ("far-thin", 20_000, 110_000_000),
@@ -98,7 +105,7 @@ fn subjects(export: &Path, scratch: &Path) -> anyhow::Result<Vec<Subject>> {
         root: export.to_owned(),
         daemon: None,
     }];
-    for (label, options) in [("ahead", "readahead=64M"), ("not-ahead", "readahead=0")] {
+    for (label, options) in MOUNTS {
         let root = scratch.join(format!("mount-{label}"));
         let cache = scratch.join(format!("cache-{label}"));
         let daemon = start_cached(export, &root, &cache, options)?;
@@ -130,7 +137,11 @@ fn main() -> anyhow::Result<()> {
     else {
         return Ok(());
     };
-    let subjects = subjects(&server.export.clone(), scratch.path())?;
+    let everybody = subjects(&server.export.clone(), scratch.path())?;
+    let subjects: Vec<&Subject> = everybody
+        .iter()
+        .filter(|subject| subject.label != WITHOUT_CTO)
+        .collect();
     let mut report = Report::new("readahead", arguments.rounds, amounts.file_bytes);
     for (network, latency_us, bandwidth_bytes_per_s) in NETWORKS {
         server.set_network(*latency_us, *bandwidth_bytes_per_s)?;
@@ -139,7 +150,7 @@ fn main() -> anyhow::Result<()> {
             if arguments.wants(&name) {
                 for round in 0..arguments.rounds {
                     for turn in 0..subjects.len() {
-                        let subject = &subjects[(round + turn) % subjects.len()];
+                        let subject = subjects[(round + turn) % subjects.len()];
                         subject.run(&name, &mut report, |root| (pattern.run)(root, &amounts))?;
                     }
                 }
@@ -150,7 +161,7 @@ fn main() -> anyhow::Result<()> {
     if arguments.wants("walk-near-thin") {
         let (_, latency_us, bandwidth_bytes_per_s) = NETWORKS[0];
         server.set_network(latency_us, bandwidth_bytes_per_s)?;
-        for subject in &subjects {
+        for subject in &everybody {
             subject.run("walk-near-thin", &mut report, |root| walk(root, &amounts))?;
         }
         report.print_workload("walk-near-thin");

@@ -450,11 +450,12 @@ impl WritableFile for ObservedWritable {
         self.inner.source()
     }
 
-    fn begin_sync(&self, range: ByteRange) {
+    fn begin_sync(&self, range: ByteRange) -> io::Result<()> {
         let call = self.health.begin(CallKind::Transfer);
-        self.inner.begin_sync(range);
+        let begun = self.inner.begin_sync(range);
         // That it returns says nothing of the server.
         drop(call);
+        begun
     }
 
     fn sync(&self, data_only: bool) -> io::Result<()> {

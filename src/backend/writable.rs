@@ -253,11 +253,10 @@ impl WritableFile for WritableDescriptor {
         FillSource::Descriptor(self.fd.clone())
     }
 
-    fn begin_sync(&self, range: ByteRange) {
-        let begin = || write::begin_sync(self.fd.as_fd(), range.start, range.length_bytes());
-        if let Err(error) = self.as_writer(None, begin) {
-            tracing::debug!("what was written is sent later: {error}");
-        }
+    fn begin_sync(&self, range: ByteRange) -> io::Result<()> {
+        self.as_writer(None, || {
+            write::begin_sync(self.fd.as_fd(), range.start, range.length_bytes())
+        })
     }
 
     fn sync(&self, data_only: bool) -> io::Result<()> {

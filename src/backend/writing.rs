@@ -129,9 +129,11 @@ pub trait WritableFile: Send + Sync + 'static {
     ) -> io::Result<u64>;
     /// What to copy from when it is this file that is copied.
     fn source(&self) -> FillSource;
-    /// Has what was written to a range sent to stable storage, and does not wait for it (sync_file_range(2)). Tells
-    /// nothing: a sync does.
-    fn begin_sync(&self, _range: ByteRange) {}
+    /// Has what was written to a range sent to stable storage, and does not wait for it (sync_file_range(2)). An error may
+    /// be told here and by no sync.
+    fn begin_sync(&self, _range: ByteRange) -> io::Result<()> {
+        Ok(())
+    }
     /// fsync(2), or fdatasync(2).
     fn sync(&self, data_only: bool) -> io::Result<()>;
     /// The same as far as it can be done without blocking; else `synced` comes back.

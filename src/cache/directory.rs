@@ -84,7 +84,7 @@ pub struct CacheDirectory {
     pub(super) files: AtomicU64,
     /// Objects below this id were there at start-up: unknown ones among them are orphans.
     pub(super) first_new_object: AtomicU64,
-    pub(super) doomed: Mutex<Vec<Doomed>>,
+    pub(super) doomed: Mutex<Doomed>,
     /// Doomed objects that follow again when their file is changed again.
     pub(super) following: Mutex<HashMap<FileKey, Vec<Follower>>>,
     /// Held while the scrub has an object open, and by whoever asks whether somebody has.
@@ -128,7 +128,7 @@ impl CacheDirectory {
             next_object: AtomicU64::new(0),
             files: AtomicU64::new(0),
             first_new_object: AtomicU64::new(0),
-            doomed: Mutex::new(Vec::new()),
+            doomed: Mutex::default(),
             following: Mutex::default(),
             scrubbing: Mutex::new(()),
             unsummed: Unsummed::default(),

@@ -8,15 +8,13 @@ use super::layout;
 use super::record::ObjectId;
 use crate::io::{FileFacts, IoFile, OpenMode};
 use crate::types::FileKey;
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// An object without a record that the kernel may still have open or mapped.
-pub(super) struct Doomed {
-    object: ObjectId,
-    occupied_bytes: u64,
-}
+/// Objects without a record that the kernel may still have open or mapped, and the bytes that each occupies.
+pub(super) type Doomed = HashMap<ObjectId, u64>;
 
 /// What became of an object that was to be removed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -70,43 +68,37 @@ impl CacheDirectory {
 
     /// From now on the object waits for the kernel to let go of it.
     pub(super) fn doom(&self, object: ObjectId, occupied_bytes: u64) {
-        self.doomed.lock().push(Doomed {
-            object,
-            occupied_bytes,
-        });
+        *self.doomed.lock().entry(object).or_default() += occupied_bytes;
     }
 
     /// A doomed object has these bytes, too: they go with it. False where there is none.
     pub(super) fn doom_along(&self, object: ObjectId, more_bytes: u64) -> bool {
         let mut doomed = self.doomed.lock();
-        let entry = doomed.iter_mut().find(|entry| entry.object == object);
-        let is_doomed = entry.is_some();
-        if let Some(entry) = entry {
-            entry.occupied_bytes += more_bytes;
+        let occupied_bytes = doomed.get_mut(&object);
+        let is_doomed = occupied_bytes.is_some();
+        if let Some(occupied_bytes) = occupied_bytes {
+            *occupied_bytes += more_bytes;
         }
         is_doomed
     }
 
     /// Removes doomed objects that nobody has open or mapped any more; the bytes freed.
     pub(super) fn sweep_doomed(&self) -> u64 {
-        let doomed = std::mem::take(&mut *self.doomed.lock());
+        let doomed: Vec<ObjectId> = self.doomed.lock().keys().copied().collect();
         let mut freed_bytes = 0;
-        let mut kept = Vec::new();
-        for entry in doomed {
-            match self.remove_if_unused(entry.object) {
+        for object in doomed {
+            match self.remove_if_unused(object) {
                 Ok(Removal::Removed | Removal::Absent) => {
-                    self.space.release(entry.occupied_bytes);
-                    self.end_following(entry.object);
-                    freed_bytes += entry.occupied_bytes;
+                    // What it was found to have meanwhile goes with it.
+                    let occupied_bytes = self.doomed.lock().remove(&object).unwrap_or_default();
+                    self.space.release(occupied_bytes);
+                    self.end_following(object);
+                    freed_bytes += occupied_bytes;
                 }
-                Ok(Removal::InUse) => kept.push(entry),
-                Err(error) => {
-                    self.report_disk_error("removing an object", &error);
-                    kept.push(entry);
-                }
+                Ok(Removal::InUse) => {}
+                Err(error) => self.report_disk_error("removing an object", &error),
             }
         }
-        self.doomed.lock().extend(kept);
         freed_bytes
     }
 

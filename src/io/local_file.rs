@@ -9,7 +9,6 @@ use super::{
     device_ring,
 };
 use crate::sys::{disk, write};
-use crate::types::ByteRange;
 use nix::fcntl::{FallocateFlags, PosixFadviseAdvice, fallocate, posix_fadvise};
 use nix::sys::statvfs::fstatvfs;
 use parking_lot::Mutex;
@@ -64,13 +63,6 @@ impl LocalFile {
         }
     }
 
-    fn advise(&self, offset: u64, length_bytes: u64, advice: PosixFadviseAdvice) {
-        let (offset, length_bytes) = (offset as i64, length_bytes as i64);
-        if let Err(errno) = posix_fadvise(&*self.buffered, offset, length_bytes, advice) {
-            tracing::debug!("{advice:?} is not taken: {errno}");
-        }
-    }
-
     /// The O_DIRECT descriptor, opened now if need be.
     fn direct(&self) -> Option<Arc<File>> {
         let mut direct = self.direct.lock();
@@ -103,36 +95,43 @@ pub(super) fn reopen_direct(file: &File, writable: bool) -> io::Result<File> {
         .open(format!("/proc/thread-self/fd/{}", file.as_raw_fd()))
 }
 
+/// Whether O_DIRECT takes it.
+fn is_aligned(memory: &[u8], offset: u64) -> bool {
+    [offset, memory.len() as u64, memory.as_ptr() as u64]
+        .iter()
+        .all(|number| number.is_multiple_of(ALIGNMENT_BYTES))
+}
+
+/// Short only at the end of the file.
+fn read_whole(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut moved = 0;
+    while moved < buffer.len() {
+        match file.read_at(&mut buffer[moved..], offset + moved as u64) {
+            Ok(0) => break,
+            Ok(read) => moved += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(moved)
+}
+
 impl IoFile for LocalFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        let mut moved = 0;
-        while moved < buffer.len() {
-            match self
-                .buffered
-                .read_at(&mut buffer[moved..], offset + moved as u64)
-            {
-                Ok(0) => break,
-                Ok(read) => moved += read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(moved)
+        read_whole(&self.buffered, buffer, offset)
     }
 
     fn expect(&self, offset: u64, length_bytes: u64) {
-        self.advise(
-            offset,
-            length_bytes,
-            PosixFadviseAdvice::POSIX_FADV_WILLNEED,
-        );
+        let advice = PosixFadviseAdvice::POSIX_FADV_WILLNEED;
+        let expected = posix_fadvise(&*self.buffered, offset as i64, length_bytes as i64, advice);
+        if let Err(errno) = expected {
+            tracing::debug!("{advice:?} is not taken: {errno}");
+        }
     }
 
-    fn forget_pages(&self, offset: u64, length_bytes: u64) {
-        // Pages that a range has only a part of stay.
-        let range = ByteRange::at(offset, length_bytes).aligned_out(ALIGNMENT_BYTES);
-        let advice = PosixFadviseAdvice::POSIX_FADV_DONTNEED;
-        self.advise(range.start, range.length_bytes(), advice);
+    fn read_past_cache(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let direct = is_aligned(buffer, offset).then(|| self.direct()).flatten();
+        read_whole(direct.as_ref().unwrap_or(&self.buffered), buffer, offset)
     }
 
     fn write_all_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
@@ -140,10 +139,7 @@ impl IoFile for LocalFile {
     }
 
     fn write_past_cache(&self, data: &[u8], offset: u64) -> io::Result<()> {
-        let is_aligned = [offset, data.len() as u64, data.as_ptr() as u64]
-            .iter()
-            .all(|number| number.is_multiple_of(ALIGNMENT_BYTES));
-        let is_worth_it = is_aligned && data.len() >= LONG_BYTES_MIN;
+        let is_worth_it = is_aligned(data, offset) && data.len() >= LONG_BYTES_MIN;
         let direct = is_worth_it.then(|| self.direct()).flatten();
         let file = direct.as_ref().unwrap_or(&self.buffered);
         device_ring::write_all_at(file, data, offset)
@@ -154,10 +150,7 @@ impl IoFile for LocalFile {
         device_ring::write_all_at(&self.buffered, data, offset)
             .unwrap_or_else(|| self.buffered.write_all_at(data, offset))?;
         if data.len() >= LONG_BYTES_MIN {
-            let begun = write::begin_sync(self.buffered.as_fd(), offset, data.len() as u64);
-            if let Err(error) = begun {
-                tracing::debug!("what was written goes to the disk later: {error}");
-            }
+            write::begin_sync(self.buffered.as_fd(), offset, data.len() as u64)?;
         }
         Ok(())
     }

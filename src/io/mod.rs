@@ -167,9 +167,11 @@ pub trait IoFile: Send + Sync + 'static {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
     /// Begins to read a range into the page cache, and does not wait for its bytes (POSIX_FADV_WILLNEED).
     fn expect(&self, _offset: u64, _length_bytes: u64) {}
-    /// Takes a range out of the page cache as far as it is on the disk, so that the next read is the disk's
-    /// (POSIX_FADV_DONTNEED).
-    fn forget_pages(&self, _offset: u64, _length_bytes: u64) {}
+    /// Like `read_at`, past the page cache, where that is possible and offset, length and memory are multiples of
+    /// [`ALIGNMENT_BYTES`]: what the disk has, whatever is in memory of it. Blocks.
+    fn read_past_cache(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.read_at(buffer, offset)
+    }
     /// Writes all of `data` through the page cache. Blocks.
     fn write_all_at(&self, data: &[u8], offset: u64) -> io::Result<()>;
     /// The same past the page cache, where that is possible and `data` is long enough to be worth it: for what is not

@@ -136,6 +136,7 @@ impl Journal {
                 return known;
             }
             let wanted = sequence.min(state.last_filled());
+            state.wanted = state.wanted.max(wanted);
             self.join(&mut state);
             if !state.is_committing {
                 state = self.commit(state, Commit::for_those_who_wait());
@@ -197,6 +198,9 @@ impl Journal {
         commit: Commit,
     ) -> MutexGuard<'a, State> {
         debug_assert!(!state.is_committing, "one commit at a time");
+        // Who waits on a thread may come too late for each turn, where one large batch follows another.
+        let synced = commit.synced || state.wanted > state.durable;
+        let commit = Commit { synced, ..commit };
         state.is_committing = true;
         if commit.synced {
             let have_all_come = self.gather(&mut state);

@@ -5,6 +5,7 @@ use super::tests::*;
 use super::*;
 use crate::io::simulator::{FaultPlan, Simulation};
 use crate::types::Timestamp;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::spawn;
 
 const PIECES_BYTES: usize = 1 << 20;
@@ -51,6 +52,57 @@ fn the_next_batch_fills_while_a_large_one_is_written() {
     journal.make_durable(second).expect("no faults");
     let figures = journal.figures();
     assert_eq!((figures.commits, figures.syncs), (2, 1));
+}
+
+#[test]
+fn who_has_no_place_beside_two_large_batches_goes_on_when_one_is_written() {
+    let simulation = Simulation::new(43, FaultPlan::none());
+    let gate = Arc::default();
+    let opened = open(&simulation, &gate, Duration::from_secs(3600));
+    gate.set_shut(true);
+    let journal = &opened.journal;
+    let first = append_large(journal, 0);
+    wait_until(|| journal.open_batch() > first);
+    let second = append_large(journal, 1);
+    let (filling, has_come) = (journal.clone(), Arc::new(AtomicBool::new(false)));
+    let comes = has_come.clone();
+    let third = spawn(move || {
+        let third = append_large(&filling, 2);
+        comes.store(true, Ordering::Relaxed);
+        third
+    });
+    std::thread::sleep(Duration::from_millis(50));
+    assert!(!has_come.load(Ordering::Relaxed), "there is no room for it");
+    gate.set_shut(false);
+    let third = third.join().expect("no panic");
+    assert!(first < second && second < third);
+    journal.make_durable(third).expect("no faults");
+    assert_eq!(journal.figures().commits, 3);
+}
+
+/// Whoever commits the next batch has the lock before those who wait on threads of their own are awake.
+#[test]
+fn who_waits_on_a_thread_is_not_passed_over_by_large_batches_that_follow_one_another() {
+    const BATCHES: u64 = 24;
+    let simulation = Simulation::new(44, FaultPlan::none());
+    let gate = Arc::new(Gate::default());
+    let opened = open(&simulation, &gate, Duration::from_secs(3600));
+    gate.set_delay(Duration::from_millis(5));
+    let journal = opened.journal.clone();
+    let first = append_large(&journal, 0);
+    let (waiting, is_served) = (journal.clone(), Arc::new(AtomicBool::new(false)));
+    let served = is_served.clone();
+    let waiter = spawn(move || {
+        waiting.make_durable(first).expect("no faults");
+        served.store(true, Ordering::Relaxed);
+    });
+    let mut batches = 0;
+    while batches < BATCHES && !is_served.load(Ordering::Relaxed) {
+        batches += 1;
+        append_large(&journal, batches);
+    }
+    waiter.join().expect("no panic");
+    assert!(batches < BATCHES, "it has waited for the end of the stream");
 }
 
 #[test]

@@ -7,9 +7,10 @@
 use super::commit::Commit;
 use super::device::Device;
 use super::devices::{Batch, Committed, DeviceFigures, Member};
-use super::frame::FRAME_HEADER_BYTES;
+use super::frame::{BLOCK_BYTES, FRAME_HEADER_BYTES};
 use super::identity::{self, Found};
 use super::opening::{employ, provide_segments};
+use super::reading::Place;
 use super::segments::{FOLDER, Segments, ShardPlace, Stock, number_of, path_of};
 use super::{Directory, Journal, JournalError, Room, Sequence, State};
 use crate::io::{Buffer, Io};
@@ -136,9 +137,13 @@ impl Journal {
                 return Mended::Lost;
             }
         };
+        self.write_anew(sequence, &payload)
+    }
+
+    fn write_anew(&self, sequence: Sequence, payload: &[u8]) -> Mended {
         let batch = Batch {
             sequence,
-            buffer: behind_a_header(&payload),
+            buffer: behind_a_header(payload),
             payload_bytes: payload.len(),
         };
         let Some(mut state) = self.take_turn() else {
@@ -228,22 +233,41 @@ impl Journal {
                 continue;
             };
             drop(state);
-            let is_damaged = |shard: &&_| ShardPlace::read_from_disk(shard, &place.stripe).is_err();
+            let is_damaged = |shard: &&_| ShardPlace::check_on_disk(shard, &place.stripe).is_err();
             let damaged: Vec<u8> = place
                 .shards
                 .iter()
                 .filter(is_damaged)
                 .map(|s| s.device)
                 .collect();
+            let are_too_few = place.shards.len() - damaged.len() < usize::from(place.stripe.data);
+            let is_saved = are_too_few && self.save_from_memory(sequence, &place);
             state = self.state.lock();
             let still_there = state.place(sequence).is_some();
-            state.forget_shards(sequence, &damaged);
+            if !is_saved {
+                state.forget_shards(sequence, &damaged);
+            }
             drop(state);
             let mut mending = self.mending.lock();
             mending.checked_shards += place.shards.len() as u64;
             // Trimmed meanwhile, it may have been written over.
             mending.damaged_shards += if still_there { damaged.len() as u64 } else { 0 };
         }
+    }
+
+    /// The disks have too little of a batch: what is in memory of it is all there is. Whether it can be read from there; then
+    /// it is on the disks again, too, unless there is no room for it.
+    fn save_from_memory(&self, sequence: Sequence, place: &Place) -> bool {
+        let Ok(payload) = place.read_batch() else {
+            return false;
+        };
+        if let Mended::NoRoom = self.write_anew(sequence, &payload) {
+            tracing::warn!(
+                "batch {} of the journal is in memory alone, and there is no room to write it anew",
+                sequence.0
+            );
+        }
+        true
     }
 
     pub fn mending(&self) -> Mending {
@@ -321,9 +345,11 @@ impl Journal {
 
 const ENDED: &str = "the journal takes nothing any more";
 
+/// In whole blocks, as it is written where there is one device.
 fn behind_a_header(payload: &[u8]) -> Buffer {
-    let mut buffer = Buffer::unpooled(FRAME_HEADER_BYTES + payload.len());
-    buffer[FRAME_HEADER_BYTES..].copy_from_slice(payload);
+    let used = FRAME_HEADER_BYTES + payload.len();
+    let mut buffer = Buffer::unpooled(used.next_multiple_of(BLOCK_BYTES as usize));
+    buffer[FRAME_HEADER_BYTES..used].copy_from_slice(payload);
     buffer
 }
 

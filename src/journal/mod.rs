@@ -210,6 +210,8 @@ struct State {
     is_committing: bool,
     written: Sequence,
     durable: Sequence,
+    /// Up to this somebody waits, or waited, on a thread of his own for it to be durable.
+    wanted: Sequence,
     /// The last batch that has records.
     told: Sequence,
     /// What the last durable header says.

@@ -82,6 +82,7 @@ impl Journal {
             is_committing: false,
             written: last,
             durable: last,
+            wanted: last,
             told: Sequence::default(),
             on_disk: Default::default(),
             trims: Trims {

@@ -5,6 +5,8 @@ use super::frame::FRAME_HEADER_BYTES;
 use super::segments::ShardPlace;
 use super::stripe::Stripe;
 use super::{Journal, Located, Piece, ReadError, Record, Sequence, State};
+use crate::io::{ALIGNMENT_BYTES, BufferPool};
+use crate::types::ByteRange;
 use std::io;
 
 /// Where a batch lies, as far as its devices are there.
@@ -16,11 +18,19 @@ pub struct Place {
 }
 
 impl ShardPlace {
-    /// The same as the disk has it, whatever is in memory of it.
-    pub fn read_from_disk(&self, stripe: &Stripe) -> Result<Vec<u8>, ReadError> {
-        self.file
-            .forget_pages(self.payload_offset, u64::from(stripe.shard_bytes));
-        self.read(stripe)
+    /// Whether the disk has what was written, whatever is in memory of it.
+    pub fn check_on_disk(&self, stripe: &Stripe) -> Result<(), ReadError> {
+        let shard_bytes = stripe.shard_bytes as usize;
+        let blocks = ByteRange::at(self.payload_offset, shard_bytes as u64);
+        let blocks = blocks.aligned_out(ALIGNMENT_BYTES);
+        let pool = BufferPool::new(1, blocks.length_bytes() as usize, false)?;
+        let mut buffer = pool.try_take().expect("nobody else has this pool");
+        let read = self.file.read_past_cache(&mut buffer, blocks.start)?;
+        let skip = (self.payload_offset - blocks.start) as usize;
+        match buffer[..read].get(skip..skip + shard_bytes) {
+            Some(shard) if crc64(shard) == self.checksum => Ok(()),
+            _ => Err(ReadError::Damaged),
+        }
     }
 
     /// The whole shard, if it is what was written.

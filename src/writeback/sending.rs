@@ -65,7 +65,7 @@ impl WriteBack {
             let data = self.read_run(layer, *run)?;
             write_all(below, &data, run.start)?;
             if let Some(range) = unsent.add(*run) {
-                below.begin_sync(range);
+                below.begin_sync(range)?;
             }
             self.sent_bytes.add(run.length_bytes());
             size_bytes = size_bytes.max(run.end);

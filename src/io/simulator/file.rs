@@ -180,6 +180,10 @@ impl IoFile for SimulatedFile {
         })
     }
 
+    fn read_past_cache(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.open.read(buffer, offset, true)
+    }
+
     fn write_all_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
         self.open.write(data, offset, false)
     }
