@@ -39,36 +39,20 @@ pub fn wait_until(is_so: impl Fn() -> bool) {
 
 #[derive(Default)]
 pub struct Gate {
-    state: Mutex<GateState>,
+    is_shut: Mutex<bool>,
     changed: Condvar,
-}
-
-#[derive(Default)]
-struct GateState {
-    is_shut: bool,
-    delay: Duration,
 }
 
 impl Gate {
     pub fn set_shut(&self, is_shut: bool) {
-        self.state.lock().is_shut = is_shut;
+        *self.is_shut.lock() = is_shut;
         self.changed.notify_all();
     }
 
-    /// From now on each write and sync takes so long.
-    pub fn set_delay(&self, delay: Duration) {
-        self.state.lock().delay = delay;
-    }
-
     fn pass(&self) {
-        let mut state = self.state.lock();
-        while state.is_shut {
-            self.changed.wait(&mut state);
-        }
-        let delay = state.delay;
-        drop(state);
-        if !delay.is_zero() {
-            std::thread::sleep(delay);
+        let mut is_shut = self.is_shut.lock();
+        while *is_shut {
+            self.changed.wait(&mut is_shut);
         }
     }
 }
