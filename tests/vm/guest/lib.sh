@@ -153,6 +153,9 @@ drop_caches() { sync; echo 3 >/proc/sys/vm/drop_caches; }
 install_product() {
     install -m 755 /payload/bin/nfs-cachefs /usr/bin/nfs-cachefs
     install -m 755 /payload/bin/mount-cachefs /sbin/mount.cachefs
+    # For mount(8) and umount(8), which go by the type in the mount table.
+    ln -sf mount.cachefs /sbin/mount.fuse.cachefs
+    ln -sf mount.cachefs /sbin/umount.fuse.cachefs
     modprobe fuse
     modprobe loop
 }
