@@ -54,7 +54,7 @@ pub enum UnmountError {
     )]
     NotAllowed { path: PathBuf, refused: io::Error },
     #[error(
-        "{}: {}. It is safe in the journal. Try again when the backend takes it, or leave it for the next mount: \
+        "{}: {}. It stays in the journal. Try again when the backend takes it, or leave it for the next mount: \
          `nfs-cachefs umount --keep-dirty`",
         path.display(),
         left.in_words()

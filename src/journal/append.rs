@@ -9,7 +9,7 @@ use parking_lot::MutexGuard;
 use std::time::Instant;
 
 /// Segments that only what makes room may begin: records of uploads and their ends.
-const RESERVED_SEGMENTS: u64 = 2;
+pub(super) const RESERVED_SEGMENTS: u64 = 2;
 
 /// Who writes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

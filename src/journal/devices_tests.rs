@@ -165,13 +165,17 @@ fn wait_until_mended(journal: &Journal) {
 }
 
 fn scrub(journal: &Arc<Journal>) {
+    scrub_only(journal);
+    wait_until_mended(journal);
+}
+
+fn scrub_only(journal: &Arc<Journal>) {
     journal.scrub().expect("there are threads");
     let deadline = Instant::now() + LIMIT;
     while journal.mending().is_scrubbing {
         assert!(Instant::now() < deadline, "{:?}", journal.mending());
         std::thread::yield_now();
     }
-    wait_until_mended(journal);
 }
 
 /// So many writes, each synced.
@@ -595,6 +599,28 @@ fn a_scrub_finds_what_rotted_and_mends_it() {
     expect_large(&opened.journal, 50, &large);
     scrub(&opened.journal);
     assert_eq!(opened.journal.mending().damaged_shards, 0);
+}
+
+#[test]
+fn a_scrub_of_a_device_alone_counts_what_is_lost() {
+    let world = World::new("1+0", 10);
+    let opened = world.open();
+    write(&opened.journal, 0..6);
+    for file in world.files_of(0) {
+        let file = world.disk(0).open(&file, OpenMode::ReadWrite);
+        let file = file.expect("it is there");
+        file.write_all_at(&[0; 60_000], 4096)
+            .expect("there is room");
+    }
+    for _ in 0..2 {
+        scrub_only(&opened.journal);
+        let deadline = Instant::now() + LIMIT;
+        while opened.journal.mending().is_mending {
+            assert!(Instant::now() < deadline);
+            std::thread::yield_now();
+        }
+        assert_eq!(opened.journal.mending().lost_batches, 6);
+    }
 }
 
 #[test]

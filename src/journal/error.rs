@@ -18,13 +18,13 @@ pub enum JournalError {
     Foreign { found: String },
     #[error(
         "its {HEAD_FILE} is damaged; it was left untouched: `nfs-cachefs journal rebuild` makes it anew from the other \
-         directories while they serve; where too few are left, restore that file, or move the directory aside to go on \
-         without what it holds"
+         directories while they serve; where too few are left, restore that file, or move the directory aside: the next \
+         mount says how to go on without what it holds"
     )]
     HeadDamaged,
     #[error(
         "its {HEAD_FILE} is missing, and there is something in its segments; it was left untouched: restore that file, or move \
-         the directory aside to go on without what it holds"
+         the directory aside: the next mount says how to go on without what it holds"
     )]
     HeadMissing,
     #[error(
@@ -39,7 +39,8 @@ pub enum JournalError {
     BackendReplaced { path: String },
     #[error(
         "acknowledged writes are lost: batch {first} is missing or damaged, and all up to {acknowledged} were \
-         acknowledged; it was left untouched: restore the disk, or move the directory aside to go on without what it holds"
+         acknowledged; it was left untouched: restore the disk, or move the directory aside: the next mount says how to go on \
+         without what it holds"
     )]
     Lost { first: u64, acknowledged: u64 },
     #[error(

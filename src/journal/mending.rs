@@ -50,15 +50,11 @@ impl State {
     /// How many batches lack shards that the devices could have, and how many more devices may be lost.
     pub(super) fn weakness(&self) -> (u64, u64) {
         let wanted = self.figures.devices.tolerated;
-        let strengths = self
-            .places
-            .iter()
-            .map(|(_, place)| place.strength().max(0) as u64);
-        let weak = strengths
-            .clone()
-            .filter(|strength| *strength < wanted)
-            .count();
-        (weak as u64, strengths.min().unwrap_or(wanted).min(wanted))
+        let strengths = self.places.iter().map(|(_, place)| place.strength());
+        let is_weak = |strength: &i64| *strength < wanted as i64;
+        let weak = strengths.clone().filter(is_weak).count();
+        let least = strengths.min().map_or(wanted, |least| least.max(0) as u64);
+        (weak as u64, least.min(wanted))
     }
 
     fn weak_batches(&self) -> Vec<Sequence> {
@@ -106,6 +102,8 @@ impl Journal {
 
     fn mend_all(&self) {
         let mut lost = BTreeSet::new();
+        // They are met again.
+        self.mending.lock().lost_batches = 0;
         loop {
             let weak = self.state.lock().weak_batches();
             let next = weak.into_iter().find(|sequence| !lost.contains(sequence));

@@ -1,5 +1,6 @@
 //! Opening a journal, making a new one, and its end.
 
+use super::append::RESERVED_SEGMENTS;
 use super::device::{Device, Worker};
 use super::devices::{Devices, DevicesParts};
 use super::found::{self, FoundDevice};
@@ -265,14 +266,16 @@ pub(super) fn employ(
     }
 }
 
-/// As many as the size allows. Where there are more already they stay.
+/// As many as the size allows. Where there are more already they stay. Each life begins a segment: one that ends before it
+/// has made room must not take the next one's from it.
 pub(super) fn provide_segments(
     io: &dyn Io,
     settings: &JournalSettings,
     segment_bytes: u64,
     stock: &mut Stock,
 ) -> Result<(), JournalError> {
-    let wanted = (settings.size_bytes / segment_bytes).max(SEGMENTS_MIN) as usize;
+    let allowed = (settings.size_bytes / segment_bytes).max(SEGMENTS_MIN) as usize;
+    let wanted = allowed.max(stock.live.len() + FREE_SEGMENTS_MIN);
     let missing = wanted.saturating_sub(stock.count()) as u64;
     let available_bytes = io.space()?.available_bytes;
     if missing * segment_bytes > available_bytes {
@@ -295,6 +298,9 @@ pub(super) fn provide_segments(
     }
     Ok(())
 }
+
+/// One for what this life writes first, and those that only what makes room may begin.
+const FREE_SEGMENTS_MIN: usize = 1 + RESERVED_SEGMENTS as usize;
 
 /// A commit that takes longer is counted as this.
 const LATENCY_MAX_US: u64 = 60_000_000;

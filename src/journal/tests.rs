@@ -438,6 +438,36 @@ fn a_full_journal_refuses_writers_until_something_is_trimmed() {
 }
 
 #[test]
+fn a_full_journal_that_is_killed_again_and_again_takes_what_makes_room() {
+    let simulation = Simulation::new(45, FaultPlan::none());
+    let mut opened = open(&simulation).expect("a journal");
+    let mut written = 0;
+    while append(&opened.journal, written).is_ok() {
+        written += 1;
+    }
+    let mut last = opened.journal.last_told();
+    for _ in 0..3 * SEGMENTS {
+        opened.journal.make_durable(last).expect("no faults");
+        simulation.kill();
+        drop(opened);
+        simulation.restart();
+        opened = open(&simulation).expect("the same");
+        let told = Record::Forget {
+            generation: Generation(0),
+        };
+        last = opened
+            .journal
+            .append(&told, Room::Uploads)
+            .expect("there is room for that");
+    }
+    opened.journal.make_durable(last).expect("no faults");
+    opened.journal.trim(last);
+    opened.journal.make_durable(last).expect("no faults");
+    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    assert!(opened.journal.wait_for_room(deadline), "it stays full");
+}
+
+#[test]
 fn what_was_trimmed_does_not_come_back_and_its_segments_are_used_again() {
     let simulation = Simulation::deterministic(7);
     let opened = open(&simulation).expect("a new journal");
