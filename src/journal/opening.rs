@@ -267,7 +267,7 @@ pub(super) fn employ(
 }
 
 /// As many as the size allows. Where there are more already they stay. Each life begins a segment: one that ends before it
-/// has made room must not take the next one's from it.
+/// has made room must not take the next one's from it, so there is one more then, if the disk has room for it.
 pub(super) fn provide_segments(
     io: &dyn Io,
     settings: &JournalSettings,
@@ -275,15 +275,18 @@ pub(super) fn provide_segments(
     stock: &mut Stock,
 ) -> Result<(), JournalError> {
     let allowed = (settings.size_bytes / segment_bytes).max(SEGMENTS_MIN) as usize;
-    let wanted = allowed.max(stock.live.len() + FREE_SEGMENTS_MIN);
-    let missing = wanted.saturating_sub(stock.count()) as u64;
+    let missing = allowed.saturating_sub(stock.count());
+    let needed_bytes = missing as u64 * segment_bytes;
     let available_bytes = io.space()?.available_bytes;
-    if missing * segment_bytes > available_bytes {
+    if needed_bytes > available_bytes {
         return Err(JournalError::NoRoom {
-            needed_bytes: missing * segment_bytes,
+            needed_bytes,
             available_bytes,
         });
     }
+    let room = (available_bytes / segment_bytes) as usize;
+    let helpful = FREE_SEGMENTS_MIN.saturating_sub(stock.free.len());
+    let wanted = stock.count() + missing.max(helpful.min(room));
     let mut numbers = 0..u32::MAX;
     let mut made = false;
     while stock.count() < wanted {
